@@ -1,0 +1,1 @@
+//! Tar archives and directory trees: reading, writing, extraction, diffs, compression.

@@ -1,0 +1,1 @@
+//! Running one command on one root file system.

@@ -1,0 +1,1 @@
+//! What FROM, COPY and ADD name.

@@ -1,0 +1,1 @@
+//! Safe functions over system calls: every `unsafe` of rbuild is here.

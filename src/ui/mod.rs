@@ -1,0 +1,1 @@
+//! Build events and what people see of them.
