@@ -6,7 +6,7 @@
 //! are ids, unused stages are gone, ONBUILD triggers are steps like others, and `Step::config` is the container config
 //! as it stands after the step.
 
-use crate::dockerfile::Span;
+use crate::dockerfile::{self, Span};
 use crate::oci::{ContainerConfig, Digest, History, ImageConfig, Platform, Reference};
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ pub struct ResolvedImage {
 }
 
 /// A RUN step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Run {
     /// The program and its arguments: the shell is already in front of a shell-form command.
     pub argv: Vec<String>,
@@ -128,8 +128,19 @@ pub struct Run {
     pub user: String,
     /// Files to show to the command under `/dev/pipes/NAME` (heredocs that start with `#!`) or on its file descriptors.
     pub heredocs: Vec<HeredocFile>,
-    /// `--network` of the instruction.
+    /// `--network` of the instruction; `None` for what the build uses.
     pub network: Option<Network>,
+    /// `--mount`s, options expanded; `target` is absolute.
+    pub mounts: Vec<Mount>,
+}
+
+/// A `RUN --mount` with everything expanded.
+#[derive(Debug, Clone)]
+pub struct Mount {
+    /// Where its files come from (bind and cache; `None` where a cache starts empty, and for all other kinds).
+    pub from: Option<CopyFrom>,
+    /// The options. `target` is an absolute path; `from` is what was written.
+    pub options: dockerfile::Mount,
 }
 
 /// A heredoc that RUN hands to its command as a file.

@@ -1,0 +1,73 @@
+//! Why there is no plan.
+
+use super::ResolveError;
+use crate::dockerfile::{self, Location};
+use crate::error::{Classified, Kind};
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The Dockerfile cannot be parsed.
+    #[error(transparent)]
+    Dockerfile(#[from] dockerfile::Error),
+    /// `--target` names no stage.
+    #[error("target stage `{target}` could not be found")]
+    TargetNotFound {
+        /// The name.
+        target: String,
+        /// A name that is like it, or all of them.
+        hint: Option<String>,
+    },
+    /// An instruction that parses but makes no sense.
+    #[error("{message}: {location}")]
+    Invalid {
+        /// What is wrong.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+        /// Where.
+        location: Box<Location>,
+    },
+    /// Valid, but not carried out.
+    #[error("{what} is not supported yet: {location}")]
+    Unsupported {
+        /// The instruction or flag.
+        what: String,
+        /// Where.
+        location: Box<Location>,
+    },
+    /// An image could not be resolved.
+    #[error("cannot resolve image `{name}`: {reason}: {location}")]
+    Image {
+        /// As written.
+        name: String,
+        /// Why.
+        reason: ResolveError,
+        /// Where it is used.
+        location: Box<Location>,
+    },
+}
+
+impl Classified for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Dockerfile(e) => e.kind(),
+            Error::TargetNotFound { .. } | Error::Invalid { .. } => Kind::Usage,
+            Error::Unsupported { .. } => Kind::Unsupported,
+            Error::Image { reason, .. } => reason.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Dockerfile(e) => e.hint(),
+            Error::TargetNotFound { hint, .. } | Error::Invalid { hint, .. } => hint.clone(),
+            Error::Unsupported { .. } => None,
+            Error::Image { reason, .. } => reason.hint(),
+        }
+    }
+
+    fn retryable(&self) -> bool {
+        matches!(self, Error::Image { reason, .. } if reason.retryable())
+    }
+}
