@@ -1,1 +1,32 @@
-//! The registry client.
+//! The registry client: pulls and pushes images over the OCI distribution protocol.
+//!
+//! The rest of rbuild is threads and blocking calls, so this module shows a blocking face: [`Client`] owns a small
+//! asynchronous runtime, made when the first request needs it, and every method blocks its caller. Blocking readers and
+//! writers of callers run on the callers' own threads and meet the network through bounded channels, so that a slow disk
+//! or a slow compressor never stalls a worker of the runtime, and memory stays constant whatever a blob weighs.
+//!
+//! ```text
+//! reference ─ conf ──► endpoints (mirrors first) ─ transport ──► request ─ auth ──► answer
+//!              │            resolve: manifest, config           │         │
+//!    registries.conf        fetch:   blob → digest, size        tls     credentials
+//!                           push:    blobs ∥, manifest last
+//! ```
+//!
+//! Invariants: every byte that comes in is checked against a digest and a length before anything is called complete;
+//! documents held in memory are bounded ([`MAX_MANIFEST_BYTES`], [`MAX_CONFIG_BYTES`]); credentials go only to the host
+//! that they belong to and to the token server which that host names; a manifest is put after all that it refers to.
+//!
+//! Protocol: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md>. Tokens:
+//! <https://distribution.github.io/distribution/spec/auth/token/>.
+
+mod client;
+mod error;
+mod options;
+mod push;
+mod resolve;
+
+pub use client::Client;
+pub use error::{ApiError, Error};
+pub use options::{Environment, Options};
+pub use push::{Arrival, LayerSource, Open, Produce, PushEvent, PushSource};
+pub use resolve::{Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Resolved};
