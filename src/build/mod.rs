@@ -1,1 +1,3 @@
 //! Runs the graph of steps.
+
+pub mod request;

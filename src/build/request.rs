@@ -1,0 +1,381 @@
+//! What a build is asked to do, whoever asks: every command line and every API lowers its own words into a
+//! [`BuildRequest`], and nothing below reads a flag or an environment variable again.
+//!
+//! Everything is resolved: relative paths are as the user wrote them (relative to the working directory), bare
+//! `--build-arg NAME` already has the value of the environment, contradictions between flags are gone, and what rbuild
+//! cannot do never got this far. Small structs by subject, so that a function takes the one it needs.
+
+use crate::oci::{Location, ManifestFormat, Platform, Reference};
+use crate::plan::Network;
+use std::{path::PathBuf, time::Duration};
+
+/// One build.
+#[derive(Clone, Debug, Default)]
+pub struct BuildRequest {
+    /// Where files come from.
+    pub context: ContextOptions,
+    /// Which Dockerfiles.
+    pub file: FileOptions,
+    /// What of them is built, with which arguments.
+    pub target: TargetOptions,
+    /// For which platform.
+    pub platform: PlatformOptions,
+    /// What may be reused.
+    pub cache: CacheOptions,
+    /// What comes out, and where it goes.
+    pub output: OutputOptions,
+    /// What RUN steps get and see.
+    pub security: SecurityOptions,
+    /// What the image says of itself.
+    pub metadata: MetadataOptions,
+    /// How registries are spoken to.
+    pub registry: RegistryOptions,
+    /// What people see of it.
+    pub progress: ProgressOptions,
+}
+
+/// Where the files of COPY and ADD come from.
+#[derive(Clone, Debug, Default)]
+pub struct ContextOptions {
+    /// The main build context.
+    pub main: Context,
+    /// `--build-context NAME=…`, by name, in the order of the command line.
+    pub named: Vec<(String, NamedContext)>,
+    /// `--ignorefile`; `None`: `<Dockerfile>.dockerignore`, then `.containerignore`, `.dockerignore` of the context.
+    pub ignorefile: Option<PathBuf>,
+}
+
+/// The main build context.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Context {
+    /// A directory.
+    Dir(PathBuf),
+    /// A tar on standard input, or a Dockerfile: `-`. Which of the two, the first bytes tell.
+    Stdin,
+    /// No context at all: only a Dockerfile.
+    #[default]
+    Empty,
+    /// An archive (`http://…`, `https://…`) or a git repository.
+    Url(String),
+}
+
+/// A further build context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    /// A directory.
+    Dir(PathBuf),
+    /// An image: `docker-image://NAME`, `container-image://NAME` or `docker://NAME`.
+    Image(Reference),
+    /// An archive or git repository behind a URL.
+    Url(String),
+}
+
+/// Which Dockerfiles are read.
+#[derive(Clone, Debug, Default)]
+pub struct FileOptions {
+    /// `-f`, in order; several are read as one. Empty: `Containerfile`, then `Dockerfile` in the context.
+    pub files: Vec<DockerfileSource>,
+    /// The default name to look for first: buildah's `Containerfile` (true) or Docker's `Dockerfile` alone (false).
+    pub containerfile: bool,
+}
+
+/// Where the text of a Dockerfile comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DockerfileSource {
+    /// A file. A relative one that does not exist in the working directory is looked for in the context.
+    Path(PathBuf),
+    /// Standard input.
+    Stdin,
+    /// `http://` or `https://`.
+    Url(String),
+}
+
+/// What is built.
+#[derive(Clone, Debug, Default)]
+pub struct TargetOptions {
+    /// `--target`, name or number of a stage; `None`: the last one.
+    pub stage: Option<String>,
+    /// `--from`: what the first FROM is to name instead.
+    pub from: Option<String>,
+    /// `--build-arg`, in order. `None`: named, but without a value anywhere.
+    pub build_args: Vec<(String, Option<String>)>,
+    /// Whether stages that the target does not need are left out.
+    pub skip_unused_stages: bool,
+    /// Most stages and steps to run at once; `None`: as many as the CPUs allow.
+    pub jobs: Option<usize>,
+}
+
+/// For which platform the image is.
+#[derive(Clone, Debug)]
+pub struct PlatformOptions {
+    /// The platform of the image.
+    pub target: Platform,
+    /// The platform of the machine that builds.
+    pub build: Platform,
+    /// Whether the user named `target`: then it also goes into the image where the base says otherwise.
+    pub explicit: bool,
+    /// `--os-version`.
+    pub os_version: Option<String>,
+    /// `--os-feature`: added to those of the base.
+    pub os_features: Vec<String>,
+}
+
+impl Default for PlatformOptions {
+    fn default() -> Self {
+        PlatformOptions {
+            target: Platform::host(),
+            build: Platform::host(),
+            explicit: false,
+            os_version: None,
+            os_features: vec![],
+        }
+    }
+}
+
+/// What may be reused.
+#[derive(Clone, Debug, Default)]
+pub struct CacheOptions {
+    /// Executes every step.
+    pub no_cache: bool,
+    /// `--no-cache-filter`: executes every step of these stages.
+    pub no_cache_stages: Vec<String>,
+    /// When base images are looked up in their registry.
+    pub pull: PullPolicy,
+    /// Cached steps older than this do not count; zero: none counts.
+    pub ttl: Option<Duration>,
+}
+
+/// When the registry is asked for a base image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Only when the store does not have it.
+    #[default]
+    Missing,
+    /// Always; without an answer the build fails.
+    Always,
+    /// Never.
+    Never,
+    /// Always, but a registry that does not answer is no error when the store has the image.
+    Newer,
+}
+
+/// What comes out of the build.
+#[derive(Clone, Debug)]
+pub struct OutputOptions {
+    /// Where the image goes. Names for the store are complete: registry and tag are filled in. Empty: the store, unnamed.
+    pub destinations: Vec<Location>,
+    /// One layer a step (true) or one for the whole build (false).
+    pub layers: bool,
+    /// One layer with everything, base included.
+    pub squash: bool,
+    /// How manifest and config are written. HEALTHCHECK, ONBUILD and SHELL are kept in both, as BuildKit does.
+    pub format: ManifestFormat,
+    /// Gets `sha256:<image id>`, without a newline.
+    pub iidfile: Option<PathBuf>,
+    /// Gets the image id as bare hexadecimal digits.
+    pub iidfile_raw: Option<PathBuf>,
+    /// Gets digests and names as JSON.
+    pub metadata_file: Option<PathBuf>,
+    /// Compression of layers that leave the store; `None`: what the destination wants.
+    pub compression: Option<Compression>,
+}
+
+impl Default for OutputOptions {
+    fn default() -> Self {
+        OutputOptions {
+            destinations: vec![],
+            layers: true,
+            squash: false,
+            format: ManifestFormat::Oci,
+            iidfile: None,
+            iidfile_raw: None,
+            metadata_file: None,
+            compression: None,
+        }
+    }
+}
+
+/// How layers are written where they leave the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// A plain tar.
+    None,
+    /// gzip.
+    Gzip,
+    /// zstd.
+    Zstd,
+}
+
+/// What RUN steps get and see.
+#[derive(Clone, Debug, Default)]
+pub struct SecurityOptions {
+    /// `--network`; `None`: the default, which is the network of the pod.
+    pub network: Option<Network>,
+    /// `--add-host NAME:IP`, in order.
+    pub add_hosts: Vec<(String, String)>,
+    /// `--no-hosts`: RUN sees the image's `/etc/hosts`.
+    pub no_hosts: bool,
+    /// `--no-hostname`: RUN sees the image's `/etc/hostname`.
+    pub no_hostname: bool,
+    /// What `/etc/resolv.conf` holds in RUN.
+    pub dns: DnsOptions,
+    /// Whether proxy variables of the environment are passed to RUN.
+    pub http_proxy: bool,
+    /// `-v`: directories of the machine that every RUN sees.
+    pub volumes: Vec<VolumeMount>,
+    /// `--cap-add`, lower case without `cap_`.
+    pub cap_add: Vec<String>,
+    /// `--cap-drop`, lower case without `cap_`.
+    pub cap_drop: Vec<String>,
+    /// `--shm-size`, in bytes.
+    pub shm_size: Option<u64>,
+    /// `--ulimit`.
+    pub ulimits: Vec<Ulimit>,
+}
+
+/// What `/etc/resolv.conf` holds in RUN.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DnsOptions {
+    /// `--dns none`: the image's own file stays in sight.
+    pub none: bool,
+    /// Servers in place of the pod's.
+    pub servers: Vec<String>,
+    /// Search domains in place of the pod's.
+    pub search: Vec<String>,
+    /// Options in place of the pod's.
+    pub options: Vec<String>,
+}
+
+/// One `-v SOURCE:TARGET[:ro]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeMount {
+    /// Path outside.
+    pub source: PathBuf,
+    /// Absolute path in the container.
+    pub target: String,
+    /// Whether RUN may not write to it.
+    pub read_only: bool,
+}
+
+/// One `--ulimit NAME=SOFT[:HARD]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ulimit {
+    /// `nofile`, `nproc`, …
+    pub name: String,
+    /// Soft limit; `None`: unlimited.
+    pub soft: Option<u64>,
+    /// Hard limit; `None`: unlimited.
+    pub hard: Option<u64>,
+}
+
+/// What the image says of itself.
+#[derive(Clone, Debug)]
+pub struct MetadataOptions {
+    /// `--label`, in order.
+    pub labels: Vec<(String, String)>,
+    /// `--unsetlabel`: labels of the base that the image does not get.
+    pub unset_labels: Vec<String>,
+    /// Whether labels of the base are taken over.
+    pub inherit_labels: bool,
+    /// `--annotation`, in order.
+    pub annotations: Vec<(String, String)>,
+    /// `--unsetannotation`: annotations of the base that the image does not get.
+    pub unset_annotations: Vec<String>,
+    /// Whether annotations of the base are taken over.
+    pub inherit_annotations: bool,
+    /// Whether the manifest gets `org.opencontainers.image.created`.
+    pub created_annotation: bool,
+    /// Whether buildah's identity label (`io.buildah.version`) is asked for; rbuild writes none unless told to.
+    pub identity_label: bool,
+    /// `--env`: appended as ENV to the last stage.
+    pub env: Vec<(String, String)>,
+    /// `--unsetenv`: removed from the final image.
+    pub unset_env: Vec<String>,
+    /// `--timestamp`: every time is this one, in seconds since 1970.
+    pub timestamp: Option<i64>,
+    /// `SOURCE_DATE_EPOCH` or `--source-date-epoch`: no time is later than this one, in seconds since 1970.
+    pub source_date_epoch: Option<i64>,
+    /// `--omit-history`.
+    pub omit_history: bool,
+}
+
+impl Default for MetadataOptions {
+    fn default() -> Self {
+        MetadataOptions {
+            labels: vec![],
+            unset_labels: vec![],
+            inherit_labels: true,
+            annotations: vec![],
+            unset_annotations: vec![],
+            inherit_annotations: true,
+            created_annotation: true,
+            identity_label: false,
+            env: vec![],
+            unset_env: vec![],
+            timestamp: None,
+            source_date_epoch: None,
+            omit_history: false,
+        }
+    }
+}
+
+/// How registries are spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryOptions {
+    /// `--authfile`, in place of the usual files.
+    pub authfile: Option<PathBuf>,
+    /// `--creds USER[:PASSWORD]`, in place of the files.
+    pub creds: Option<Credentials>,
+    /// `--tls-verify`; `None`: as registries.conf says.
+    pub tls_verify: Option<bool>,
+    /// `--cert-dir`: `*.crt`, `*.cert` and `*.key` of the registry.
+    pub cert_dir: Option<PathBuf>,
+    /// How often a failed transfer is tried again.
+    pub retry: u32,
+    /// Pause before the next try; `None`: grows from one second on.
+    pub retry_delay: Option<Duration>,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        RegistryOptions { authfile: None, creds: None, tls_verify: None, cert_dir: None, retry: 3, retry_delay: None }
+    }
+}
+
+/// A user name and a password, which no debug output shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub username: String,
+    /// The password or token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).field("password", &"****").finish()
+    }
+}
+
+/// What people see of the build.
+#[derive(Clone, Debug, Default)]
+pub struct ProgressOptions {
+    /// Form of the output.
+    pub style: ProgressStyle,
+    /// Only the image id at the end, and errors.
+    pub quiet: bool,
+    /// Output of the build goes here in place of standard output and error.
+    pub logfile: Option<PathBuf>,
+}
+
+/// Forms of build output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProgressStyle {
+    /// buildah's: `STEP 1/3: FROM …`.
+    #[default]
+    Buildah,
+    /// BuildKit's plain form: `#5 [2/3] RUN …`.
+    Buildkit,
+    /// The classic builder's: `Step 1/3 : FROM …`.
+    Classic,
+}
