@@ -1,0 +1,183 @@
+//! Blobs: immutable files named by the digest of their bytes.
+
+use super::{Error, Store};
+use crate::oci::{Digest, Hashing};
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Read as _, Write},
+    path::PathBuf,
+};
+
+impl Store {
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// The length in bytes of a blob, `None` where it is not here. A blob that is here is in this process's lease from now
+    /// on, so no garbage collection takes it.
+    pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+        self.hold(|| {
+            let size = fs::metadata(self.blob_path(digest)).ok().filter(|m| m.is_file())?.len();
+            Some((format!("blobs/sha256/{}", digest.hex()), size))
+        })
+    }
+
+    /// Opens a blob for reading.
+    ///
+    /// # Errors
+    /// [`Error::MissingBlob`] where it is not here.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File, Error> {
+        let path = self.blob_path(digest);
+        File::open(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Error::MissingBlob(*digest),
+            _ => Error::io("cannot open", &path)(e),
+        })
+    }
+
+    /// The whole content of a small blob (manifest, config), verified.
+    ///
+    /// # Errors
+    /// Where it is missing, longer than `limit` bytes, or damaged.
+    pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, Error> {
+        let file = self.open_blob(digest)?;
+        let path = self.blob_path(digest);
+        let size = file.metadata().map_err(Error::io("cannot read", &path))?.len();
+        if size > limit {
+            return Err(Error::TooLarge(*digest, size, limit));
+        }
+        let mut bytes = Vec::with_capacity(size as usize);
+        file.take(limit).read_to_end(&mut bytes).map_err(Error::io("cannot read", &path))?;
+        let found = Digest::of(&bytes);
+        if found != *digest {
+            return Err(Error::Damaged { expected: *digest, found });
+        }
+        Ok(bytes)
+    }
+
+    /// Reads a whole blob and compares it with its name.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where they differ.
+    pub fn verify_blob(&self, digest: &Digest) -> Result<(), Error> {
+        let mut reader = Hashing::new(self.open_blob(digest)?);
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            match io::Read::read(&mut reader, &mut buffer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("cannot read", &self.blob_path(digest))(e)),
+            }
+        }
+        let (_, found, _) = reader.finish();
+        if found == *digest { Ok(()) } else { Err(Error::Damaged { expected: *digest, found }) }
+    }
+
+    /// Starts a new blob. It appears in the store when [`BlobWriter::commit`] succeeds.
+    pub fn blob_writer(&self) -> Result<BlobWriter<'_>, Error> {
+        let path = self.lease.temp_path("blob")?;
+        let file = File::create_new(&path).map_err(Error::io("cannot create", &path))?;
+        let out = Hashing::new(BufWriter::with_capacity(1 << 18, file));
+        Ok(BlobWriter { store: self, path, out: Some(out) })
+    }
+
+    /// Stores these bytes as a blob.
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, Error> {
+        let digest = Digest::of(bytes);
+        if self.blob_size(&digest)? == Some(bytes.len() as u64) {
+            return Ok(digest);
+        }
+        let mut w = self.blob_writer()?;
+        w.write_all(bytes).map_err(Error::io("cannot write", &self.blob_path(&digest)))?;
+        Ok(w.commit(Some(&digest))?.0)
+    }
+
+    /// Makes sure that a blob's bytes are on the disk.
+    pub(super) fn sync_blob(&self, digest: &Digest) -> Result<(), Error> {
+        let path = self.blob_path(digest);
+        self.open_blob(digest)?.sync_all().map_err(Error::io("cannot sync", &path))
+    }
+
+    /// Takes a blob out of the store: it is damaged, or nothing refers to it.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<(), Error> {
+        let path = self.blob_path(digest);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("cannot remove", &path)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The digests and sizes of all blobs.
+    pub fn list_blobs(&self) -> Result<Vec<(Digest, u64)>, Error> {
+        let dir = self.root.join("blobs/sha256");
+        let mut all = vec![];
+        for entry in fs::read_dir(&dir).map_err(Error::io("cannot read directory", &dir))? {
+            let entry = entry.map_err(Error::io("cannot read directory", &dir))?;
+            let name = entry.file_name();
+            if let (Some(Ok(digest)), Ok(meta)) =
+                (name.to_str().map(|n| format!("sha256:{n}").parse()), entry.metadata())
+            {
+                all.push((digest, meta.len()));
+            }
+        }
+        all.sort();
+        Ok(all)
+    }
+}
+
+/// A blob in the making. Dropped before [`BlobWriter::commit`], it leaves nothing.
+pub struct BlobWriter<'a> {
+    store: &'a Store,
+    path: PathBuf,
+    /// `None` once the blob is in its place.
+    out: Option<Hashing<BufWriter<File>>>,
+}
+
+impl BlobWriter<'_> {
+    /// Ends the blob, and puts it under its digest. Returns the digest and the length in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where `expected` is not the digest of what was written; then nothing is stored.
+    pub fn commit(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), Error> {
+        self.flush().map_err(Error::io("cannot write", &self.path))?;
+        let (digest, size) = match self.out.take() {
+            Some(out) => {
+                let (_, digest, size) = out.finish();
+                (digest, size)
+            }
+            None => (Digest::of(b""), 0),
+        };
+        if let Some(expected) = expected.filter(|e| **e != digest) {
+            let _ = fs::remove_file(&self.path);
+            return Err(Error::Damaged { expected: *expected, found: digest });
+        }
+        let target = self.store.blob_path(&digest);
+        let renamed = self.store.hold(|| {
+            // An equal blob that is there already has the same bytes: which of the two stays does not matter.
+            Some((format!("blobs/sha256/{}", digest.hex()), fs::rename(&self.path, &target)))
+        })?;
+        renamed.unwrap_or(Ok(())).map_err(Error::io("cannot rename to", &target))?;
+        Ok((digest, size))
+    }
+}
+
+impl Write for BlobWriter<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match &mut self.out {
+            Some(out) => out.write(buf),
+            None => Ok(0),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl Drop for BlobWriter<'_> {
+    fn drop(&mut self) {
+        if self.out.is_some() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Garbage collection: drops what no name, no living process and no step of the cache refers to.
+
+use super::{Error, Store, lease, remove_tree};
+use crate::oci::{ChainId, Digest};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::Path,
+    time::SystemTime,
+};
+
+/// What to keep.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GcOptions {
+    /// Drop the whole step cache, and all layer directories that can be made again from blobs.
+    pub all: bool,
+    /// Drop the step cache's oldest entries until the store has at most this many bytes.
+    pub max_size: Option<u64>,
+}
+
+/// What a garbage collection did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blobs removed.
+    pub blobs: usize,
+    /// Bytes of the blobs removed.
+    pub bytes: u64,
+    /// Layer directories removed.
+    pub snapshots: usize,
+    /// Entries of the step cache removed.
+    pub steps: usize,
+}
+
+/// What a record of the step cache says that matters here; `cache` owns the rest of the format.
+#[derive(serde::Deserialize)]
+struct StepRoots {
+    /// The layer's blob, if the step made one.
+    layer: Option<Digest>,
+}
+
+/// One record of the step cache.
+struct StepRecord {
+    path: std::path::PathBuf,
+    used: SystemTime,
+    layer: Option<Digest>,
+}
+
+impl Store {
+    /// Collects garbage. Safe at any time: what living processes use stays.
+    ///
+    /// # Errors
+    /// Where the store cannot be read. What cannot be removed (another pod's id map) is passed over.
+    pub fn collect_garbage(&self, options: GcOptions) -> Result<Collected, Error> {
+        let _lock = self.lock_exclusive()?;
+        let (held, dead) = lease::survey(&self.root)?;
+        self.drop_dead(&dead)?;
+        let mut done = Collected::default();
+        let mut roots: HashSet<Digest> = HashSet::new();
+        let mut chains: HashSet<ChainId> = HashSet::new();
+        for entry in self.read_index()?.manifests {
+            // A name whose image is damaged keeps what is left of it.
+            roots.extend(self.reach(&entry).unwrap_or_else(|_| vec![entry.digest]));
+            chains.extend(self.chains_of(&entry.digest));
+        }
+        let blobs: BTreeMap<Digest, u64> = self.list_blobs()?.into_iter().collect();
+        let is_held = |d: &Digest| held.contains(&format!("blobs/sha256/{}", d.hex()));
+        let mut steps = self.read_steps()?;
+        steps.sort_by_key(|s| s.used);
+        let size_of = |kept: &HashSet<Digest>| -> u64 { kept.iter().filter_map(|d| blobs.get(d)).sum() };
+        let mut kept: HashSet<Digest> = roots.iter().copied().collect();
+        kept.extend(blobs.keys().filter(|d| is_held(d)).copied());
+        let mut size = size_of(&kept);
+        // The newest entries first, as long as there is room.
+        for step in steps.iter().rev() {
+            let layer = step.layer.filter(|l| blobs.contains_key(l));
+            let gone = step.layer.is_some() && layer.is_none();
+            let more = layer.filter(|l| !kept.contains(l)).and_then(|l| blobs.get(&l)).copied().unwrap_or(0);
+            let full = options.max_size.is_some_and(|max| size + more > max);
+            if gone
+                || full
+                || (options.all && layer.is_none_or(|l| !kept.contains(&l)))
+                || (options.all && layer.is_none())
+            {
+                if fs::remove_file(&step.path).is_ok() {
+                    done.steps += 1;
+                }
+                continue;
+            }
+            size += more;
+            kept.extend(layer);
+        }
+        for (digest, bytes) in &blobs {
+            if !kept.contains(digest) {
+                self.remove_blob(digest)?;
+                done.blobs += 1;
+                done.bytes += bytes;
+            }
+        }
+        let shrink = options.all || options.max_size.is_some();
+        done.snapshots += self.drop_snapshots(&held, &chains, shrink)?;
+        Ok(done)
+    }
+
+    fn drop_dead(&self, dead: &[String]) -> Result<(), Error> {
+        for id in dead {
+            let tmp = self.root.join("tmp").join(id);
+            if let Err(e) = remove_tree(&tmp) {
+                tracing::debug!(path = %tmp.display(), error = %e, "cannot remove what a dead process left");
+                continue;
+            }
+            let _ = fs::remove_file(self.root.join("leases").join(id));
+        }
+        Ok(())
+    }
+
+    /// The chain IDs of all stacks of an image's layers.
+    fn chains_of(&self, manifest: &Digest) -> Vec<ChainId> {
+        #[derive(serde::Deserialize)]
+        struct Config {
+            rootfs: crate::oci::RootFs,
+        }
+        let Ok(manifest) = self.manifest(manifest) else { return vec![] };
+        let Ok(bytes) = self.read_blob(&manifest.config.digest, super::names::MANIFEST_LIMIT * 2) else {
+            return vec![];
+        };
+        let Ok(config) = serde_json::from_slice::<Config>(&bytes) else { return vec![] };
+        let mut parent = None;
+        config.rootfs.diff_ids.iter().map(|layer| *parent.insert(ChainId::child(parent, *layer))).collect()
+    }
+
+    fn read_steps(&self) -> Result<Vec<StepRecord>, Error> {
+        let dir = self.steps_dir();
+        let mut all = vec![];
+        for entry in fs::read_dir(&dir).map_err(Error::io("cannot read directory", &dir))? {
+            let path = entry.map_err(Error::io("cannot read directory", &dir))?.path();
+            let Ok(meta) = fs::metadata(&path) else { continue };
+            let roots = fs::read(&path).ok().and_then(|b| serde_json::from_slice::<StepRoots>(&b).ok());
+            match roots {
+                Some(StepRoots { layer }) => {
+                    all.push(StepRecord { path, used: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), layer });
+                }
+                // A record that does not parse serves nobody.
+                None => drop(fs::remove_file(&path)),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Drops layer directories. They can all be made again from blobs: without `shrink`, only those of other boots of the
+    /// machine go, which nobody reads any more.
+    fn drop_snapshots(&self, held: &HashSet<String>, chains: &HashSet<ChainId>, shrink: bool) -> Result<usize, Error> {
+        let dir = self.snapshots_dir();
+        let mut removed = 0;
+        for key in fs::read_dir(&dir).map_err(Error::io("cannot read directory", &dir))? {
+            let key = key.map_err(Error::io("cannot read directory", &dir))?.path();
+            let key_name = key.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let stale = !key_name.ends_with(&crate::store::boot_suffix(&self.boot));
+            let Ok(entries) = fs::read_dir(&key) else { continue };
+            for entry in entries.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let wanted = !stale && (!shrink || chains.iter().any(|c| c.0.hex() == name));
+                if !wanted && !held.contains(&format!("snapshots/{key_name}/{name}")) {
+                    removed += usize::from(self.drop_snapshot(&entry.path()));
+                }
+            }
+            if stale {
+                let _ = fs::remove_dir(&key);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Moves a layer directory out of sight first, so that no one finds half of it.
+    fn drop_snapshot(&self, path: &Path) -> bool {
+        let Ok(away) = self.lease.temp_path("dropped") else { return false };
+        if fs::rename(path, &away).is_err() {
+            return false;
+        }
+        if let Err(e) = remove_tree(&away) {
+            tracing::debug!(path = %away.display(), error = %e, "cannot remove a layer directory");
+        }
+        true
+    }
+}
