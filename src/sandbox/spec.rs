@@ -1,0 +1,180 @@
+//! What a step is: the input of [`run`](super::run).
+
+use crate::sys::passwd::UserIds;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// One command on one root file system.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StepSpec {
+    /// Root directories of the layers below, lowest first (at most 499). Absolute paths.
+    pub lowers: Vec<PathBuf>,
+    /// Directory that takes the changes (the `fs` of the new layer). On a file system that can carry an overlay's upper
+    /// directory: not an overlay itself.
+    pub upper: PathBuf,
+    /// Empty directory on the same file system as `upper`, for the kernel's use; of no interest afterwards.
+    pub work: PathBuf,
+    /// The layer of empty mount points that [`make_stub`](super::make_stub) made, on the same file system as `upper`.
+    /// `None`: mount points that the image lacks are made in `upper`, and removed again.
+    pub stub: Option<PathBuf>,
+    /// Program and arguments; a name without `/` is looked for in the `PATH` of `env`.
+    pub argv: Vec<OsString>,
+    /// The whole environment of the command.
+    pub env: Vec<(OsString, OsString)>,
+    /// Working directory, absolute in the image; made where it does not exist.
+    pub cwd: PathBuf,
+    /// User and groups of the command.
+    pub ids: UserIds,
+    /// What network the command sees.
+    pub network: Network,
+    /// Host name of the command.
+    pub hostname: String,
+    /// Further lines for `/etc/hosts`.
+    pub hosts: Vec<HostEntry>,
+    /// Files under `/dev/pipes`.
+    pub pipes: Vec<PipeFile>,
+    /// Standard input.
+    pub stdin: Stdin,
+    /// The command shares the builder's terminal and output descriptors (`rbuild run -it`); nothing goes to `out`.
+    pub interactive: bool,
+    /// Capabilities beyond the default set.
+    pub cap_add: Vec<Capability>,
+    /// Capabilities of the default set that the command does not get.
+    pub cap_drop: Vec<Capability>,
+    /// Filter of system calls.
+    pub seccomp: Seccomp,
+    /// Whether programs may not gain privilege by setuid bits and file capabilities.
+    pub no_new_privileges: bool,
+    /// Further mounts, in order.
+    pub mounts: Vec<Mount>,
+}
+
+impl StepSpec {
+    /// A step with the defaults: root, pod's network, default capabilities and filter, no input.
+    pub fn new(lowers: Vec<PathBuf>, upper: PathBuf, work: PathBuf, argv: Vec<OsString>) -> StepSpec {
+        StepSpec {
+            lowers,
+            upper,
+            work,
+            stub: None,
+            argv,
+            env: Vec::new(),
+            cwd: PathBuf::from("/"),
+            ids: UserIds::default(),
+            network: Network::Host,
+            hostname: "buildkitsandbox".to_owned(),
+            hosts: Vec::new(),
+            pipes: Vec::new(),
+            stdin: Stdin::Null,
+            interactive: false,
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            seccomp: Seccomp::Default,
+            no_new_privileges: false,
+            mounts: Vec::new(),
+        }
+    }
+}
+
+/// The network of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// The pod's.
+    Host,
+    /// A loopback interface and nothing else.
+    None,
+}
+
+/// A line of `/etc/hosts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostEntry {
+    /// Address.
+    pub address: String,
+    /// Name.
+    pub name: String,
+}
+
+/// A file that the command finds under `/dev/pipes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipeFile {
+    /// Name, without directory.
+    pub name: String,
+    /// Content.
+    pub content: String,
+}
+
+/// Standard input of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdin {
+    /// `/dev/null`.
+    Null,
+    /// The builder's own.
+    Inherit,
+}
+
+/// Filter of system calls of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// rbuild's own profile, `seccomp/run.json`.
+    Default,
+    /// No filter.
+    Unconfined,
+    /// The text of a profile in the OCI runtime's JSON form.
+    Profile(String),
+}
+
+/// A capability, by its name in capabilities(7), as in `CAP_SYS_PTRACE`; written with or without `CAP_`, in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Capability(pub caps::Capability);
+
+impl std::str::FromStr for Capability {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Capability, String> {
+        let upper = text.to_ascii_uppercase();
+        let name = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+        name.parse().map(Capability).map_err(|_| format!("`{text}` is not a capability"))
+    }
+}
+
+impl Serialize for Capability {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Capability {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Capability, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A mount of a step beyond the usual ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path in the image; symbolic links are followed inside the image, missing parts are made for the time of
+    /// the step.
+    pub target: PathBuf,
+    /// What appears there.
+    pub kind: MountKind,
+}
+
+/// What a [`Mount`] shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A file or directory of the builder.
+    Bind {
+        /// Absolute path on the builder's side.
+        source: PathBuf,
+        /// Whether writes fail.
+        read_only: bool,
+    },
+    /// An empty file system in memory.
+    Tmpfs {
+        /// Limit in bytes; `None` for the kernel's default (half of the memory).
+        size: Option<u64>,
+        /// Permission bits of its root.
+        mode: u32,
+    },
+}

@@ -1,0 +1,119 @@
+//! Ending work early: a flag that threads can poll, and the signals that raise it.
+//!
+//! A [`Cancel`] is an eventfd: raised once, it stays readable, so any number of threads can wait for it in `poll` beside
+//! their other descriptors.
+
+use rustix::event::{EventfdFlags, eventfd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A request to stop, shared by all who must hear it. Clones are the same flag.
+#[derive(Debug, Clone)]
+pub struct Cancel(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    raised: AtomicBool,
+    event: OwnedFd,
+}
+
+impl Cancel {
+    /// A flag that nobody has raised. Fails where the process has no descriptor left.
+    pub fn new() -> std::io::Result<Cancel> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Cancel(Arc::new(Inner { raised: AtomicBool::new(false), event })))
+    }
+
+    /// Raises the flag.
+    pub fn cancel(&self) {
+        self.0.raised.store(true, Ordering::SeqCst);
+        // The counter cannot overflow before 2^64 calls, and nothing else can fail on our own eventfd.
+        let _ = rustix::io::write(&self.0.event, &1u64.to_ne_bytes());
+    }
+
+    /// Whether the flag was raised.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.raised.load(Ordering::SeqCst)
+    }
+
+    /// A descriptor that is readable once the flag was raised. Never read from it: others wait for it, too.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.event.as_fd()
+    }
+}
+
+/// Raises `cancel` when the process receives SIGTERM, SIGINT or SIGHUP; a second such signal ends the process at once
+/// with 128 + its number. [`received`] says which came first.
+///
+/// To be called once, by the program, before its threads start.
+pub fn cancel_on_termination(cancel: &Cancel) -> std::io::Result<()> {
+    raw::install(cancel.clone())
+}
+
+/// The number of the signal that asked the process to end, if one came.
+pub fn received() -> Option<i32> {
+    match raw::RECEIVED.load(Ordering::SeqCst) {
+        0 => None,
+        n => Some(n),
+    }
+}
+
+mod raw {
+    use super::Cancel;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    pub(super) static RECEIVED: AtomicI32 = AtomicI32::new(0);
+    static FLAG: OnceLock<Cancel> = OnceLock::new();
+
+    extern "C" fn on_signal(signal: libc::c_int) {
+        if RECEIVED.swap(signal, Ordering::SeqCst) != 0 {
+            // SAFETY: _exit is async-signal-safe.
+            unsafe { libc::_exit(128 + signal) };
+        }
+        if let Some(cancel) = FLAG.get() {
+            // An atomic store and a write(2): both are async-signal-safe, but for errno.
+            // SAFETY: the address of errno is valid in every thread.
+            let saved = unsafe { *libc::__errno_location() };
+            cancel.cancel();
+            // SAFETY: as above.
+            unsafe { *libc::__errno_location() = saved };
+        }
+    }
+
+    pub(super) fn install(cancel: Cancel) -> std::io::Result<()> {
+        if FLAG.set(cancel).is_err() {
+            return Ok(());
+        }
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            // SAFETY: an all-zero sigaction is valid; the handler only does async-signal-safe work.
+            let answer = unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                action.sa_sigaction = on_signal as *const () as usize;
+                action.sa_flags = libc::SA_RESTART;
+                libc::sigaction(signal, &action, std::ptr::null_mut())
+            };
+            if answer != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_raised_flag_is_seen_by_all_clones_and_by_poll() {
+        let flag = Cancel::new().unwrap();
+        let other = flag.clone();
+        assert!(!other.is_cancelled());
+        flag.cancel();
+        assert!(other.is_cancelled());
+        let mut fds = [rustix::event::PollFd::new(&other.0.event, rustix::event::PollFlags::IN)];
+        assert_eq!(rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap(), 1);
+    }
+}
