@@ -1,1 +1,23 @@
 //! Tar archives and directory trees: reading, writing, extraction, diffs, compression.
+//!
+//! A *layer directory* is how a layer lies on disk, and what the kernel's overlayfs, the extractor, COPY and the diff
+//! all agree on:
+//!
+//! ```text
+//! DIR/fs/       the files, in overlayfs' terms: a whiteout is a character device 0:0, an opaque directory carries
+//!               the xattr `user.overlay.opaque=y`; device nodes are never made, an empty file stands for each
+//! DIR/records   what the file system could not store: owners, modes, device numbers, file capabilities
+//! ```
+//!
+//! * [`record`]: the `records` file. [`merged`]: a stack of layer directories as one tree, without a mount.
+//! * [`upper`]: writes into the uppermost layer directory with overlayfs' rules; used by [`extract`] and by COPY.
+//! * [`tarfile`] and [`reader`]: the tar format. [`extract`]: tar to layer directory. [`diff`]: the way back.
+//! * [`compress`]: gzip, zstd, bzip2 and xz.
+
+pub mod error;
+pub mod merged;
+pub mod node;
+pub mod record;
+
+pub use error::Error;
+pub use node::{Kind, Meta, Node, Time, Xattrs};
