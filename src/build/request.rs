@@ -5,7 +5,7 @@
 //! `--build-arg NAME` already has the value of the environment, contradictions between flags are gone, and what rbuild
 //! cannot do never got this far. Small structs by subject, so that a function takes the one it needs.
 
-use crate::oci::{Location, ManifestFormat, Platform, Reference};
+use crate::oci::{Compression, Location, ManifestFormat, Platform, Reference};
 use crate::plan::Network;
 use std::{path::PathBuf, time::Duration};
 
@@ -55,8 +55,6 @@ pub enum Context {
     /// No context at all: only a Dockerfile.
     #[default]
     Empty,
-    /// An archive (`http://…`, `https://…`) or a git repository.
-    Url(String),
 }
 
 /// A further build context.
@@ -66,8 +64,6 @@ pub enum NamedContext {
     Dir(PathBuf),
     /// An image: `docker-image://NAME`, `container-image://NAME` or `docker://NAME`.
     Image(Reference),
-    /// An archive or git repository behind a URL.
-    Url(String),
 }
 
 /// Which Dockerfiles are read.
@@ -86,8 +82,6 @@ pub enum DockerfileSource {
     Path(PathBuf),
     /// Standard input.
     Stdin,
-    /// `http://` or `https://`.
-    Url(String),
 }
 
 /// What is built.
@@ -195,17 +189,6 @@ impl Default for OutputOptions {
     }
 }
 
-/// How layers are written where they leave the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// A plain tar.
-    None,
-    /// gzip.
-    Gzip,
-    /// zstd.
-    Zstd,
-}
-
 /// What RUN steps get and see.
 #[derive(Clone, Debug, Default)]
 pub struct SecurityOptions {
@@ -227,10 +210,22 @@ pub struct SecurityOptions {
     pub cap_add: Vec<String>,
     /// `--cap-drop`, lower case without `cap_`.
     pub cap_drop: Vec<String>,
-    /// `--shm-size`, in bytes.
-    pub shm_size: Option<u64>,
-    /// `--ulimit`.
-    pub ulimits: Vec<Ulimit>,
+    /// Filter of system calls.
+    pub seccomp: Seccomp,
+    /// Whether programs may not gain privilege by setuid bits and file capabilities.
+    pub no_new_privileges: bool,
+}
+
+/// Filter of system calls in RUN.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// rbuild's own profile.
+    #[default]
+    Default,
+    /// No filter.
+    Unconfined,
+    /// A profile in the OCI runtime's JSON form.
+    Profile(PathBuf),
 }
 
 /// What `/etc/resolv.conf` holds in RUN.
@@ -255,17 +250,6 @@ pub struct VolumeMount {
     pub target: String,
     /// Whether RUN may not write to it.
     pub read_only: bool,
-}
-
-/// One `--ulimit NAME=SOFT[:HARD]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ulimit {
-    /// `nofile`, `nproc`, …
-    pub name: String,
-    /// Soft limit; `None`: unlimited.
-    pub soft: Option<u64>,
-    /// Hard limit; `None`: unlimited.
-    pub hard: Option<u64>,
 }
 
 /// What the image says of itself.

@@ -53,6 +53,50 @@ pub enum ManifestFormat {
     Docker,
 }
 
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// A plain tar.
+    None,
+    /// gzip.
+    Gzip,
+    /// zstd.
+    Zstd,
+}
+
+impl Compression {
+    /// How a layer of this media type is compressed; `None` for a media type that is no layer's.
+    pub fn of_layer(media_type: &str) -> Option<Compression> {
+        match media_type {
+            media::OCI_LAYER | media::DOCKER_LAYER => Some(Compression::None),
+            media::OCI_LAYER_GZIP | media::DOCKER_LAYER_GZIP => Some(Compression::Gzip),
+            media::OCI_LAYER_ZSTD | media::DOCKER_LAYER_ZSTD => Some(Compression::Zstd),
+            _ => None,
+        }
+    }
+
+    /// The media type of a layer that is compressed so.
+    pub fn layer_type(self, format: ManifestFormat) -> &'static str {
+        match (self, format) {
+            (Compression::None, ManifestFormat::Oci) => media::OCI_LAYER,
+            (Compression::Gzip, ManifestFormat::Oci) => media::OCI_LAYER_GZIP,
+            (Compression::Zstd, ManifestFormat::Oci) => media::OCI_LAYER_ZSTD,
+            (Compression::None, ManifestFormat::Docker) => media::DOCKER_LAYER,
+            (Compression::Gzip, ManifestFormat::Docker) => media::DOCKER_LAYER_GZIP,
+            (Compression::Zstd, ManifestFormat::Docker) => media::DOCKER_LAYER_ZSTD,
+        }
+    }
+
+    /// The name that flags and the store use: `none`, `gzip`, `zstd`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Compression::None => "none",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        }
+    }
+}
+
 /// Points at a blob: what it is, its digest and its length in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

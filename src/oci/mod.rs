@@ -15,6 +15,6 @@ mod reference;
 pub use config::{ContainerConfig, Empty, Health, History, ImageConfig, RootFs};
 pub use digest::{ChainId, DiffId, Digest, DigestError, Hashing};
 pub use location::{Location, LocationError};
-pub use manifest::{Descriptor, Index, Manifest, ManifestFormat, media};
+pub use manifest::{Compression, Descriptor, Index, Manifest, ManifestFormat, media};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};

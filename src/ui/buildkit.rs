@@ -5,7 +5,7 @@
 //! seconds since the vertex began.
 
 use super::lines::{Lines, Tail};
-use super::{BlobState, Event, Outline, Sink, SourceExcerpt, StepKey, Terminal, Verb, human};
+use super::{BlobState, Event, FailedCommand, Outline, Sink, SourceExcerpt, StepKey, Terminal, Verb, human};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -113,6 +113,14 @@ fn vertex_name(outline: &Outline, key: StepKey) -> Option<String> {
     // Counts of ten and more are aligned: `[ 2/12]`.
     let width = total.to_string().len();
     Some(format!("[{name}{number:>width$}/{total}] {text}"))
+}
+
+/// How BuildKit words a failure.
+pub fn buildkit_failure(message: &str, command: Option<FailedCommand<'_>>) -> String {
+    match command {
+        Some(c) => format!("process \"{}\" did not complete successfully: exit code: {}", c.line, c.code),
+        None => message.to_owned(),
+    }
 }
 
 impl State {
@@ -268,8 +276,9 @@ impl Sink for Buildkit {
                     s.over(Subject::Step(step), |_| "CANCELED".into());
                 }
             }
-            Event::StepFailed { step, message, source } => {
+            Event::StepFailed { step, message, command, source } => {
                 s.finish_log(step);
+                let message = buildkit_failure(message, command);
                 if s.start(step) {
                     s.over(Subject::Step(step), |_| format!("ERROR: {message}"));
                 }
@@ -396,7 +405,8 @@ mod tests {
             Event::StepCancelled { step: key(1, 1) },
             Event::StepFailed {
                 step: key(0, 1),
-                message: "process \"/bin/sh -c echo hi\" did not complete successfully: exit code: 1",
+                message: "exit status 1",
+                command: Some(FailedCommand { line: "/bin/sh -c echo hi", code: 1 }),
                 source: Some(SourceExcerpt { file: "Dockerfile", text, start: 3, end: 3 }),
             },
         ]), @r#"

@@ -27,7 +27,7 @@ mod quiet;
 mod terminal;
 
 pub use buildah::Buildah;
-pub use buildkit::Buildkit;
+pub use buildkit::{Buildkit, buildkit_failure};
 pub use classic::Classic;
 pub use docker_transfer::DockerTransfer;
 pub use outline::{Outline, StageOutline, StepKey, StepOutline, Verb};
@@ -65,6 +65,15 @@ pub enum BlobState {
     Exists,
     /// The registry took it over from another repository of its own.
     Mounted,
+}
+
+/// The command of a RUN step that ended with another code than 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailedCommand<'a> {
+    /// Program and arguments, separated by blanks: `/bin/sh -c false`.
+    pub line: &'a str,
+    /// Exit code.
+    pub code: i32,
 }
 
 /// Where in a Dockerfile a step stands that failed.
@@ -143,6 +152,8 @@ pub enum Event<'a> {
         step: StepKey,
         /// Why, on one line.
         message: &'a str,
+        /// Its command, where that is what failed.
+        command: Option<FailedCommand<'a>>,
         /// Where it stands.
         source: Option<SourceExcerpt<'a>>,
     },

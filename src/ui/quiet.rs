@@ -73,7 +73,7 @@ mod tests {
         }
         sink.event(&Event::StepDone { step, id: None });
         sink.event(&Event::Output { step, stream: Stream::Stderr, data: b"no such file" });
-        sink.event(&Event::StepFailed { step, message: "exit code 1", source: None });
+        sink.event(&Event::StepFailed { step, message: "exit code 1", command: None, source: None });
         sink.event(&Event::Built { id: "ab" });
         assert_eq!(capture.text(), "no such file\nsha256:ab\n");
     }
