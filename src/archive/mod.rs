@@ -12,8 +12,10 @@
 //! * [`record`]: the `records` file. [`merged`]: a stack of layer directories as one tree, without a mount.
 //! * [`upper`]: writes into the uppermost layer directory with overlayfs' rules; used by [`extract`] and by COPY.
 //! * [`tarfile`] and [`reader`]: the tar format. [`extract`]: tar to layer directory. [`diff`]: the way back.
+//! * [`copy`]: the engine of COPY and ADD.
 //! * [`compress`]: gzip, zstd, bzip2 and xz.
 
+pub mod copy;
 pub mod error;
 pub mod merged;
 pub mod node;
