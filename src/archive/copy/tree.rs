@@ -3,55 +3,66 @@
 //! Paths are relative to the root of the tree, clean (no `.`, `..`, or doubled `/`), and the empty path is the root
 //! itself. A [`Tree`] never follows a symbolic link; [`resolve`] does, inside the root, for every kind of tree alike.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
+/// A point in time since 1970-01-01 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Time {
+    /// Seconds; negative before 1970.
+    pub sec: i64,
+    /// Nanoseconds, less than 10⁹.
+    pub nsec: u32,
+}
+
 /// What an entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// A regular file.
+    /// Regular file.
     File,
-    /// A directory.
+    /// Directory.
     Dir,
-    /// A symbolic link.
+    /// Symbolic link.
     Symlink,
-    /// A named pipe.
+    /// Named pipe.
     Fifo,
-    /// A socket: never copied.
+    /// Unix socket: never copied.
     Socket,
-    /// A character device: major, minor.
+    /// Character device with its major and minor number.
     Char(u32, u32),
-    /// A block device: major, minor.
+    /// Block device with its major and minor number.
     Block(u32, u32),
 }
 
 /// What is known of an entry without opening it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {
     /// What it is.
     pub kind: Kind,
-    /// The 12 permission bits.
+    /// Permissions, set-id and sticky bits: 12 bits.
     pub mode: u32,
-    /// Owner as the image sees it.
+    /// Owner, as the image numbers it.
     pub uid: u32,
-    /// Group as the image sees it.
+    /// Group, as the image numbers it.
     pub gid: u32,
-    /// Bytes of a file, 0 of anything else.
+    /// Bytes of a regular file, length of a link's target, else 0.
     pub size: u64,
-    /// Modification time: seconds since 1970 and nanoseconds.
-    pub mtime: (i64, u32),
-    /// Number of names of a file.
+    /// Last modification.
+    pub mtime: Time,
+    /// Number of names.
     pub nlink: u64,
-    /// Device and inode: equal for the names of one file.
-    pub inode: (u64, u64),
+    /// Inode; with `dev` it tells hard links.
+    pub ino: u64,
+    /// Device.
+    pub dev: u64,
 }
 
-/// Extended attributes: name and value.
-pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+/// Extended attributes by name.
+pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A directory tree that can be read.
 pub trait Tree: Sync {

@@ -95,7 +95,7 @@ impl<'a> Walk<'a> {
             include: selection.include.as_ref(),
             stack: Vec::new(),
             ready: VecDeque::new(),
-            start: Some(selection.meta.clone()),
+            start: Some(selection.meta),
         }
     }
 
@@ -132,7 +132,7 @@ impl<'a> Walk<'a> {
                     self.ready.push_back(Found { rel: level.rel.clone(), meta, implied: true });
                 }
             }
-            self.ready.push_back(Found { rel: rel.clone(), meta: meta.clone(), implied: false });
+            self.ready.push_back(Found { rel: rel.clone(), meta, implied: false });
         }
         let worth = (wanted || self.include.is_some_and(|i| i.may_match_below(&rel)))
             && (!excluded.excluded() || self.exclude.may_include_below(bytes_of(&rel)));
