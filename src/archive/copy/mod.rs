@@ -22,13 +22,13 @@ mod walk;
 
 pub use mode::{InvalidMode, Mode};
 pub use select::{Selected, Selection, Source, select};
-pub use tree::{Kind, Meta, Tree, Xattrs};
+pub use tree::Tree;
 pub use walk::{Found, Walk};
 
+use crate::archive;
 use crate::dockerfile::ignore::{PatternError, Patterns};
-use crate::error::{Classified, kind_of_io};
-use std::io;
-use std::path::PathBuf;
+use crate::error::Classified;
+use std::path::Path;
 
 /// One COPY or ADD instruction.
 #[derive(Clone, Debug)]
@@ -108,24 +108,9 @@ pub enum Error {
     /// A file is to be copied where a directory is.
     #[error("cannot replace directory `{0}` with a file")]
     FileOverDir(String),
-    /// The operating system refused to read a source.
-    #[error("cannot read `{path}`: {error}")]
-    Read {
-        /// Path in the tree.
-        path: String,
-        /// What it said.
-        #[source]
-        error: io::Error,
-    },
-    /// The operating system refused to write a destination.
-    #[error("cannot write `{path}`: {error}")]
-    Write {
-        /// Path in the image.
-        path: String,
-        /// What it said.
-        #[source]
-        error: io::Error,
-    },
+    /// A source cannot be read or a destination not be written.
+    #[error(transparent)]
+    File(#[from] archive::Error),
     /// An archive could not be unpacked.
     #[error("cannot unpack `{path}`: {reason}")]
     Unpack {
@@ -140,14 +125,8 @@ fn quoted(all: &[String]) -> String {
     all.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ")
 }
 
-impl Error {
-    fn read(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
-        move |error| Error::Read { path: shown(&path.into()), error }
-    }
-}
-
 /// A path of a tree as users see it: absolute, control characters escaped.
-fn shown(path: &std::path::Path) -> String {
+fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
     let text = text.trim_start_matches('/');
     format!("/{}", text.chars().flat_map(|c| escape(c)).collect::<String>())
@@ -167,7 +146,7 @@ impl Classified for Error {
             | Error::NotADirectory(_)
             | Error::DirOverFile(_)
             | Error::FileOverDir(_) => K::Usage,
-            Error::Read { error, .. } | Error::Write { error, .. } => kind_of_io(error),
+            Error::File(error) => error.kind(),
             Error::Unpack { .. } => K::Corrupt,
         }
     }
@@ -188,6 +167,7 @@ impl Classified for Error {
             }
             Error::NoMatch(_) => Some("name at least one source that exists beside optional wildcards".to_owned()),
             Error::BadWildcard(_) => Some(r"write `\[` or `[[]` for a bracket that is part of the name".to_owned()),
+            Error::File(error) => error.hint(),
             _ => None,
         }
     }

@@ -1,9 +1,10 @@
 //! Which entries of a tree the sources of an instruction name.
 
 use super::glob::{Pattern, has_wildcards};
-use super::tree::{Kind, Meta, Tree, bytes_of, clean, resolve};
+use super::tree::{Tree, resolve};
 use super::walk::Include;
 use super::{Error, Item, Request, shown};
+use crate::archive::node::{Kind, Meta, bytes, clean};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -71,7 +72,7 @@ pub fn select(request: &Request, tree: &dyn Tree) -> Result<Selected, Error> {
                 }
                 for found in matches {
                     // What a wildcard brings in, `--exclude` can take out by its name.
-                    let name = found.file_name().map(|n| bytes_of(Path::new(n)).to_vec()).unwrap_or_default();
+                    let name = found.file_name().map(|n| bytes(Path::new(n)).to_vec()).unwrap_or_default();
                     if !request.exclude.is_empty() && request.exclude.excludes(&name) {
                         continue;
                     }
@@ -88,7 +89,7 @@ pub fn select(request: &Request, tree: &dyn Tree) -> Result<Selected, Error> {
 
 /// The source at `path` (clean), links followed.
 fn named(written: &str, path: PathBuf, tree: &dyn Tree) -> Result<Selection, Error> {
-    let found = resolve(tree, &path, true).map_err(Error::read(&path))?;
+    let found = resolve(tree, &path, true)?;
     let Some(meta) = found.meta else {
         return Err(Error::NotFound { path: shown(&path), hidden: tree.hidden(&found.path) });
     };
@@ -102,7 +103,7 @@ fn with_parents(written: &str, tree: &dyn Tree, selected: &mut Selected) -> Resu
     let pattern = clean(Path::new(pattern));
     let text = pattern.to_string_lossy();
     let include = if text.is_empty() { None } else { Some(Include::parse(&text)?) };
-    let wild = has_wildcards(base.as_bytes()) || has_wildcards(bytes_of(&pattern));
+    let wild = has_wildcards(base.as_bytes()) || has_wildcards(bytes(&pattern));
     if !wild {
         let whole = clean(Path::new(base)).join(&pattern);
         // The source has to exist, although the walk looks for it again.
@@ -130,31 +131,31 @@ fn with_parents(written: &str, tree: &dyn Tree, selected: &mut Selected) -> Resu
 /// The part in front of the first wildcard may lead through links; directories that a wildcard matches are real ones.
 fn expand(written: &str, source: &Path, tree: &dyn Tree) -> Result<Option<Vec<PathBuf>>, Error> {
     let source = clean(source);
-    if !has_wildcards(bytes_of(&source)) {
+    if !has_wildcards(bytes(&source)) {
         return Ok(None);
     }
     let parts: Vec<&OsStr> = source.iter().collect();
-    let first = parts.iter().position(|p| has_wildcards(bytes_of(Path::new(p)))).unwrap_or_default();
+    let first = parts.iter().position(|p| has_wildcards(bytes(Path::new(p)))).unwrap_or_default();
     let (plain, wild) = parts.split_at(first);
     let base = plain.iter().collect::<PathBuf>();
-    let base = resolve(tree, &base, true).map_err(Error::read(&base))?;
+    let base = resolve(tree, &base, true)?;
     if !matches!(&base.meta, Some(m) if m.kind == Kind::Dir) {
         return Ok(Some(Vec::new()));
     }
     let mut found = vec![base.path];
     for (depth, part) in wild.iter().enumerate() {
-        let pattern = Pattern::parse(bytes_of(Path::new(part))).map_err(|_| Error::BadWildcard(written.to_owned()))?;
+        let pattern = Pattern::parse(bytes(Path::new(part))).map_err(|_| Error::BadWildcard(written.to_owned()))?;
         let last = depth + 1 == wild.len();
         let mut deeper = Vec::new();
         for dir in found {
-            let entries = tree.read_dir(&dir).map_err(Error::read(&dir))?;
+            let entries = tree.read_dir(&dir)?;
             deeper.extend(
                 entries
                     .into_iter()
                     .filter(|(name, meta)| {
                         (last || meta.kind == Kind::Dir)
                             && meta.kind != Kind::Socket
-                            && pattern.matches(bytes_of(Path::new(name)))
+                            && pattern.matches(bytes(Path::new(name)))
                     })
                     .map(|(name, _)| dir.join(name)),
             );

@@ -3,66 +3,13 @@
 //! Paths are relative to the root of the tree, clean (no `.`, `..`, or doubled `/`), and the empty path is the root
 //! itself. A [`Tree`] never follows a symbolic link; [`resolve`] does, inside the root, for every kind of tree alike.
 
-use std::collections::{BTreeMap, VecDeque};
+use crate::archive::error::Error;
+use crate::archive::merged::Merged;
+use crate::archive::node::{Kind, Meta, Node, Xattrs, clean};
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
-
-/// A point in time since 1970-01-01 UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Time {
-    /// Seconds; negative before 1970.
-    pub sec: i64,
-    /// Nanoseconds, less than 10⁹.
-    pub nsec: u32,
-}
-
-/// What an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Regular file.
-    File,
-    /// Directory.
-    Dir,
-    /// Symbolic link.
-    Symlink,
-    /// Named pipe.
-    Fifo,
-    /// Unix socket: never copied.
-    Socket,
-    /// Character device with its major and minor number.
-    Char(u32, u32),
-    /// Block device with its major and minor number.
-    Block(u32, u32),
-}
-
-/// What is known of an entry without opening it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Meta {
-    /// What it is.
-    pub kind: Kind,
-    /// Permissions, set-id and sticky bits: 12 bits.
-    pub mode: u32,
-    /// Owner, as the image numbers it.
-    pub uid: u32,
-    /// Group, as the image numbers it.
-    pub gid: u32,
-    /// Bytes of a regular file, length of a link's target, else 0.
-    pub size: u64,
-    /// Last modification.
-    pub mtime: Time,
-    /// Number of names.
-    pub nlink: u64,
-    /// Inode; with `dev` it tells hard links.
-    pub ino: u64,
-    /// Device.
-    pub dev: u64,
-}
-
-/// Extended attributes by name.
-pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A directory tree that can be read.
 pub trait Tree: Sync {
@@ -70,37 +17,37 @@ pub trait Tree: Sync {
     ///
     /// # Errors
     ///
-    /// Those of the operating system, but for "not found".
-    fn lookup(&self, path: &Path) -> io::Result<Option<Meta>>;
+    /// A file-system call fails. Nothing being there is no error.
+    fn lookup(&self, path: &Path) -> Result<Option<Meta>, Error>;
 
     /// The entries of a directory, sorted by the bytes of their names.
     ///
     /// # Errors
     ///
-    /// Those of the operating system.
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, Meta)>>;
+    /// A file-system call fails.
+    fn read_dir(&self, path: &Path) -> Result<Vec<(OsString, Meta)>, Error>;
 
     /// The target of a symbolic link.
     ///
     /// # Errors
     ///
-    /// Those of the operating system.
-    fn read_link(&self, path: &Path) -> io::Result<PathBuf>;
+    /// A file-system call fails.
+    fn read_link(&self, path: &Path) -> Result<PathBuf, Error>;
 
     /// Opens a regular file for reading.
     ///
     /// # Errors
     ///
-    /// Those of the operating system; also where `path` is no regular file.
-    fn open(&self, path: &Path) -> io::Result<File>;
+    /// It is no regular file, or a file-system call fails.
+    fn open(&self, path: &Path) -> Result<File, Error>;
 
     /// The extended attributes that belong into an image. `open` is what [`Tree::open`] gave for the path, where the
     /// caller has it at hand.
     ///
     /// # Errors
     ///
-    /// Those of the operating system.
-    fn xattrs(&self, path: &Path, open: Option<&File>) -> io::Result<Xattrs>;
+    /// A file-system call fails.
+    fn xattrs(&self, path: &Path, open: Option<&File>) -> Result<Xattrs, Error>;
 
     /// Whether `path` exists but is hidden by an ignore file: only for hints.
     fn hidden(&self, path: &Path) -> bool {
@@ -121,28 +68,13 @@ pub struct Resolved {
 /// How many symbolic links a path may lead through, as in Linux.
 pub const MOST_LINKS: usize = 40;
 
-/// Takes `.`, `..` and doubled `/` out of a path by its text alone; the result is relative and never leaves the root.
-pub fn clean(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => out.push(name),
-            Component::ParentDir => {
-                out.pop();
-            }
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    out
-}
-
 /// Resolves the symbolic links of `path` inside the root of `tree`: an absolute target starts at the root, `..` stops at
 /// it. What does not exist is taken as it is written.
 ///
 /// # Errors
 ///
-/// Those of the tree; `ELOOP` after [`MOST_LINKS`] links.
-pub fn resolve(tree: &dyn Tree, path: &Path, follow_last: bool) -> io::Result<Resolved> {
+/// Those of the tree; [`Error::Loop`] after [`MOST_LINKS`] links.
+pub fn resolve(tree: &dyn Tree, path: &Path, follow_last: bool) -> Result<Resolved, Error> {
     let mut todo: VecDeque<OsString> = clean(path).iter().map(OsStr::to_owned).collect();
     let mut at = PathBuf::new();
     let mut links = 0;
@@ -158,7 +90,7 @@ pub fn resolve(tree: &dyn Tree, path: &Path, follow_last: bool) -> io::Result<Re
         if matches!(&meta, Some(m) if m.kind == Kind::Symlink) && (follow_last || !todo.is_empty()) {
             links += 1;
             if links > MOST_LINKS {
-                return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                return Err(Error::Loop(path.to_owned()));
             }
             let target = tree.read_link(&next)?;
             if target.is_absolute() {
@@ -181,12 +113,30 @@ pub fn resolve(tree: &dyn Tree, path: &Path, follow_last: bool) -> io::Result<Re
     Ok(Resolved { path: at, meta })
 }
 
-/// A path from its bytes.
-pub fn path_of(bytes: &[u8]) -> PathBuf {
-    PathBuf::from(OsString::from_vec(bytes.to_vec()))
+/// The node at `path`, which has to exist.
+fn node(merged: &Merged, path: &Path) -> Result<Node, Error> {
+    merged.lookup(path)?.ok_or_else(|| Error::Missing(path.to_owned()))
 }
 
-/// The bytes of a path.
-pub fn bytes_of(path: &Path) -> &[u8] {
-    path.as_os_str().as_bytes()
+impl Tree for Merged {
+    fn lookup(&self, path: &Path) -> Result<Option<Meta>, Error> {
+        Ok(Merged::lookup(self, path)?.map(|node| node.meta))
+    }
+
+    fn read_dir(&self, path: &Path) -> Result<Vec<(OsString, Meta)>, Error> {
+        let entries = Merged::read_dir(self, path)?;
+        Ok(entries.into_iter().map(|(name, node)| (name, node.meta)).collect())
+    }
+
+    fn read_link(&self, path: &Path) -> Result<PathBuf, Error> {
+        Merged::read_link(self, &node(self, path)?)
+    }
+
+    fn open(&self, path: &Path) -> Result<File, Error> {
+        self.open_file(&node(self, path)?)
+    }
+
+    fn xattrs(&self, path: &Path, _open: Option<&File>) -> Result<Xattrs, Error> {
+        Merged::xattrs(self, &node(self, path)?)
+    }
 }

@@ -5,8 +5,9 @@
 //! out too (`implied`), just before the first such entry. Directories where nothing can be selected are not read.
 
 use super::glob::{self, Pattern};
-use super::tree::{Kind, Meta, Tree, bytes_of};
+use super::tree::Tree;
 use super::{Error, Selection};
+use crate::archive::node::{Kind, Meta, bytes};
 use crate::dockerfile::ignore::{Matched, Patterns};
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -77,9 +78,9 @@ impl Include {
     fn prefix_fits(&self, rel: &Path) -> bool {
         rel.iter().zip(&self.prefix).all(|(name, want)| match want {
             Some(want) if !glob::has_wildcards(want) && !want.contains(&b'\\') => {
-                bytes_of(Path::new(name)) == want.as_slice()
+                bytes(Path::new(name)) == want.as_slice()
             }
-            Some(want) => Pattern::parse(want).map_or(true, |p| p.matches(bytes_of(Path::new(name)))),
+            Some(want) => Pattern::parse(want).map_or(true, |p| p.matches(bytes(Path::new(name)))),
             None => true,
         })
     }
@@ -107,7 +108,7 @@ impl<'a> Walk<'a> {
         included: Matched,
     ) -> Result<(), Error> {
         let path = self.root.join(&rel);
-        let entries = self.tree.read_dir(&path).map_err(Error::read(path))?.into_iter();
+        let entries = self.tree.read_dir(&path)?.into_iter();
         self.stack.push(Level { rel, pending, entries, excluded, included });
         Ok(())
     }
@@ -118,10 +119,10 @@ impl<'a> Walk<'a> {
         let rel = level.rel.join(name);
         let (mut excluded, mut included) = (Matched::default(), Matched::default());
         if !self.exclude.is_empty() {
-            excluded = self.exclude.walk(&level.excluded, bytes_of(&rel));
+            excluded = self.exclude.walk(&level.excluded, bytes(&rel));
         }
         if let Some(include) = self.include {
-            included = include.patterns.walk(&level.included, bytes_of(&rel));
+            included = include.patterns.walk(&level.included, bytes(&rel));
         }
         let wanted = self.include.is_none() || included.excluded();
         let selected = wanted && !excluded.excluded();
@@ -135,7 +136,7 @@ impl<'a> Walk<'a> {
             self.ready.push_back(Found { rel: rel.clone(), meta, implied: false });
         }
         let worth = (wanted || self.include.is_some_and(|i| i.may_match_below(&rel)))
-            && (!excluded.excluded() || self.exclude.may_include_below(bytes_of(&rel)));
+            && (!excluded.excluded() || self.exclude.may_include_below(bytes(&rel)));
         if is_dir && worth {
             self.enter(rel, (!selected).then_some(meta), excluded, included)?;
         }
