@@ -176,6 +176,11 @@ pub struct Heredoc {
 }
 
 impl Heredoc {
+    /// Whether a text is the opening of a heredoc and nothing else.
+    pub fn opens(text: &str) -> bool {
+        super::heredoc::opening(text).is_some()
+    }
+
     /// The content, with the leading tabs of each line gone where `<<-` was written.
     pub fn text(&self) -> String {
         if !self.chomp {
@@ -193,7 +198,7 @@ pub struct Run {
     /// The heredocs, in order.
     pub heredocs: Vec<Heredoc>,
     /// `--mount`s, in order.
-    pub mounts: Vec<Mount>,
+    pub mounts: Vec<MountFlag>,
     /// `--network`.
     pub network: Option<RunNetwork>,
     /// `--security`, as written.
@@ -241,7 +246,15 @@ pub enum Sharing {
     Locked,
 }
 
-/// `RUN --mount`. Text options are as written until the plan has expanded them.
+/// A `RUN --mount` as written. Its values may hold variables, so what they mean is known only to the plan:
+/// [`MountFlag::resolve`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountFlag {
+    /// The value of the flag.
+    pub text: String,
+}
+
+/// The options of a `RUN --mount`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mount {
     /// `type`.

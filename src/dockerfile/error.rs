@@ -24,9 +24,9 @@ impl Location {
         let first = span.start.saturating_sub(AROUND).max(1);
         let last = span.end.max(span.start).saturating_add(AROUND);
         let lines = text
-            .split('\n')
-            .enumerate()
-            .map(|(i, l)| (i.saturating_add(1), l))
+            .lines()
+            .zip(1..)
+            .map(|(l, n)| (n, l))
             .skip(first - 1)
             .take(last.saturating_sub(first).saturating_add(1).min(MOST))
             .map(|(n, l)| {

@@ -1,7 +1,7 @@
 //! Why there is no plan.
 
-use super::ResolveError;
-use crate::dockerfile::{self, Location};
+use super::{PlanRequest, ResolveError};
+use crate::dockerfile::{self, Location, Span};
 use crate::error::{Classified, Kind};
 
 /// Why there is no plan.
@@ -46,6 +46,16 @@ pub enum Error {
         /// Where it is used.
         location: Box<Location>,
     },
+}
+
+impl Error {
+    pub(super) fn invalid(request: &PlanRequest, span: Span, message: impl Into<String>) -> Self {
+        Error::Invalid { message: message.into(), hint: None, location: Box::new(request.location(span)) }
+    }
+
+    pub(super) fn unsupported(request: &PlanRequest, span: Span, what: impl Into<String>) -> Self {
+        Error::Unsupported { what: what.into(), location: Box::new(request.location(span)) }
+    }
 }
 
 impl Classified for Error {

@@ -2,10 +2,29 @@
 //!
 //! [`plan`] is pure but for one question, which it asks through [`Resolver`]: which image is this name, and what is its
 //! config?
+//!
+//! ```text
+//! dockerfile::parse ─▶ scope: global variables ─▶ graph: stages the target needs, bases, triggers
+//!                                                   └▶ stage: one pass over the instructions of each, in order
+//!                                                        ├ config  ENV, LABEL, CMD, …   (values)
+//!                                                        ├ run     RUN: argv, heredocs, mounts
+//!                                                        └ copy    COPY, ADD: sources, destination
+//! ```
+//!
+//! The semantics (what is expanded where, precedence of ARG and ENV, texts of the history) are BuildKit's.
 
+mod config;
+mod copy;
 mod error;
+mod graph;
 mod request;
+mod run;
+mod scope;
+mod stage;
 mod step;
+#[cfg(test)]
+mod tests;
+mod values;
 
 pub use error::Error;
 pub use request::{PlanRequest, ResolveError, Resolver};
@@ -14,6 +33,9 @@ pub use step::{
     StepKind,
 };
 
+use crate::dockerfile::{self, Kind};
+use std::collections::BTreeMap;
+
 /// Works out every step of a build.
 ///
 /// # Errors
@@ -21,8 +43,38 @@ pub use step::{
 /// A fault of the Dockerfile or of the arguments, with its place; what the resolver said; or an instruction that is valid
 /// but not supported.
 pub fn plan(request: &PlanRequest, resolver: &mut dyn Resolver) -> Result<Plan, Error> {
-    let _ = resolver;
-    let ast = crate::dockerfile::parse(&request.dockerfile, &request.name)?;
-    let _ = ast;
-    Err(Error::TargetNotFound { target: "?".into(), hint: None })
+    let file = dockerfile::parse(&request.dockerfile, &request.name)?;
+    let args = scope::build_args(request);
+    let global = scope::global(&file, request, &args)?;
+    let mut graph = graph::Graph::new(&file, request, resolver, &global);
+    let target = graph.target()?;
+
+    let mut opened = BTreeMap::new();
+    let mut waiting = vec![target];
+    while let Some(number) = waiting.pop() {
+        if opened.contains_key(&number) {
+            continue;
+        }
+        let stage = graph.open(number, &global)?;
+        waiting.extend(graph.needs(number, &stage)?);
+        opened.insert(number, stage);
+    }
+
+    let triggered: Vec<String> = opened
+        .values()
+        .flat_map(|s| &s.instructions)
+        .filter_map(|(i, triggered)| match &i.kind {
+            Kind::Arg(definitions) if *triggered => Some(definitions.iter().map(|d| d.name.clone())),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let warnings = file.warnings.iter().map(|w| format!("{}: line {}", w.message, w.span.start)).collect();
+    let unused_build_args = scope::unused(&file, request, &triggered);
+
+    let mut builder = stage::Builder::new(graph, args, global, target);
+    for (number, stage) in opened {
+        builder.stage(number, stage)?;
+    }
+    builder.finish(warnings, unused_build_args)
 }

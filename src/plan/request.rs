@@ -1,6 +1,7 @@
 //! What a plan is made from.
 
 use super::ResolvedImage;
+use crate::dockerfile::{Location, Span};
 use crate::error::Classified;
 use crate::oci::Platform;
 use std::sync::Arc;
@@ -40,6 +41,12 @@ impl PlanRequest {
             build_platform: Platform::host(),
             labels: vec![],
         }
+    }
+}
+
+impl PlanRequest {
+    pub(super) fn location(&self, span: Span) -> Location {
+        Location::new(&self.name, &self.dockerfile, span)
     }
 }
 

@@ -23,8 +23,10 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// Index in `stages` of the stage that becomes the image.
     pub target: usize,
-    /// What the user should know: unused build arguments, lint findings.
+    /// What the user should know about the Dockerfile.
     pub warnings: Vec<String>,
+    /// Build arguments that no ARG of the Dockerfile asks for, sorted.
+    pub unused_build_args: Vec<String>,
 }
 
 /// One reachable stage.

@@ -1,0 +1,281 @@
+//! Plans of small Dockerfiles, with images that the test makes up.
+
+use super::*;
+use crate::error::Classified;
+use crate::oci::{Digest, ImageConfig, Platform};
+use std::sync::Arc;
+
+/// Knows `base` (with some config), `trigger` (with ONBUILD) and `plain`.
+struct Images;
+
+#[derive(Debug, thiserror::Error)]
+#[error("no such image")]
+struct NoImage;
+
+impl Classified for NoImage {
+    fn kind(&self) -> crate::error::Kind {
+        crate::error::Kind::NotFound
+    }
+}
+
+impl Resolver for Images {
+    fn image(&mut self, reference: &str, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError> {
+        let mut config = ImageConfig::scratch(platform);
+        match reference {
+            "base" => {
+                config.config.env = vec!["PATH=/b".into(), "X=base".into()];
+                config.config.cmd = Some(vec!["basecmd".into()]);
+                config.config.working_dir = "/w".into();
+                config.config.user = "u".into();
+            }
+            "trigger" => config.config.on_build = vec!["COPY --from=base a /b".into(), "ENV T=1".into()],
+            "plain" => {}
+            _ => return Err(Box::new(NoImage)),
+        }
+        let reference: crate::oci::Reference = reference.parse().expect("a reference");
+        Ok(Arc::new(ResolvedImage { name: reference.to_string(), reference, manifest: Digest::of("m"), config }))
+    }
+}
+
+fn request(text: &str) -> PlanRequest {
+    let mut r = PlanRequest::new(text);
+    r.platform = Platform::linux("amd64");
+    r.build_platform = Platform::linux("amd64");
+    r
+}
+
+fn made(text: &str) -> Plan {
+    plan(&request(text), &mut Images).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn fault(text: &str) -> String {
+    plan(&request(text), &mut Images).expect_err("must fail").to_string()
+}
+
+fn target(p: &Plan) -> &crate::oci::ContainerConfig {
+    &p.stages[p.target].image.config
+}
+
+fn histories(p: &Plan) -> Vec<&str> {
+    p.steps.iter().filter_map(|s| s.history.as_ref()?.created_by.as_deref()).collect()
+}
+
+fn run(p: &Plan, n: usize) -> &Run {
+    let runs = p.steps.iter().filter_map(|s| match &s.kind {
+        StepKind::Run(r) => Some(r),
+        _ => None,
+    });
+    runs.into_iter().nth(n).expect("a RUN")
+}
+
+#[test]
+fn a_chain_of_config() {
+    let p = made(
+        "FROM base\nENV A=1 B=$A\nENV B=$A$X\nWORKDIR sub\nWORKDIR /x/../y\nUSER root\nEXPOSE 80 53/udp\nVOLUME [\"/v\"]\n\
+         LABEL a=\"b c\"\nSTOPSIGNAL 9\nCMD echo $A\nSHELL [\"/bin/bash\", \"-c\"]\nMAINTAINER me\nENTRYPOINT [\"e\"]\n\
+         HEALTHCHECK --interval=5s CMD true\n",
+    );
+    let c = target(&p);
+    assert_eq!(c.env, ["PATH=/b", "X=base", "A=1", "B=1base"]);
+    assert_eq!(c.working_dir, "/y");
+    assert_eq!(c.exposed_ports.keys().collect::<Vec<_>>(), ["53/udp", "80/tcp"]);
+    assert_eq!(c.cmd.as_deref(), Some(&["/bin/sh".to_owned(), "-c".into(), "echo $A".into()][..]));
+    assert_eq!(c.entrypoint.as_deref(), Some(&["e".to_owned()][..]));
+    assert_eq!(p.stages[0].image.author.as_deref(), Some("me"));
+    assert_eq!(c.healthcheck.as_ref().map(|h| h.interval), Some(5_000_000_000));
+    assert_eq!(
+        histories(&p),
+        [
+            "ENV A=1 B=",
+            "ENV B=1base",
+            "WORKDIR /w/sub",
+            "WORKDIR /y",
+            "USER root",
+            "EXPOSE [80/tcp 53/udp]",
+            "VOLUME [/v]",
+            "LABEL a=b c",
+            "STOPSIGNAL 9",
+            "CMD [\"/bin/sh\" \"-c\" \"echo $A\"]",
+            "SHELL [/bin/bash -c]",
+            "MAINTAINER me",
+            "ENTRYPOINT [\"e\"]",
+            "HEALTHCHECK {Test:[CMD-SHELL true] Interval:5s Timeout:0s StartPeriod:0s StartInterval:0s Retries:0}",
+        ]
+    );
+    assert_eq!(p.steps.iter().map(|s| s.number).collect::<Vec<_>>(), (1..=15).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_entrypoint_drops_an_inherited_cmd_only() {
+    assert_eq!(target(&made("FROM base\nENTRYPOINT [\"e\"]\n")).cmd, None);
+    assert!(target(&made("FROM base\nCMD c\nENTRYPOINT [\"e\"]\n")).cmd.is_some());
+    assert_eq!(target(&made("FROM base\nENTRYPOINT []\nCMD []\n")).entrypoint, None);
+}
+
+#[test]
+fn the_later_of_arg_and_env_wins() {
+    let mut r = request("ARG G=g\nFROM base\nARG A=1\nENV A=2\nRUN x\nARG A=3\nARG G\nARG X\nRUN y $A\nENV Z=$A$G\n");
+    r.build_args = vec![("X".into(), Some("given".into())), ("UNUSED".into(), Some("1".into()))];
+    let p = plan(&r, &mut Images).unwrap();
+    let get = |n: usize, name: &str| run(&p, n).env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+    assert_eq!(get(0, "A").as_deref(), Some("2"));
+    assert_eq!(get(0, "X").as_deref(), Some("base"));
+    assert_eq!(get(1, "A").as_deref(), Some("3"));
+    assert_eq!(get(1, "X").as_deref(), Some("given"));
+    assert_eq!(target(&p).env, ["PATH=/b", "X=base", "A=2", "Z=3g"]);
+    assert_eq!(p.unused_build_args, ["UNUSED"]);
+    let h = histories(&p);
+    assert_eq!(h[2], "RUN |1 A=2 /bin/sh -c x # buildkit");
+    assert_eq!(h[6], "RUN |3 A=3 G=g X=given /bin/sh -c y $A # buildkit");
+}
+
+#[test]
+fn proxies_leave_no_trace_unless_declared() {
+    let mut r = request("FROM plain\nRUN x\nARG http_proxy\nRUN y\n");
+    r.build_args = vec![("http_proxy".into(), Some("p".into()))];
+    let p = plan(&r, &mut Images).unwrap();
+    let both: Vec<(String, String)> = vec![("HTTP_PROXY".into(), "p".into()), ("http_proxy".into(), "p".into())];
+    assert_eq!(run(&p, 0).proxy_env, both);
+    assert!(run(&p, 0).env.iter().all(|(n, _)| n != "http_proxy"));
+    assert_eq!(histories(&p)[0], "RUN /bin/sh -c x # buildkit");
+    assert_eq!(histories(&p)[2], "RUN |1 http_proxy=p /bin/sh -c y # buildkit");
+    assert!(p.unused_build_args.is_empty());
+}
+
+#[test]
+fn platform_arguments_have_to_be_declared() {
+    let p =
+        made("FROM --platform=$BUILDPLATFORM plain\nARG TARGETARCH TARGETPLATFORM\nENV A=$TARGETARCH B=$TARGETOS\n");
+    assert_eq!(target(&p).env[1..], ["A=amd64", "B="]);
+}
+
+#[test]
+fn only_needed_stages_are_planned() {
+    let p = made(
+        "ARG V=base\nFROM $V AS one\nRUN a\nFROM nowhere AS unused\nRUN b\nFROM plain AS Two\nRUN c\nFROM one\n\
+         COPY --from=two /c /c\nCOPY --from=0 /a /a\nCOPY --from=base x y/\n",
+    );
+    assert_eq!(p.stages.iter().map(|s| s.index).collect::<Vec<_>>(), [0, 2, 3]);
+    assert_eq!(p.stages[1].name.as_deref(), Some("two"));
+    for s in &p.steps {
+        assert!(s.parent.is_none_or(|q| q < s.id) && s.inputs.iter().all(|q| *q < s.id));
+    }
+    let copies: Vec<&Copy> = p
+        .steps
+        .iter()
+        .filter_map(|s| match &s.kind {
+            StepKind::Copy(c) => Some(c),
+            _ => None,
+        })
+        .collect();
+    assert!(matches!(copies[0].from, CopyFrom::Stage(s) if s == p.stages[1].last));
+    assert!(matches!(copies[1].from, CopyFrom::Stage(s) if s == p.stages[0].last));
+    assert!(matches!(&copies[2].from, CopyFrom::Image(i) if i.name == "base"));
+    assert_eq!(copies[2].dest, "/w/y/");
+    assert_eq!(p.steps.last().map(|s| s.name.as_str()), Some("COPY --from=base x y/"));
+}
+
+#[test]
+fn a_target_is_a_name_or_a_number() {
+    let mut r = request("FROM plain AS one\nFROM plain\nFROM plain AS three\n");
+    for (t, index) in [("one", 0), ("ONE", 0), ("1", 1), ("three", 2)] {
+        r.target = Some(t.into());
+        let p = plan(&r, &mut Images).unwrap();
+        assert_eq!(p.stages[p.target].index, index, "{t}");
+    }
+    r.target = Some("thre".into());
+    let e = plan(&r, &mut Images).unwrap_err();
+    assert_eq!(e.hint().as_deref(), Some("did you mean `three`?"));
+}
+
+#[test]
+fn triggers_of_images_and_of_stages_run() {
+    let p = made("FROM trigger\nRUN own\n");
+    let names: Vec<&str> = p.steps.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["FROM trigger", "COPY --from=base a /b", "ENV T=1", "RUN own"]);
+    assert!(target(&p).on_build.is_empty());
+
+    let p = made("FROM plain AS a\nONBUILD RUN <<E\nt\nE\nFROM a\n");
+    assert_eq!(p.stages[0].image.config.on_build, ["RUN <<E\nt\nE"]);
+    assert_eq!(run(&p, 0).argv, ["/bin/sh", "-c", "t\n"]);
+    assert!(target(&p).on_build.is_empty());
+}
+
+#[test]
+fn heredocs() {
+    let p = made(
+        "FROM plain\nRUN <<E\na\nb\nE\nRUN <<-E\n\t#!/bin/python\n\tx\nE\nRUN cat <<A >f && cat <<-B\n1\nA\n\t2\nB\n\
+         ENV V=v\nCOPY <<E <<\"Q\" s /d/\n$V\\$V\nE\n$V\nQ\n",
+    );
+    assert_eq!(run(&p, 0).argv, ["/bin/sh", "-c", "a\nb\n"]);
+    assert_eq!(run(&p, 1).argv, ["/bin/sh", "-c", "/dev/pipes/E"]);
+    assert_eq!(run(&p, 1).heredocs, [HeredocFile { name: "E".into(), content: "#!/bin/python\nx\n".into() }]);
+    assert_eq!(run(&p, 2).argv[2], "cat <<A >f && cat <<-B\n1\nA\n\t2\nB");
+    let Some(StepKind::Copy(c)) = p.steps.last().map(|s| &s.kind) else { panic!("a COPY") };
+    assert_eq!(
+        c.sources,
+        [
+            CopySource::Path("s".into()),
+            CopySource::Inline { name: "E".into(), content: "v$V\n".into() },
+            CopySource::Inline { name: "Q".into(), content: "$V\n".into() },
+        ]
+    );
+    assert_eq!(histories(&p).last(), Some(&"COPY s <<E <<Q /d/ # buildkit"));
+}
+
+#[test]
+fn mounts_are_expanded() {
+    let p = made(
+        "FROM plain AS s\nFROM base\nARG T=/t\nRUN --mount=type=cache,target=$T --mount=from=s,target=m,source=/q \
+         --mount=type=secret,id=k --mount=type=tmpfs,target=/z,size=1k x\n",
+    );
+    let m = &run(&p, 0).mounts;
+    assert_eq!(m[0].options.target.as_deref(), Some("/t"));
+    assert_eq!(m[0].options.id.as_deref(), Some("/t"));
+    assert_eq!(m[1].options.target.as_deref(), Some("/w/m"));
+    assert!(matches!(m[1].from, Some(CopyFrom::Stage(StepId(0)))));
+    assert_eq!(m[2].options.target.as_deref(), Some("/run/secrets/k"));
+    assert_eq!(m[3].options.size, Some(1024));
+    assert_eq!(p.steps.last().map(|s| s.inputs.clone()), Some(vec![StepId(0)]));
+}
+
+#[test]
+fn a_scratch_stage_has_docker_s_defaults() {
+    let p = made("FROM scratch\nCOPY a /\n");
+    assert_eq!(target(&p).working_dir, "/");
+    assert_eq!(target(&p).env, [format!("PATH={}", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")]);
+    assert!(matches!(p.steps[0].kind, StepKind::Base(Base::Scratch)));
+}
+
+#[test]
+fn labels_of_the_request_are_a_last_step() {
+    let mut r = request("FROM plain\n");
+    r.labels = vec![("a".into(), "b".into())];
+    let p = plan(&r, &mut Images).unwrap();
+    assert_eq!(target(&p).labels.get("a").map(String::as_str), Some("b"));
+    assert_eq!(p.steps.last().map(|s| s.name.as_str()), Some("LABEL \"a\"=\"b\""));
+}
+
+#[test]
+fn faults_show_the_line() {
+    for (text, part) in [
+        ("FROM plain\nRUNN x\n", "unknown instruction `RUNN`: `Dockerfile`, line 2"),
+        ("FROM plain\nCOPY --form=x a b\n", "unknown flag `--form` of COPY"),
+        ("FROM gone\n", "cannot resolve image `gone`: no such image: `Dockerfile`, line 1"),
+        ("FROM plain\nADD http://localhost/x /\n", "ADD of a URL is not supported yet: `Dockerfile`, line 2"),
+        ("FROM plain\nCOPY --from=later a b\nFROM plain AS later\nFROM 0\n", "stage `later` has to be defined before"),
+        ("FROM plain\nCOPY --from=5 a b\n", "there is no stage 5"),
+        ("FROM plain\nSTOPSIGNAL SIGFOO\n", "invalid signal"),
+        ("FROM plain\nEXPOSE x\n", "invalid port"),
+        ("FROM plain\nCOPY --chmod=999 a b\n", "invalid mode"),
+        ("FROM plain\nENV A=${B:?why}\n", "B: why"),
+        ("FROM $NONE\n", "is empty when its variables are replaced"),
+        ("FROM --platform=linux/s390x plain\n", "foreign platform"),
+        ("RUN x\n", "RUN before the first FROM"),
+        ("# nothing\n", "no instructions"),
+    ] {
+        let e = fault(text);
+        assert!(e.contains(part), "{text}: {e}");
+    }
+    assert!(fault("FROM plain\nRUNN x\n").contains("    2 |>>> RUNN x"));
+}
