@@ -12,7 +12,7 @@
 //! parents the view itself has found to be directories of that layer, so no symbolic link is ever followed by the kernel.
 //! Symbolic links are followed only by [`Merged::resolve`], inside the root.
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -105,16 +105,52 @@ pub(crate) fn stat(fs: impl AsFd, path: &Path) -> rustix::io::Result<Option<Stat
     }
 }
 
-/// Opens a directory for reading, without following a link.
+/// Opens a directory for reading. Neither it nor a parent may be a link.
 pub(crate) fn open_dir(fs: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::openat(fs, node::at(path), flags, Mode::empty())
+    open_beneath(fs, path, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
-/// Opens a regular file for reading, without following a link and without waiting.
+/// Opens a regular file for reading, without waiting. Neither it nor a parent may be a link.
 pub(crate) fn open_file(fs: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    rustix::fs::openat(fs, node::at(path), flags, Mode::empty())
+    open_beneath(fs, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
+}
+
+/// Opens `path` below `fs` with no link on the way: by openat2 where the kernel has it (5.6), else name by name.
+fn open_beneath(fs: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static OPENAT2_MISSING: AtomicBool = AtomicBool::new(false);
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    if path.components().nth(1).is_none() {
+        return rustix::fs::openat(fs, node::at(path), flags, Mode::empty());
+    }
+    if !OPENAT2_MISSING.load(Ordering::Relaxed) {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(&fs, path, flags, Mode::empty(), resolve) {
+            // Seccomp profiles that do not know the call answer EPERM.
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => OPENAT2_MISSING.store(true, Ordering::Relaxed),
+            answer => return answer,
+        }
+    }
+    open_stepwise(fs, path, flags)
+}
+
+fn open_stepwise(fs: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return rustix::fs::openat(fs, node::at(path), flags, Mode::empty());
+    };
+    let mut at: Option<OwnedFd> = None;
+    for part in parent.components() {
+        let next = match &at {
+            Some(fd) => rustix::fs::openat(fd, part.as_os_str(), step, Mode::empty())?,
+            None => rustix::fs::openat(&fs, part.as_os_str(), step, Mode::empty())?,
+        };
+        at = Some(next);
+    }
+    match at {
+        Some(fd) => rustix::fs::openat(fd, name, flags, Mode::empty()),
+        None => rustix::fs::openat(fs, name, flags, Mode::empty()),
+    }
 }
 
 /// Whether a directory carries overlayfs' mark that hides the directories below it.
@@ -512,6 +548,24 @@ mod tests {
         assert_eq!(to("none/../bin/sh", true).0, "bin/sh");
         assert!(matches!(view.resolve(Path::new("loop/x"), false), Err(Error::Loop(_))));
         assert!(matches!(view.resolve(Path::new("file/x"), false), Err(Error::NotDirectory { .. })));
+    }
+
+    #[test]
+    fn opening_below_a_directory_follows_no_link_with_and_without_openat2() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = dir.path().join("fs");
+        std::fs::create_dir_all(fs.join("a/b")).unwrap();
+        std::fs::write(fs.join("a/b/f"), "x").unwrap();
+        std::fs::write(dir.path().join("secret"), "x").unwrap();
+        symlink("a", fs.join("link")).unwrap();
+        symlink("../secret", fs.join("a/out")).unwrap();
+        let fd = std::fs::File::open(&fs).unwrap();
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        for (path, good) in [("a/b/f", true), ("link/b/f", false), ("a/out", false), ("a/none/f", false)] {
+            assert_eq!(open_file(&fd, Path::new(path)).is_ok(), good, "{path}");
+            assert_eq!(open_stepwise(&fd, Path::new(path), flags).is_ok(), good, "{path}");
+        }
+        assert!(open_stepwise(&fd, Path::new("a"), flags | OFlags::DIRECTORY).is_ok());
     }
 
     #[test]

@@ -15,11 +15,14 @@
 //! * [`copy`]: the engine of COPY and ADD.
 //! * [`compress`]: gzip, zstd, bzip2 and xz.
 
+mod attrs;
 pub mod copy;
+mod dirtimes;
 pub mod error;
 pub mod merged;
 pub mod node;
 pub mod record;
+pub mod upper;
 
 pub use error::Error;
 pub use node::{Kind, Meta, Node, Time, Xattrs};

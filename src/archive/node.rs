@@ -141,8 +141,8 @@ pub(crate) fn meta(stat: &Stat, record: Option<&Record>, map: &IdMap) -> Meta {
         uid,
         gid,
         size,
-        mtime: Time { sec: stat.st_mtime as i64, nsec: stat.st_mtime_nsec as u32 },
-        nlink: stat.st_nlink as u64,
+        mtime: Time { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as u32 },
+        nlink: stat.st_nlink,
         ino: stat.st_ino,
         dev: stat.st_dev,
     };
