@@ -29,6 +29,7 @@ mod instruction;
 mod lines;
 mod mount;
 pub(crate) mod suggest;
+pub mod table;
 
 pub use ast::{
     ArgDef, CommandLine, Copy, Dockerfile, From, Healthcheck, Heredoc, Instruction, KeyValue, Kind, Mount, MountFlag,
