@@ -16,6 +16,7 @@
 //! * [`compress`]: gzip, zstd, bzip2 and xz.
 
 mod attrs;
+pub mod compress;
 pub mod copy;
 mod dirtimes;
 pub mod error;
@@ -23,6 +24,7 @@ pub mod merged;
 pub mod node;
 pub mod record;
 pub mod upper;
+pub mod tarfile;
 
 pub use error::Error;
 pub use node::{Kind, Meta, Node, Time, Xattrs};

@@ -1,0 +1,325 @@
+//! Compressed streams: telling which one it is, reading any, writing gzip and zstd.
+//!
+//! What is written depends on nothing but the input: layer digests and caches rest on these bytes. gzip is one member,
+//! made of blocks of [`BLOCK`] bytes that are compressed on their own and each end on a byte boundary (a sync flush), so any
+//! number of threads gives the same bytes; every reader of gzip reads it.
+
+use flate2::{Compress, Compression, FlushCompress, bufread::MultiGzDecoder};
+use std::{
+    collections::BTreeMap,
+    io::{self, BufReader, Read, Write},
+    sync::{Condvar, Mutex, PoisonError, mpsc},
+};
+
+/// Uncompressed bytes in one block of gzip.
+pub const BLOCK: usize = 1 << 20;
+/// The level of gzip; its own default.
+const GZIP_LEVEL: u32 = 6;
+/// The level of zstd; its own default.
+const ZSTD_LEVEL: i32 = 3;
+/// Largest window that a zstd stream may ask for, as a power of two: what `zstd -d` allows without `--long`.
+const ZSTD_WINDOW_LOG: u32 = 27;
+/// Memory that an xz stream may ask for, in KiB.
+const XZ_MEMORY_KIB: u32 = 128 << 10;
+
+/// A compression format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// None.
+    Plain,
+    /// gzip (RFC 1952).
+    Gzip,
+    /// zstd (RFC 8878).
+    Zstd,
+    /// bzip2.
+    Bzip2,
+    /// xz.
+    Xz,
+}
+
+impl Format {
+    /// Tells the format by a stream's first bytes; six are enough.
+    pub fn sniff(head: &[u8]) -> Format {
+        match head {
+            [0x1f, 0x8b, ..] => Format::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Format::Zstd,
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Format::Bzip2,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Format::Xz,
+            _ => Format::Plain,
+        }
+    }
+}
+
+/// Reads a stream of any [`Format`], decompressed, in constant memory.
+pub struct Decoder<'a> {
+    format: Format,
+    inner: Box<dyn Read + Send + 'a>,
+}
+
+impl<'a> Decoder<'a> {
+    /// Looks at the first bytes of `input` and chooses the decoder.
+    ///
+    /// # Errors
+    /// `input` cannot be read, or begins like a zstd stream and is none.
+    pub fn new(input: impl Read + Send + 'a) -> io::Result<Decoder<'a>> {
+        let mut input = BufReader::with_capacity(1 << 18, input);
+        let head = fill(&mut input)?;
+        let format = Format::sniff(&head);
+        let input = io::Cursor::new(head).chain(input);
+        let inner: Box<dyn Read + Send + 'a> = match format {
+            Format::Plain => Box::new(input),
+            Format::Gzip => Box::new(MultiGzDecoder::new(input)),
+            Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
+            Format::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB)),
+            Format::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                Box::new(decoder)
+            }
+        };
+        Ok(Decoder { format, inner })
+    }
+
+    /// The format of the stream.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+}
+
+/// The first bytes of a stream: a reader may return fewer than were asked for at a time.
+fn fill(input: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(6);
+    input.by_ref().take(6).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+impl Read for Decoder<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buf)
+    }
+}
+
+/// Compresses `input` to `output` as one gzip member, with `threads` threads (at least one). Holds a few blocks a thread
+/// in memory.
+///
+/// # Errors
+/// Reading or writing fails.
+pub fn gzip(mut input: impl Read, mut output: impl Write, threads: usize) -> io::Result<()> {
+    let threads = threads.clamp(1, 64);
+    // No name, no time, and "unknown" as operating system: nothing of this machine.
+    output.write_all(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255])?;
+    let mut crc = crc32fast::Hasher::new();
+    let mut total: u64 = 0;
+    let done = Finished::default();
+    let (sender, receiver) = mpsc::sync_channel::<(u64, Vec<u8>)>(threads);
+    let receiver = Mutex::new(receiver);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok((number, block)) = next else { return };
+                    done.put(number, deflate(&block, FlushCompress::Sync));
+                }
+            });
+        }
+        // The channel must be closed on every way out, or the threads would wait for ever.
+        let sender = sender;
+        let (mut read, mut written) = (0, 0);
+        loop {
+            let block = read_block(&mut input)?;
+            if block.is_empty() {
+                break;
+            }
+            crc.update(&block);
+            total += block.len() as u64;
+            if sender.send((read, block)).is_err() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            read += 1;
+            while read - written > 2 * threads as u64 {
+                output.write_all(&done.take(written)?)?;
+                written += 1;
+            }
+        }
+        while written < read {
+            output.write_all(&done.take(written)?)?;
+            written += 1;
+        }
+        io::Result::Ok(())
+    })?;
+    // An empty last block, and the trailer: checksum and length, both modulo 2³².
+    output.write_all(&deflate(&[], FlushCompress::Finish)?)?;
+    output.write_all(&crc.finalize().to_le_bytes())?;
+    output.write_all(&(total as u32).to_le_bytes())?;
+    output.flush()
+}
+
+/// Compressed blocks that wait for their turn.
+#[derive(Default)]
+struct Finished {
+    blocks: Mutex<BTreeMap<u64, io::Result<Vec<u8>>>>,
+    changed: Condvar,
+}
+
+impl Finished {
+    fn put(&self, number: u64, block: io::Result<Vec<u8>>) {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).insert(number, block);
+        self.changed.notify_all();
+    }
+
+    fn take(&self, number: u64) -> io::Result<Vec<u8>> {
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(block) = blocks.remove(&number) {
+                return block;
+            }
+            blocks = self.changed.wait(blocks).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Reads a whole block, a shorter one at the end of the input, and an empty one after that.
+fn read_block(input: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut block = Vec::with_capacity(BLOCK);
+    input.by_ref().take(BLOCK as u64).read_to_end(&mut block)?;
+    Ok(block)
+}
+
+/// Raw deflate of one block.
+fn deflate(block: &[u8], flush: FlushCompress) -> io::Result<Vec<u8>> {
+    let mut stream = Compress::new(Compression::new(GZIP_LEVEL), false);
+    // Deflate adds at most 5 bytes for each 16 KiB; what is beyond that is for the flush.
+    let mut out = Vec::with_capacity(block.len() + block.len() / 1024 + 64);
+    loop {
+        let consumed = usize::try_from(stream.total_in()).unwrap_or(usize::MAX);
+        let rest = block.get(consumed..).unwrap_or_default();
+        let before = out.len();
+        stream.compress_vec(rest, &mut out, flush).map_err(io::Error::other)?;
+        let all_in = stream.total_in() == block.len() as u64;
+        if all_in && (out.len() < out.capacity() || out.len() == before) {
+            return Ok(out);
+        }
+        out.reserve(BLOCK / 16);
+    }
+}
+
+/// Compresses `input` to `output` as one zstd frame, with `threads` worker threads (at least one: without workers the bytes
+/// would differ).
+///
+/// # Errors
+/// Reading or writing fails.
+pub fn zstd(mut input: impl Read, output: impl Write, threads: usize) -> io::Result<()> {
+    let mut encoder = zstd::stream::write::Encoder::new(output, ZSTD_LEVEL)?;
+    encoder.include_checksum(true)?;
+    encoder.multithread(u32::try_from(threads.clamp(1, 64)).unwrap_or(1))?;
+    io::copy(&mut input, &mut encoder)?;
+    encoder.finish()?.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(len: usize) -> Vec<u8> {
+        let mut x = 1u32;
+        (0..len)
+            .map(|i| {
+                x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                if i % 3 == 0 { (x >> 24) as u8 } else { b'a' + (i % 7) as u8 }
+            })
+            .collect()
+    }
+
+    fn decode(bytes: &[u8]) -> Vec<u8> {
+        let mut out = vec![];
+        Decoder::new(bytes).unwrap().read_to_end(&mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn gzip_is_the_same_for_every_number_of_threads() {
+        for len in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 12345] {
+            let input = sample(len);
+            let of = |threads| {
+                let mut out = vec![];
+                gzip(&input[..], &mut out, threads).unwrap();
+                out
+            };
+            let one = of(1);
+            assert_eq!(one, of(2));
+            assert_eq!(one, of(5));
+            assert!(decode(&one) == input, "{len}");
+        }
+    }
+
+    #[test]
+    fn incompressible_blocks_fit() {
+        let mut x = 7u64;
+        let input: Vec<u8> = (0..BLOCK + 77)
+            .map(|_| {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                x as u8
+            })
+            .collect();
+        let mut out = vec![];
+        gzip(&input[..], &mut out, 2).unwrap();
+        assert!(decode(&out) == input);
+    }
+
+    #[test]
+    fn the_gzip_program_agrees() {
+        let input = sample(2 * BLOCK + 5);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.gz");
+        gzip(&input[..], std::fs::File::create(&path).unwrap(), 2).unwrap();
+        let out = std::process::Command::new("gzip").arg("-dc").arg(&path).output().unwrap();
+        assert!(out.status.success() && out.stdout == input, "{}", String::from_utf8_lossy(&out.stderr));
+    }
+
+    #[test]
+    fn zstd_is_the_same_for_every_number_of_threads() {
+        let input = sample(5 * BLOCK);
+        let of = |threads| {
+            let mut out = vec![];
+            zstd(&input[..], &mut out, threads).unwrap();
+            out
+        };
+        assert_eq!(of(1), of(2));
+        assert!(decode(&of(2)) == input);
+    }
+
+    #[test]
+    fn formats_are_told_apart() {
+        assert_eq!(Format::sniff(b"BZh9.."), Format::Bzip2);
+        assert_eq!(Format::sniff(b"\xfd7zXZ\0"), Format::Xz);
+        assert_eq!(Format::sniff(b""), Format::Plain);
+        assert_eq!(decode(b"ab"), b"ab");
+        assert_eq!(decode(b""), b"");
+        for (program, format) in [("bzip2", Format::Bzip2), ("xz", Format::Xz)] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("x");
+            std::fs::write(&path, b"hello").unwrap();
+            let out = match std::process::Command::new(program).arg("-c").arg(&path).output() {
+                Ok(out) => out.stdout,
+                Err(e) if std::env::var_os("CI").is_none() => {
+                    println!("not tested: {program}: {e}");
+                    continue;
+                }
+                Err(e) => panic!("{program}: {e}"),
+            };
+            assert_eq!(Decoder::new(&out[..]).unwrap().format(), format);
+            assert_eq!(decode(&out), b"hello");
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let mut out = vec![];
+        gzip(&sample(100_000)[..], &mut out, 1).unwrap();
+        out.truncate(out.len() - 9);
+        assert!(Decoder::new(&out[..]).unwrap().read_to_end(&mut vec![]).is_err());
+    }
+}
