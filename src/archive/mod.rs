@@ -12,11 +12,12 @@
 //! * [`record`]: the `records` file. [`merged`]: a stack of layer directories as one tree, without a mount.
 //! * [`upper`]: writes into the uppermost layer directory with overlayfs' rules; used by [`extract`] and by COPY.
 //! * [`tarfile`] and [`reader`]: the tar format. [`extract`]: tar to layer directory. [`diff`]: the way back.
-//! * [`copy`]: the engine of COPY and ADD.
+//! * [`copy`]: the engine of COPY and ADD; [`content`]: the digest of what it would read.
 //! * [`compress`]: gzip, zstd, bzip2 and xz.
 
 mod attrs;
 pub mod compress;
+pub mod content;
 pub mod copy;
 mod dirtimes;
 pub mod error;

@@ -17,6 +17,7 @@
 pub mod glob;
 pub mod mode;
 mod select;
+mod transfer;
 pub mod tree;
 mod walk;
 
