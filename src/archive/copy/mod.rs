@@ -20,11 +20,16 @@ mod select;
 mod transfer;
 pub mod tree;
 mod walk;
+mod write;
+
+#[cfg(test)]
+mod tests;
 
 pub use mode::{InvalidMode, Mode};
 pub use select::{Selected, Selection, Source, select};
 pub use tree::Tree;
 pub use walk::{Found, Walk};
+pub use write::copy;
 
 use crate::archive;
 use crate::dockerfile::ignore::{PatternError, Patterns};
