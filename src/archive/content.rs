@@ -212,8 +212,8 @@ fn content(mut file: File, memo: Option<&dyn Memo>, buffer: &mut Vec<u8>) -> std
         dev: stat.st_dev,
         ino: stat.st_ino,
         size: u64::try_from(stat.st_size).unwrap_or(0),
-        mtime: Time { sec: stat.st_mtime as i64, nsec: stat.st_mtime_nsec as u32 },
-        ctime: Time { sec: stat.st_ctime as i64, nsec: stat.st_ctime_nsec as u32 },
+        mtime: Time { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as u32 },
+        ctime: Time { sec: stat.st_ctime, nsec: stat.st_ctime_nsec as u32 },
     };
     if let Some(known) = memo.and_then(|m| m.get(&key)) {
         return Ok((known, key.size));

@@ -231,8 +231,8 @@ fn meta(stat: &Stat) -> Meta {
         uid: 0,
         gid: 0,
         size,
-        mtime: Time { sec: stat.st_mtime as i64, nsec: stat.st_mtime_nsec as u32 },
-        nlink: stat.st_nlink as u64,
+        mtime: Time { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as u32 },
+        nlink: stat.st_nlink,
         ino: stat.st_ino,
         dev: stat.st_dev,
     }

@@ -135,7 +135,7 @@ fn quoted(all: &[String]) -> String {
 fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
     let text = text.trim_start_matches('/');
-    format!("/{}", text.chars().flat_map(|c| escape(c)).collect::<String>())
+    format!("/{}", text.chars().flat_map(escape).collect::<String>())
 }
 
 fn escape(c: char) -> Vec<char> {
