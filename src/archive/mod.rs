@@ -19,13 +19,15 @@ mod attrs;
 pub mod compress;
 pub mod content;
 pub mod copy;
+pub mod diff;
 mod dirtimes;
 pub mod error;
 pub mod merged;
 pub mod node;
 pub mod record;
-pub mod upper;
+pub mod retime;
 pub mod tarfile;
+pub mod upper;
 
 pub use error::Error;
 pub use node::{Kind, Meta, Node, Time, Xattrs};
