@@ -1,52 +1,97 @@
 //! The blocking face of the registry client.
 
-use super::{Document, Error, Options, PushEvent, PushSource, Resolved};
+use super::{
+    Document, Error, Options, PushEvent, PushSource, Resolved,
+    core::Core,
+    credentials::{self, Credentials},
+    fetch, push, resolve,
+};
 use crate::oci::{Descriptor, Platform, Reference};
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// Threads that talk to the network.
+const WORKERS: usize = 2;
 
 /// A client for all registries. Cheap to share (by reference or `Arc`), usable from many threads at once. Its methods
 /// block, and must not be called from asynchronous code.
 pub struct Client {
     options: Options,
-}
-
-fn missing<T>(doing: &str) -> Result<T, Error> {
-    Err(Error::Unsupported { doing: doing.to_owned(), why: "not there yet".into() })
+    core: Arc<Core>,
+    /// Made with the first request, so that a process which never asks a registry has no threads for it.
+    runtime: Mutex<Option<Runtime>>,
 }
 
 impl Client {
     /// A client with these settings. Reads registries.conf; no network is touched yet.
     pub fn new(options: Options) -> Result<Client, Error> {
-        Ok(Client { options })
+        let core = Arc::new(Core::new(&options)?);
+        Ok(Client { options, core, runtime: Mutex::default() })
+    }
+
+    fn runtime(&self) -> Result<Handle, Error> {
+        let mut slot = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = slot.as_ref() {
+            return Ok(runtime.handle().clone());
+        }
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .thread_name("registry")
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(Error::Setup)?;
+        let handle = runtime.handle().clone();
+        *slot = Some(runtime);
+        Ok(handle)
     }
 
     /// The full names that a name as typed by a user may mean, best first. A full name means itself; a short name goes
     /// through aliases and `unqualified-search-registries`. A missing tag becomes `latest`.
     pub fn candidates(&self, name: &str) -> Result<Vec<Reference>, Error> {
-        let _ = &self.options;
-        Ok(vec![name.parse::<Reference>()?.docker_normalized().with_default_tag()])
+        self.core.conf.candidates(name)
     }
 
     /// Finds the image of `platform` behind a full name.
     pub fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved, Error> {
-        missing(&format!("cannot pull `{reference}` for {platform}"))
+        let reference = reference.clone().docker_normalized().with_default_tag();
+        let doing = format!("cannot pull `{reference}`");
+        self.runtime()?.block_on(self.core.first(&reference, |place| {
+            let (reference, doing) = (&reference, &doing);
+            async move { resolve::resolve(&place, reference, platform, doing).await }
+        }))
     }
 
     /// What the name points at now (an index or an image manifest), without fetching it.
     pub fn resolve_digest(&self, reference: &Reference) -> Result<Descriptor, Error> {
-        missing(&format!("cannot look up `{reference}`"))
+        let reference = reference.clone().docker_normalized().with_default_tag();
+        let doing = format!("cannot look up `{reference}`");
+        self.runtime()?.block_on(self.core.first(&reference, |place| {
+            let (reference, doing) = (&reference, &doing);
+            async move { resolve::head(&place, reference, doing).await }
+        }))
     }
 
     /// The manifest or index behind a full name, unparsed, with its digest checked.
     pub fn fetch_manifest(&self, reference: &Reference) -> Result<Document, Error> {
-        missing(&format!("cannot fetch `{reference}`"))
+        let reference = reference.clone().docker_normalized().with_default_tag();
+        let doing = format!("cannot fetch the manifest of `{reference}`");
+        self.runtime()?.block_on(self.core.first(&reference, |place| {
+            let (reference, doing) = (&reference, &doing);
+            async move { resolve::manifest(&place, reference, doing).await }
+        }))
     }
 
     /// Streams a blob of a repository into `sink`, digest and length checked. What was written when an error is returned
     /// is of no use. Call from several threads to fetch in parallel.
     pub fn fetch_blob(&self, repo: &Reference, blob: &Descriptor, sink: &mut (dyn Write + Send)) -> Result<(), Error> {
-        let _ = sink;
-        missing(&format!("cannot fetch `{}` of `{repo}`", blob.digest))
+        let doing = format!("cannot fetch a blob of `{repo}`");
+        let places = self.core.pull_places(repo)?;
+        fetch::blob(&self.runtime()?, places, blob, &doing, sink)
     }
 
     /// Pushes an image and returns the descriptor of its manifest, which is put last. `progress` is called from several
@@ -57,20 +102,50 @@ impl Client {
         image: &dyn PushSource,
         progress: &(dyn Fn(PushEvent) + Sync),
     ) -> Result<Descriptor, Error> {
-        let _ = (image, progress);
-        missing(&format!("cannot push `{to}`"))
+        let to = to.clone().docker_normalized().with_default_tag();
+        push::push(&self.core, self.runtime()?, &to, image, self.options.parallel, progress)
+    }
+
+    /// Publishes a document (an index, say) under a name. All that it refers to must be in the repository already.
+    pub fn push_manifest(&self, to: &Reference, manifest: &Document) -> Result<Descriptor, Error> {
+        let to = to.clone().docker_normalized().with_default_tag();
+        let doing = format!("cannot push `{to}`");
+        let place = self.core.push_place(&to)?;
+        self.runtime()?.block_on(push::put_manifest(&place, &to, manifest, &doing))
     }
 
     /// Checks user and password with a registry and stores them in `authfile` (`None`: the default place). `registry` is
     /// a host with optional port, and may go on with a path that narrows the credentials down.
     pub fn login(&self, registry: &str, user: &str, password: &str, authfile: Option<&Path>) -> Result<(), Error> {
-        let _ = (user, password, authfile);
-        missing(&format!("cannot log in to `{registry}`"))
+        let registry = credentials::normal_registry(registry);
+        let doing = format!("cannot log in to `{registry}`");
+        let name = registry.split('/').next().unwrap_or(registry);
+        let host = self.core.host_with(name, Credentials::fixed(user, password));
+        self.runtime()?.block_on(host.transport().retry.run(|| host.log_in(&doing)))?;
+        let file = self.authfile(authfile)?;
+        credentials::store(&file, registry, user, password, &self.options.environment)
     }
 
     /// Removes the stored credentials of a registry. Returns whether there were any.
     pub fn logout(&self, registry: &str, authfile: Option<&Path>) -> Result<bool, Error> {
-        let _ = authfile;
-        missing(&format!("cannot log out of `{registry}`"))
+        let file = self.authfile(authfile)?;
+        credentials::erase(&file, credentials::normal_registry(registry), &self.options.environment)
+    }
+
+    fn authfile(&self, named: Option<&Path>) -> Result<std::path::PathBuf, Error> {
+        match named {
+            Some(file) => Ok(file.to_owned()),
+            None => credentials::default_file(&self.options),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let slot = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = slot.take() {
+            // an address lookup that hangs must not hold up the end of the process
+            runtime.shutdown_background();
+        }
     }
 }

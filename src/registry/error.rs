@@ -2,7 +2,7 @@
 
 use crate::error::{Classified, Kind, kind_of_io};
 use crate::oci::{DigestError, PlatformError, ReferenceError};
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io, path::PathBuf, time::Duration};
 
 /// One entry of the list of errors in a registry's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub enum Error {
         seconds: u64,
     },
     /// The server refused the request.
-    #[error("{doing}: registry `{host}` answered {status}{}", list(errors))]
+    #[error("{doing}: registry `{host}` answered {status}{}", list(*status, errors))]
     Status {
         /// What was tried.
         doing: String,
@@ -113,6 +113,8 @@ pub enum Error {
         status: u16,
         /// The registry's list of errors.
         errors: Vec<ApiError>,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
     },
     /// The server's answer breaks the protocol.
     #[error("{doing}: registry `{host}`: {why}")]
@@ -160,9 +162,13 @@ pub enum Error {
     },
 }
 
-fn list(errors: &[ApiError]) -> String {
+fn list(status: u16, errors: &[ApiError]) -> String {
     let texts: Vec<String> = errors.iter().map(ApiError::to_string).filter(|t| !t.is_empty()).collect();
-    if texts.is_empty() { String::new() } else { format!(": {}", texts.join("; ")) }
+    if !texts.is_empty() {
+        return format!(": {}", texts.join("; "));
+    }
+    let reason = reqwest::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason());
+    reason.map_or_else(String::new, |r| format!(" ({})", r.to_lowercase()))
 }
 
 impl Error {
@@ -170,6 +176,14 @@ impl Error {
     pub fn status(&self) -> Option<u16> {
         match self {
             Error::Status { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// How long the server asks to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::Status { retry_after, .. } => *retry_after,
             _ => None,
         }
     }

@@ -19,14 +19,28 @@
 //! Protocol: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md>. Tokens:
 //! <https://distribution.github.io/distribution/spec/auth/token/>.
 
+mod auth;
 mod client;
+mod conf;
+mod core;
+mod credentials;
 mod error;
+mod fetch;
+mod host;
+mod image;
 mod options;
 mod push;
 mod resolve;
+mod tls;
+mod transport;
+mod upload;
+
+#[cfg(test)]
+mod tests;
 
 pub use client::Client;
 pub use error::{ApiError, Error};
+pub use image::{Arrival, LayerSource, Open, Produce, PushEvent, PushSource};
 pub use options::{Environment, Options};
-pub use push::{Arrival, LayerSource, Open, Produce, PushEvent, PushSource};
 pub use resolve::{Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Resolved};
+pub use transport::Timeouts;

@@ -1,5 +1,6 @@
 //! What a caller can decide about the client. Nothing here is read from the environment but by [`Options::default`].
 
+use super::Timeouts;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 /// Settings of a [`Client`](super::Client).
@@ -18,6 +19,8 @@ pub struct Options {
     pub retries: u32,
     /// Wait before the first new try; doubles with each further one, up to 30 s.
     pub retry_delay: Duration,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
     /// The registries.conf to read in place of the user's or the system's.
     pub registries_conf: Option<PathBuf>,
     /// The directory of drop-in files to read in place of the user's and the system's.
@@ -86,6 +89,7 @@ impl Default for Options {
             cert_dir: None,
             retries: 3,
             retry_delay: Duration::from_secs(1),
+            timeouts: Timeouts::default(),
             registries_conf: None,
             registries_conf_dir: None,
             parallel: 4,

@@ -1,101 +1,198 @@
-//! Pushing an image: blobs in parallel, the manifest last.
+//! Pushing an image: blobs in parallel, then the manifest. Nothing names the image before the last blob has arrived.
 
-use super::Document;
-use crate::oci::{Descriptor, Digest};
-use std::io::{self, Read, Write};
+use super::{
+    Error,
+    auth::Access,
+    core::{Core, Place},
+    host::Request,
+    image::{Arrival, LayerSource, PushEvent, PushSource},
+    resolve::Document,
+    transport::Payload,
+    upload::{Blob, Uploads},
+};
+use crate::oci::{Descriptor, Digest, Reference};
+use reqwest::{
+    Method,
+    header::{CONTENT_TYPE, HeaderName, HeaderValue},
+};
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+use tokio::runtime::Handle;
 
-/// An image to push. Asked once for layers and config, and for the manifest when all of them have arrived.
-pub trait PushSource: Sync {
-    /// The layers, lowest first.
-    fn layers(&self) -> Vec<LayerSource<'_>>;
+/// Pushes an image with up to `parallel` blobs at a time.
+pub(super) fn push(
+    core: &Core,
+    runtime: Handle,
+    to: &Reference,
+    image: &dyn PushSource,
+    parallel: usize,
+    progress: &(dyn Fn(PushEvent) + Sync),
+) -> Result<Descriptor, Error> {
+    let doing = format!("cannot push `{to}`");
+    let place = core.push_place(to)?;
+    let uploads = Uploads { runtime, place: place.clone(), doing: &doing, stop: AtomicBool::new(false) };
+    let layers = image.layers();
+    let config = image.config();
+    let config_descriptor = config.descriptor();
 
-    /// The image config.
-    fn config(&self) -> Document;
-
-    /// The manifest, given where the layers (in the order of [`layers`](Self::layers)) and the config went. The place to
-    /// remember what a [`LayerSource::Stream`] became.
-    fn finish(&self, layers: &[Descriptor], config: &Descriptor) -> io::Result<Document>;
+    // a mount works between repositories of one server, under the names that they have there
+    let mounts: Vec<Option<String>> =
+        layers.iter().map(|layer| mount_repository(core, to, &place, layer)).collect::<Result<_, _>>()?;
+    let jobs = jobs(&layers);
+    let done: Vec<Mutex<Option<Descriptor>>> = layers.iter().map(|_| Mutex::default()).collect();
+    let failure: Mutex<Option<Error>> = Mutex::default();
+    let next = AtomicUsize::new(0);
+    let keep = |error: Error| {
+        uploads.stop.store(true, Ordering::Relaxed);
+        // the first error is the cause; what follows is only interrupted
+        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    };
+    let work = || {
+        while !uploads.stop.load(Ordering::Relaxed) {
+            let turn = next.fetch_add(1, Ordering::Relaxed);
+            let outcome = match jobs.get(turn) {
+                Some(same) => bring_layers(&uploads, &layers, &mounts, same, &done, progress),
+                // the config is the job after the last layer
+                None if turn == jobs.len() => uploads.bring_bytes(&config_descriptor, &config.bytes).map(|arrival| {
+                    progress(PushEvent::ConfigDone { descriptor: config_descriptor.clone(), arrival });
+                }),
+                None => return,
+            };
+            if let Err(e) = outcome {
+                keep(e);
+            }
+        }
+    };
+    let threads = parallel.clamp(1, jobs.len() + 1);
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // fewer threads are slower, not wrong
+            if let Err(e) = std::thread::Builder::new().name("push".into()).spawn_scoped(scope, work) {
+                tracing::debug!("cannot start a thread: {e}");
+            }
+        }
+        work();
+    });
+    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    let descriptors: Option<Vec<Descriptor>> =
+        done.into_iter().map(|d| d.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+    let descriptors = descriptors
+        .ok_or_else(|| Error::Local { doing: doing.clone(), source: std::io::ErrorKind::Interrupted.into() })?;
+    let manifest = image
+        .finish(&descriptors, &config_descriptor)
+        .map_err(|source| Error::Local { doing: doing.clone(), source })?;
+    let descriptor = uploads.runtime.block_on(put_manifest(&place, to, &manifest, &doing))?;
+    progress(PushEvent::ManifestDone { descriptor: descriptor.clone() });
+    Ok(descriptor)
 }
 
-/// Opens a blob's bytes anew; called again for each new try.
-pub type Open<'a> = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'a>;
-/// Writes a blob's bytes; called again for each new try, and must write the same bytes each time. An error of the writer
-/// that it is given (broken pipe) must be passed on.
-pub type Produce<'a> = Box<dyn Fn(&mut dyn Write) -> io::Result<()> + Send + Sync + 'a>;
-
-/// One layer to push.
-pub enum LayerSource<'a> {
-    /// A blob whose digest and length are known.
-    Known {
-        /// What it is.
-        descriptor: Descriptor,
-        /// A repository of the same registry that has it.
-        mount_from: Option<String>,
-        /// Opens its bytes.
-        open: Open<'a>,
-    },
-    /// A blob that is made while it is sent. Digest and length are computed on the way.
-    Stream {
-        /// Media type of what is written.
-        media_type: String,
-        /// What the same production gave earlier. Where the registry has that blob, nothing is produced.
-        known: Option<Descriptor>,
-        /// A repository of the same registry that has the blob `known`.
-        mount_from: Option<String>,
-        /// Produces its bytes.
-        write: Produce<'a>,
-    },
+/// The layers that are one blob go together: it is sent once.
+fn jobs(layers: &[LayerSource<'_>]) -> Vec<Vec<usize>> {
+    let mut jobs: Vec<Vec<usize>> = vec![];
+    let mut seen: HashMap<Digest, usize> = HashMap::new();
+    for (index, layer) in layers.iter().enumerate() {
+        if let LayerSource::Known { descriptor, .. } = layer {
+            let job = *seen.entry(descriptor.digest).or_insert(jobs.len());
+            if let Some(same) = jobs.get_mut(job) {
+                same.push(index);
+                continue;
+            }
+        }
+        jobs.push(vec![index]);
+    }
+    jobs
 }
 
-/// How a blob came to be in the repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Arrival {
-    /// It was sent.
-    Uploaded,
-    /// It was there before.
-    Existed,
-    /// The registry linked it from this repository.
-    Mounted(String),
+fn mount_repository(
+    core: &Core,
+    to: &Reference,
+    place: &Place,
+    layer: &LayerSource<'_>,
+) -> Result<Option<String>, Error> {
+    let (LayerSource::Known { mount_from, .. } | LayerSource::Stream { mount_from, .. }) = layer;
+    let Some(repository) = mount_from else { return Ok(None) };
+    let name = Reference { registry: to.registry.clone(), repository: repository.clone(), tag: None, digest: None };
+    let from = core.conf.push_endpoint(&name)?;
+    let useful = from.host == place.host.name && from.repository != place.repository;
+    Ok(useful.then_some(from.repository))
 }
 
-/// News of a push. Layers are named by their place in [`PushSource::layers`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PushEvent {
-    /// Work on a layer began.
-    LayerStarted {
-        /// Its place.
-        layer: usize,
-        /// Its digest, where known.
-        digest: Option<Digest>,
-        /// Its length in bytes, where known.
-        size: Option<u64>,
-    },
-    /// Bytes of a layer were handed to the network. Starts again at zero when the layer is tried again.
-    LayerSent {
-        /// Its place.
-        layer: usize,
-        /// Bytes so far.
-        bytes: u64,
-    },
-    /// A layer has arrived.
-    LayerDone {
-        /// Its place.
-        layer: usize,
-        /// What it is.
-        descriptor: Descriptor,
-        /// How it came there.
-        arrival: Arrival,
-    },
-    /// The config has arrived.
-    ConfigDone {
-        /// What it is.
-        descriptor: Descriptor,
-        /// How it came there.
-        arrival: Arrival,
-    },
-    /// The manifest is published: the push is complete.
-    ManifestDone {
-        /// What it is.
-        descriptor: Descriptor,
-    },
+fn bring_layers(
+    uploads: &Uploads<'_>,
+    layers: &[LayerSource<'_>],
+    mounts: &[Option<String>],
+    same: &[usize],
+    done: &[Mutex<Option<Descriptor>>],
+    progress: &(dyn Fn(PushEvent) + Sync),
+) -> Result<(), Error> {
+    let mut arrived: Option<()> = None;
+    for &index in same {
+        let (Some(layer), Some(slot)) = (layers.get(index), done.get(index)) else { continue };
+        let (blob, known) = match layer {
+            LayerSource::Known { descriptor, open, .. } => (Blob::Known { descriptor, open }, Some(descriptor)),
+            LayerSource::Stream { media_type, known, write, .. } => {
+                (Blob::Stream { media_type, known: known.as_ref(), write }, known.as_ref())
+            }
+        };
+        progress(PushEvent::LayerStarted {
+            layer: index,
+            digest: known.map(|d| d.digest),
+            size: known.map(|d| d.size),
+        });
+        let (descriptor, arrival) = match (arrived, known) {
+            (Some(()), Some(known)) => (known.clone(), Arrival::Existed),
+            _ => {
+                let sent = |bytes| progress(PushEvent::LayerSent { layer: index, bytes });
+                uploads.bring(&blob, mounts.get(index).and_then(Option::as_deref), &sent)?
+            }
+        };
+        arrived = Some(());
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(descriptor.clone());
+        progress(PushEvent::LayerDone { layer: index, descriptor, arrival });
+    }
+    Ok(())
+}
+
+/// Publishes a manifest under the tag, or the digest, of a reference.
+pub(super) async fn put_manifest(
+    place: &Place,
+    to: &Reference,
+    manifest: &Document,
+    doing: &str,
+) -> Result<Descriptor, Error> {
+    let descriptor = manifest.descriptor();
+    let name = to.tag_or_latest().map_or_else(|| descriptor.digest.to_string(), str::to_owned);
+    let corrupt = |why: String| Error::Corrupt { doing: doing.to_owned(), why };
+    if let Some(wanted) = to.digest
+        && wanted != descriptor.digest
+    {
+        return Err(corrupt(format!("its manifest has digest `{}`", descriptor.digest)));
+    }
+    let path = format!("/v2/{}/manifests/{name}", place.repository);
+    let access = Access::push(&place.repository);
+    let content_type = HeaderValue::from_str(&manifest.media_type)
+        .map_err(|_| corrupt(format!("invalid media type `{}`", manifest.media_type)))?;
+    let answer = place
+        .retry()
+        .run(|| {
+            let mut request = Request::new(doing, Method::PUT, path.clone(), &access);
+            request.headers.insert(CONTENT_TYPE, content_type.clone());
+            request.payload = Payload::Bytes(manifest.bytes.clone().into());
+            place.host.send(request)
+        })
+        .await?;
+    let announced = answer.header(HeaderName::from_static("docker-content-digest"));
+    match announced.and_then(|d| d.parse::<Digest>().ok()) {
+        Some(stored) if stored != descriptor.digest => {
+            Err(corrupt(format!("the registry stored `{stored}` where `{}` was sent", descriptor.digest)))
+        }
+        _ => Ok(descriptor),
+    }
 }

@@ -1,0 +1,469 @@
+//! Bringing one blob to a repository: found there, linked from another one, or sent.
+//!
+//! A blob that is known goes in one PUT with its length. A blob that is made while it is sent goes in one PATCH of unknown
+//! length, and the PUT that ends the upload names the digest. Bytes pass from the producer's thread to the network
+//! through a bounded channel.
+
+use super::{
+    Error,
+    auth::Access,
+    core::Place,
+    host::{Request, Target},
+    image::{Arrival, Open, Produce},
+    transport::{Answer, Flow, Payload},
+};
+use crate::oci::{Descriptor, Digest, Hashing};
+use futures_util::stream;
+use reqwest::{
+    Body, Method, StatusCode, Url,
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use std::{
+    io::{self, Read, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
+use tokio_util::bytes::{Bytes, BytesMut};
+
+/// Bytes that go to the network at once.
+const CHUNK_BYTES: usize = 128 << 10;
+/// Chunks between the producer and the network.
+const CHANNEL_CHUNKS: usize = 8;
+
+/// What a blob that is to be brought is.
+pub(super) enum Blob<'a> {
+    /// Digest and length are known.
+    Known { descriptor: &'a Descriptor, open: &'a Open<'a> },
+    /// They are computed on the way.
+    Stream { media_type: &'a str, known: Option<&'a Descriptor>, write: &'a Produce<'a> },
+}
+
+/// What the uploads of one push share.
+pub(super) struct Uploads<'a> {
+    pub(super) runtime: Handle,
+    pub(super) place: Place,
+    pub(super) doing: &'a str,
+    /// Set when the push has failed: no upload has a point any more.
+    pub(super) stop: AtomicBool,
+}
+
+impl Uploads<'_> {
+    /// Brings a blob. `sent` is told how many bytes of this try were handed to the network.
+    pub(super) fn bring(
+        &self,
+        blob: &Blob<'_>,
+        mount_from: Option<&str>,
+        sent: &(dyn Fn(u64) + Sync),
+    ) -> Result<(Descriptor, Arrival), Error> {
+        let retry = self.place.retry();
+        let mut failures = 0;
+        let mut renewed = false;
+        loop {
+            let error = match self.try_once(blob, mount_from, sent) {
+                Ok(done) => return Ok(done),
+                Err(e) => e,
+            };
+            failures += 1;
+            // a token that ran out under way was thrown away with the refusal
+            let expired = error.status() == Some(401) && !renewed;
+            renewed |= expired;
+            if self.stopped() || !(expired || retry.again(failures, &error)) {
+                return Err(error);
+            }
+            let wait = retry.wait(failures, &error);
+            tracing::info!("{error}: trying again in {wait:?}");
+            std::thread::sleep(wait);
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn try_once(
+        &self,
+        blob: &Blob<'_>,
+        mount_from: Option<&str>,
+        sent: &(dyn Fn(u64) + Sync),
+    ) -> Result<(Descriptor, Arrival), Error> {
+        if self.stopped() {
+            return Err(Error::Local { doing: self.doing.to_owned(), source: io::ErrorKind::Interrupted.into() });
+        }
+        let known = match blob {
+            Blob::Known { descriptor, .. } => Some(*descriptor),
+            Blob::Stream { known, .. } => *known,
+        };
+        let mut session = None;
+        if let Some(known) = known {
+            if self.runtime.block_on(self.exists(known))? {
+                return Ok((known.clone(), Arrival::Existed));
+            }
+            if let Some(from) = mount_from {
+                match self.runtime.block_on(self.mount(&known.digest, from))? {
+                    Mount::Linked => return Ok((known.clone(), Arrival::Mounted(from.to_owned()))),
+                    Mount::Session(url) => session = Some(url),
+                    Mount::Refused => {}
+                }
+            }
+        }
+        let session = match session {
+            Some(url) => url,
+            None => self.runtime.block_on(self.begin(String::new()))?.1,
+        };
+        let outcome = match blob {
+            Blob::Known { descriptor, open } => self.send_known(&session, descriptor, open, sent),
+            Blob::Stream { media_type, write, .. } => self.send_stream(&session, media_type, write, sent),
+        };
+        match outcome {
+            Ok(descriptor) => Ok((descriptor, Arrival::Uploaded)),
+            Err(e) => {
+                if !matches!(e, Error::Status { .. }) {
+                    self.abandon(session);
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Whether the repository has a blob.
+    pub(super) async fn exists(&self, blob: &Descriptor) -> Result<bool, Error> {
+        let path = format!("/v2/{}/blobs/{}", self.place.repository, blob.digest);
+        let access = Access::push(&self.place.repository);
+        match self.place.host.send(Request::new(self.doing, Method::HEAD, path, &access)).await {
+            Ok(answer) => Ok(answer.length().is_none_or(|n| n == blob.size)),
+            // a refusal of HEAD says nothing, and its answer has no text: the upload's answer will say why
+            Err(e) if e.status().is_some_and(|s| ((400..500).contains(&s) && s != 429) || s == 501) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Opens an upload.
+    async fn begin(&self, query: String) -> Result<(StatusCode, Url), Error> {
+        let path = format!("/v2/{}/blobs/uploads/{query}", self.place.repository);
+        let access = Access::push(&self.place.repository);
+        let answer = self.post(path, &access).await?;
+        Ok((answer.status(), self.place.host.location(&answer).await?))
+    }
+
+    async fn post(&self, path: String, access: &Access) -> Result<Answer, Error> {
+        let mut request = Request::new(self.doing, Method::POST, path, access);
+        request.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        self.place.host.send(request).await
+    }
+
+    /// Asks the registry to link a blob from another of its repositories.
+    async fn mount(&self, digest: &Digest, from: &str) -> Result<Mount, Error> {
+        let path = format!("/v2/{}/blobs/uploads/?mount={digest}&from={from}", self.place.repository);
+        let access = Access::push(&self.place.repository).and_pull(from);
+        match self.post(path, &access).await {
+            Ok(answer) if answer.status() == StatusCode::CREATED => Ok(Mount::Linked),
+            Ok(answer) => Ok(Mount::Session(self.place.host.location(&answer).await?)),
+            // the other repository may be out of our reach: then the blob is sent
+            Err(e) if e.status().is_some_and(|s| (400..500).contains(&s) && s != 429) => {
+                tracing::debug!("no mount from `{from}`: {e}");
+                Ok(Mount::Refused)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Tells the registry that an upload will not be finished, without waiting for an answer.
+    fn abandon(&self, session: Url) {
+        let (place, doing) = (self.place.clone(), self.doing.to_owned());
+        self.runtime.spawn(async move {
+            let access = Access::push(&place.repository);
+            let mut request = Request::new(&doing, Method::DELETE, String::new(), &access);
+            request.target = Target::Url(session);
+            let _ = place.host.send(request).await;
+        });
+    }
+
+    /// Starts a request whose body comes from this thread.
+    fn start(&self, method: Method, url: Url, length: Option<u64>) -> (JoinHandle<Result<Url, Error>>, Pipe) {
+        let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(CHANNEL_CHUNKS);
+        let flow = Arc::new(Flow::new());
+        let body = body_of(receiver, flow.clone());
+        let (place, doing) = (self.place.clone(), self.doing.to_owned());
+        let task = self.runtime.spawn(async move {
+            let access = Access::push(&place.repository);
+            let mut request = Request::new(&doing, method, String::new(), &access);
+            request.target = Target::Url(url.clone());
+            request.headers = octets();
+            request.headers.extend(length.map(|n| (CONTENT_LENGTH, HeaderValue::from(n))));
+            request.payload = Payload::Stream(body, flow);
+            let answer = place.host.send(request).await?;
+            // the address for what follows may have changed
+            if answer.headers().contains_key(reqwest::header::LOCATION) && !answer.status().is_redirection() {
+                return place.host.location(&answer).await;
+            }
+            Ok(url)
+        });
+        (task, Pipe { sender, closed: false })
+    }
+
+    fn join(&self, task: JoinHandle<Result<Url, Error>>) -> Result<Url, Error> {
+        self.runtime.block_on(task).map_err(|e| Error::Setup(io::Error::other(e)))?
+    }
+
+    fn local(&self, source: io::Error) -> Error {
+        Error::Local { doing: self.doing.to_owned(), source }
+    }
+
+    fn send_known(
+        &self,
+        session: &Url,
+        blob: &Descriptor,
+        open: &Open<'_>,
+        sent: &(dyn Fn(u64) + Sync),
+    ) -> Result<Descriptor, Error> {
+        let reader = open().map_err(|e| self.local(e))?;
+        let (task, mut pipe) = self.start(Method::PUT, with_digest(session, &blob.digest), Some(blob.size));
+        // one byte more than announced is enough to notice
+        let mut reader = Hashing::new(reader.take(blob.size.saturating_add(1)));
+        let mut last: Option<Bytes> = None;
+        loop {
+            let chunk = match read_chunk(&mut reader) {
+                Ok(chunk) => chunk,
+                Err(e) => {
+                    task.abort();
+                    return Err(self.local(e));
+                }
+            };
+            // the last chunk is held back until the digest is known to be right
+            if let Some(ready) = last.take()
+                && (self.stopped() || pipe.send(ready).is_err())
+            {
+                break;
+            }
+            if chunk.is_empty() {
+                break;
+            }
+            sent(reader.count().min(blob.size));
+            last = Some(chunk);
+            if reader.count() >= blob.size {
+                // only now is it known whether there is more
+                match read_chunk(&mut reader) {
+                    Ok(more) if more.is_empty() => {}
+                    Ok(_) => break,
+                    Err(e) => {
+                        task.abort();
+                        return Err(self.local(e));
+                    }
+                }
+                break;
+            }
+        }
+        if pipe.closed {
+            return self.join(task).and(Err(self.protocol("the upload was answered before its end")));
+        }
+        if self.stopped() {
+            task.abort();
+            return Err(self.local(io::ErrorKind::Interrupted.into()));
+        }
+        let (_, digest, size) = reader.finish();
+        if digest != blob.digest || size != blob.size {
+            task.abort();
+            return Err(Error::Corrupt {
+                doing: self.doing.to_owned(),
+                why: format!(
+                    "the local blob `{}` of {} bytes was read as `{digest}` of {size}",
+                    blob.digest, blob.size
+                ),
+            });
+        }
+        if let Some(ready) = last {
+            // a closed pipe shows in the task's outcome
+            let _ = pipe.send(ready);
+        }
+        drop(pipe);
+        self.join(task)?;
+        Ok(blob.clone())
+    }
+
+    fn send_stream(
+        &self,
+        session: &Url,
+        media_type: &str,
+        write: &Produce<'_>,
+        sent: &(dyn Fn(u64) + Sync),
+    ) -> Result<Descriptor, Error> {
+        let (task, pipe) = self.start(Method::PATCH, session.clone(), None);
+        let chunks = Chunks { pipe, buffer: BytesMut::with_capacity(CHUNK_BYTES), count: 0, sent, stop: &self.stop };
+        let mut out = Hashing::new(chunks);
+        let written = write(&mut out).and_then(|()| out.flush());
+        let (chunks, digest, size) = out.finish();
+        if let Err(e) = written {
+            if chunks.pipe.closed {
+                return self.join(task).and(Err(self.protocol("the upload was answered before its end")));
+            }
+            task.abort();
+            return Err(self.local(e));
+        }
+        drop(chunks);
+        let next = self.join(task)?;
+        let access = Access::push(&self.place.repository);
+        let retry = self.place.retry();
+        let finish = retry.run(|| {
+            let mut request = Request::new(self.doing, Method::PUT, String::new(), &access);
+            request.target = Target::Url(with_digest(&next, &digest));
+            request.headers = octets();
+            request.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+            self.place.host.send(request)
+        });
+        let descriptor = Descriptor::new(media_type, digest, size);
+        match self.runtime.block_on(finish) {
+            Ok(_) => Ok(descriptor),
+            // an answer that got lost: the try after it finds no upload, but the blob
+            Err(e) if e.status() == Some(404) => {
+                if self.runtime.block_on(self.exists(&descriptor))? {
+                    Ok(descriptor)
+                } else {
+                    Err(self.lost(e))
+                }
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn protocol(&self, why: &str) -> Error {
+        Error::Protocol { doing: self.doing.to_owned(), host: self.place.host.name.clone(), why: why.into() }
+    }
+
+    /// A registry that forgot an upload can be sent the blob anew.
+    fn lost(&self, e: Error) -> Error {
+        Error::Transport {
+            doing: self.doing.to_owned(),
+            host: self.place.host.name.clone(),
+            why: format!("the upload was lost ({e})"),
+            transient: true,
+        }
+    }
+
+    /// Brings a small document as a blob.
+    pub(super) fn bring_bytes(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<Arrival, Error> {
+        let open: Open<'_> = Box::new(|| Ok(Box::new(io::Cursor::new(bytes.to_vec())) as Box<dyn Read + Send>));
+        self.bring(&Blob::Known { descriptor, open: &open }, None, &|_| ()).map(|(_, arrival)| arrival)
+    }
+}
+
+enum Mount {
+    Linked,
+    Session(Url),
+    Refused,
+}
+
+fn octets() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers
+}
+
+/// The address that ends an upload. What the registry put into the query stays.
+fn with_digest(session: &Url, digest: &Digest) -> Url {
+    let mut url = session.clone();
+    let digest = format!("digest={digest}");
+    let query = match session.query() {
+        Some(query) if !query.is_empty() => format!("{query}&{digest}"),
+        _ => digest,
+    };
+    url.set_query(Some(&query));
+    url
+}
+
+/// Up to [`CHUNK_BYTES`] bytes; fewer only at the end.
+fn read_chunk(reader: &mut impl Read) -> io::Result<Bytes> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut filled = 0;
+    while let Some(free) = chunk.get_mut(filled..).filter(|f| !f.is_empty()) {
+        match reader.read(free) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    chunk.truncate(filled);
+    Ok(chunk.into())
+}
+
+/// The body of a request, from a channel, watched.
+fn body_of(receiver: mpsc::Receiver<io::Result<Bytes>>, flow: Arc<Flow>) -> Body {
+    Body::wrap_stream(stream::unfold((receiver, flow), |(mut receiver, flow)| async move {
+        let next = match receiver.try_recv() {
+            Ok(next) => Some(next),
+            Err(_) => {
+                flow.starve();
+                receiver.recv().await
+            }
+        };
+        match next {
+            Some(chunk) => {
+                flow.took();
+                Some((chunk, (receiver, flow)))
+            }
+            None => {
+                flow.done();
+                None
+            }
+        }
+    }))
+}
+
+/// The producer's end of a request's body.
+struct Pipe {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    /// The request ended before its body did.
+    closed: bool,
+}
+
+impl Pipe {
+    fn send(&mut self, chunk: Bytes) -> io::Result<()> {
+        self.sender.blocking_send(Ok(chunk)).map_err(|_| {
+            self.closed = true;
+            io::ErrorKind::BrokenPipe.into()
+        })
+    }
+}
+
+/// A writer that feeds a request's body.
+struct Chunks<'a> {
+    pipe: Pipe,
+    buffer: BytesMut,
+    count: u64,
+    sent: &'a (dyn Fn(u64) + Sync),
+    stop: &'a AtomicBool,
+}
+
+impl Chunks<'_> {
+    fn pass_on(&mut self) -> io::Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if !self.buffer.is_empty() {
+            let full = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(CHUNK_BYTES));
+            self.count += full.len() as u64;
+            self.pipe.send(full.freeze())?;
+            (self.sent)(self.count);
+        }
+        Ok(())
+    }
+}
+
+impl Write for Chunks<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let free = CHUNK_BYTES.saturating_sub(self.buffer.len());
+        let taken = bytes.get(..free.min(bytes.len())).unwrap_or(bytes);
+        self.buffer.extend_from_slice(taken);
+        if self.buffer.len() >= CHUNK_BYTES {
+            self.pass_on()?;
+        }
+        Ok(taken.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pass_on()
+    }
+}
