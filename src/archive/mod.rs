@@ -22,6 +22,7 @@ pub mod copy;
 pub mod diff;
 mod dirtimes;
 pub mod error;
+pub mod extract;
 pub mod merged;
 pub mod node;
 pub mod record;

@@ -1,1 +1,195 @@
-//! Root file systems from layers.
+//! Layer directories: the layers of images as directories that an overlay can stack.
+//!
+//! ```text
+//! snapshots/<id map>-<boot>/<chain id>/
+//!   fs/         the files of the top layer of that chain; whiteouts and opaque marks are overlayfs' own
+//!   records     what the file system could not store (see `archive::record`)
+//! ```
+//!
+//! A directory is named by the *chain* ID, not by the layer's own: where a layer lands depends on what is below it (a
+//! directory that is a symbolic link there, the metadata of parents that it does not list).
+//!
+//! Layer directories are derived from blobs and can be dropped at any time that nobody uses them. They are kept apart by
+//! id map, because the same file belongs to somebody else under another map, and by boot of the machine, because they are
+//! never synced: after a crash they are made again, with the digest of the blob checked on the way.
+
+mod error;
+
+pub use error::Error;
+
+use crate::archive::{
+    compress::Decoder,
+    extract::{self, Limits},
+    merged::Merged,
+};
+use crate::oci::{ChainId, DiffId, Digest, Hashing};
+use crate::store::{Store, TempDir, boot_suffix};
+use crate::sys::idmap::IdMap;
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+/// A layer of an image: what it is, and the blob that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerRef {
+    /// Digest of the uncompressed tar.
+    pub diff_id: DiffId,
+    /// Digest of the blob as it lies in the store, compressed or not.
+    pub blob: Digest,
+}
+
+/// The layer directories of a store, for the id map of this process.
+#[derive(Debug)]
+pub struct Snapshots<'a> {
+    store: &'a Store,
+    map: IdMap,
+    key: String,
+}
+
+/// A layer in the making.
+#[derive(Debug)]
+pub struct Active {
+    dir: TempDir,
+}
+
+impl Active {
+    /// The layer directory: holds `fs/`, and `records` when something was recorded.
+    pub fn layer(&self) -> PathBuf {
+        self.dir.path().join("layer")
+    }
+
+    /// The directory that takes the files.
+    pub fn upper(&self) -> PathBuf {
+        self.layer().join("fs")
+    }
+
+    /// The directory that an overlay mount needs for itself.
+    pub fn work(&self) -> PathBuf {
+        self.dir.path().join("work")
+    }
+}
+
+impl<'a> Snapshots<'a> {
+    /// The layer directories for the id map of this process.
+    ///
+    /// # Errors
+    /// Where the directory for them cannot be made.
+    pub fn new(store: &'a Store, map: IdMap) -> Result<Self, Error> {
+        let key = format!("{}-{}", map.key(), boot_suffix(store.boot_id()));
+        let dir = store.snapshots_dir().join(&key);
+        fs::create_dir_all(&dir).map_err(Error::io("cannot create directory", &dir))?;
+        Ok(Snapshots { store, map, key })
+    }
+
+    /// The id map that the directories are made under.
+    pub fn map(&self) -> &IdMap {
+        &self.map
+    }
+
+    fn path(&self, chain: ChainId) -> PathBuf {
+        self.store.snapshots_dir().join(&self.key).join(chain.0.hex())
+    }
+
+    /// The layer directory of a chain, if it is here; then it is in this process's lease.
+    fn find(&self, chain: ChainId) -> Result<Option<PathBuf>, Error> {
+        let path = self.path(chain);
+        let held =
+            self.store.hold(|| path.is_dir().then(|| (format!("snapshots/{}/{}", self.key, chain.0.hex()), ())))?;
+        Ok(held.map(|()| path))
+    }
+
+    /// The layer directories of a stack of layers, lowest first. Those that are not here are extracted from their blobs;
+    /// before blob number `i` is opened, `wait(i)` is called, which returns when it is there.
+    ///
+    /// # Errors
+    /// Where a blob is missing, is no valid layer, or does not have its diff ID; where the file system refuses.
+    pub fn ensure<E: From<Error>>(
+        &self,
+        layers: &[LayerRef],
+        mut wait: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<Vec<PathBuf>, E> {
+        let mut dirs: Vec<PathBuf> = Vec::with_capacity(layers.len());
+        let mut chain = None;
+        for (i, layer) in layers.iter().enumerate() {
+            let this = ChainId::child(chain, layer.diff_id);
+            chain = Some(this);
+            let dir = match self.find(this)? {
+                Some(dir) => dir,
+                None => {
+                    wait(i)?;
+                    self.make(this, layer, &dirs)?
+                }
+            };
+            dirs.push(dir);
+        }
+        Ok(dirs)
+    }
+
+    /// Extracts one layer on top of `below`. Of several processes that want the same, one works and the others wait.
+    fn make(&self, chain: ChainId, layer: &LayerRef, below: &[PathBuf]) -> Result<PathBuf, Error> {
+        let lock_path = self.store.snapshots_dir().join(&self.key).join(format!(".{}.lock", chain.0.hex()));
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(Error::io("cannot open", &lock_path))?;
+        lock.lock().map_err(Error::io("cannot lock", &lock_path))?;
+        if let Some(dir) = self.find(chain)? {
+            return Ok(dir);
+        }
+        let active = self.prepare_empty()?;
+        let lower = Merged::open(below, &self.map)?;
+        let blob = self.store.open_blob(&layer.blob)?;
+        let mut tar = Hashing::new(Decoder::new(blob).map_err(|source| Error::Unreadable { layer: *layer, source })?);
+        extract::extract(&mut tar, &active.layer(), &lower, &self.map, &Limits::default())?;
+        // The extractor stops at the end-of-archive marker; the digest is of everything.
+        io::copy(&mut tar.by_ref(), &mut io::sink()).map_err(|source| Error::Unreadable { layer: *layer, source })?;
+        let (_, found, _) = tar.finish();
+        if found != layer.diff_id.0 {
+            return Err(Error::WrongDiffId { layer: *layer, found });
+        }
+        let dir = self.publish(active, chain)?;
+        let _ = fs::remove_file(&lock_path);
+        Ok(dir)
+    }
+
+    fn prepare_empty(&self) -> Result<Active, Error> {
+        let dir = self.store.temp_dir("layer")?;
+        let active = Active { dir };
+        make_dir(&active.layer())?;
+        Ok(active)
+    }
+
+    /// Starts a new layer: an empty directory for its files, and one for the overlay's own use.
+    pub fn prepare(&self) -> Result<Active, Error> {
+        let active = self.prepare_empty()?;
+        make_dir(&active.upper())?;
+        make_dir(&active.work())?;
+        Ok(active)
+    }
+
+    /// Keeps a finished layer as the top of `chain`. Where it is there already, the one that is there stays.
+    pub fn publish(&self, active: Active, chain: ChainId) -> Result<PathBuf, Error> {
+        let path = self.path(chain);
+        let held = self.store.hold(|| {
+            let renamed = fs::rename(active.layer(), &path);
+            Some((format!("snapshots/{}/{}", self.key, chain.0.hex()), renamed))
+        })?;
+        match held.unwrap_or(Ok(())) {
+            Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {
+                Err(Error::io("cannot rename to", &path)(e))
+            }
+            _ => Ok(path),
+        }
+    }
+}
+
+/// An emptyDir with an fsGroup is setgid, and new directories inherit that: the root of a layer must not.
+fn make_dir(path: &Path) -> Result<(), Error> {
+    fs::create_dir(path).map_err(Error::io("cannot create directory", path))?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(path, mode).map_err(Error::io("cannot change mode of", path))
+}

@@ -2,10 +2,12 @@
 //!
 //! * [`local`]: a directory of this machine as build context: only read below its root, seen through an ignore file.
 //! * [`files`]: which Dockerfile and which ignore file belong to a build.
+//! * [`image`]: images, found in the store or in a registry.
 //! * [`beneath`]: opening files below a directory, whatever links an attacker puts in the way.
 
 mod beneath;
 pub mod files;
+pub mod image;
 pub mod local;
 
 pub use files::{Dockerfile, Names, Stdin, find_dockerfile, find_ignore, read_stdin};

@@ -1,0 +1,160 @@
+//! Why a build failed.
+
+use crate::archive;
+use crate::cache;
+use crate::dockerfile::Span;
+use crate::error::{Classified, Kind};
+use crate::plan;
+use crate::sandbox::{self, RefusedCall};
+use crate::snapshot;
+use crate::source;
+use crate::store;
+use std::path::PathBuf;
+
+/// An error of a build.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The Dockerfile, an argument or a base image.
+    #[error(transparent)]
+    Plan(#[from] plan::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A layer directory.
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::Error),
+    /// The step cache.
+    #[error(transparent)]
+    Cache(#[from] cache::Error),
+    /// A base image.
+    #[error(transparent)]
+    Image(#[from] source::image::Error),
+    /// Reading or writing layers.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// COPY or ADD.
+    #[error(transparent)]
+    Copy(#[from] archive::copy::Error),
+    /// The build context.
+    #[error(transparent)]
+    Context(#[from] source::Error),
+    /// The sandbox of a RUN step.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
+    /// The command of a RUN step ended with another code than 0.
+    #[error("process `{command}` did not complete successfully: exit code: {code}")]
+    RunFailed {
+        /// The command.
+        command: String,
+        /// Its exit code.
+        code: i32,
+        /// Calls that failed because the pod maps one id only.
+        refused: Vec<RefusedCall>,
+    },
+    /// The value of `--chmod`.
+    #[error(transparent)]
+    Mode(#[from] archive::copy::InvalidMode),
+    /// A user or group of `USER` or `--chown`.
+    #[error("{0}")]
+    Ids(#[from] crate::sys::passwd::Error),
+    /// Something that a later version does.
+    #[error("{what} is not supported")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// A step, by its instruction.
+    #[error("building at STEP \"{step}\": {source}")]
+    Step {
+        /// The instruction.
+        step: String,
+        /// Where it stands.
+        span: Span,
+        /// Why it failed.
+        source: Box<Error>,
+    },
+    /// A file that the build writes or reads besides the image.
+    #[error("cannot access `{}`: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// A document could not be written.
+    #[error("cannot write {what}: {source}")]
+    Json {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The user or a signal ended the build, or another step failed.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// The exit code of the RUN command that made the build fail.
+    pub fn run_code(&self) -> Option<i32> {
+        match self.kind() {
+            Kind::RunFailed(code) => Some(code),
+            _ => None,
+        }
+    }
+
+    fn cause(&self) -> Option<&dyn Classified> {
+        Some(match self {
+            Error::Plan(e) => e,
+            Error::Store(e) => e,
+            Error::Snapshot(e) => e,
+            Error::Cache(e) => e,
+            Error::Image(e) => e,
+            Error::Archive(e) => e,
+            Error::Copy(e) => e,
+            Error::Context(e) => e,
+            Error::Sandbox(e) => e,
+            Error::Step { source, .. } => &**source,
+            _ => return None,
+        })
+    }
+}
+
+impl Classified for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::RunFailed { code, .. } => Kind::RunFailed(*code),
+            Error::Ids(_) => Kind::NotFound,
+            Error::Unsupported { .. } => Kind::Unsupported,
+            Error::File { source, .. } => crate::error::kind_of_io(source),
+            Error::Json { .. } => Kind::System,
+            Error::Cancelled => Kind::Cancelled,
+            other => other.cause().map_or(Kind::System, Classified::kind),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::RunFailed { refused, .. } if !refused.is_empty() => {
+                let calls: Vec<String> =
+                    refused.iter().take(3).map(|r| format!("{} by `{}`", r.call, r.program)).collect();
+                Some(format!(
+                    "this pod maps one user id only, and the kernel refused: {}; allow a range of ids \
+                     (`allowPrivilegeEscalation: true` with newuidmap and /etc/subuid, or `hostUsers: false`)",
+                    calls.join(", ")
+                ))
+            }
+            Error::RunFailed { code: 137, .. } => Some(
+                "the command was killed: most often the memory limit (`resources.limits.memory`) was reached".into(),
+            ),
+            Error::Unsupported { hint, .. } => Some(hint.clone()),
+            other => other.cause().and_then(Classified::hint),
+        }
+    }
+
+    fn retryable(&self) -> bool {
+        self.cause().is_some_and(Classified::retryable)
+    }
+}

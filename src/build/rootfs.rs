@@ -1,0 +1,73 @@
+//! From a stack of layers to directories on disk: fetching and extracting go on side by side.
+
+use super::{Error, stack::Stack};
+use crate::archive::merged::Merged;
+use crate::snapshot::Snapshots;
+use crate::source::image::{self, Images};
+use std::{
+    path::PathBuf,
+    sync::{Condvar, Mutex, PoisonError},
+};
+
+/// Which of an image's layers have arrived.
+#[derive(Default)]
+struct Arrivals {
+    state: Mutex<(Vec<usize>, Option<Result<(), image::Error>>)>,
+    changed: Condvar,
+}
+
+impl Arrivals {
+    fn ready(&self, i: usize) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0.push(i);
+        self.changed.notify_all();
+    }
+
+    fn ended(&self, result: Result<(), image::Error>) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(result);
+        self.changed.notify_all();
+    }
+
+    /// Returns when layer `i` is here.
+    fn wait(&self, i: usize) -> Result<(), Error> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if state.0.contains(&i) {
+                return Ok(());
+            }
+            match state.1.take() {
+                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Err(e)) => return Err(e.into()),
+                // All layers are here; one that was not announced is reported by whoever opens it.
+                Some(Ok(())) => {
+                    state.1 = Some(Ok(()));
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The layer directories of a stack, lowest first. What is missing of the base image is fetched, and each layer is
+/// extracted as soon as it is here.
+pub(super) fn directories(snapshots: &Snapshots, images: &Images, stack: &Stack) -> Result<Vec<PathBuf>, Error> {
+    let layers = stack.references();
+    let base = stack.base().map_or(0, |b| b.manifest.layers.len());
+    let arrivals = Arrivals::default();
+    std::thread::scope(|scope| {
+        let mut started = false;
+        snapshots.ensure(&layers, |i| {
+            let Some(image) = stack.base().filter(|_| i < base) else { return Ok(()) };
+            if !started {
+                started = true;
+                let arrivals = &arrivals;
+                scope.spawn(move || arrivals.ended(images.fetch(image, &|i| arrivals.ready(i))));
+            }
+            arrivals.wait(i)
+        })
+    })
+}
+
+/// The files of a stack, read without a mount.
+pub(super) fn view(snapshots: &Snapshots, dirs: &[PathBuf]) -> Result<Merged, Error> {
+    Ok(Merged::open(dirs, snapshots.map())?)
+}

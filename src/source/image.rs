@@ -1,0 +1,342 @@
+//! Images that FROM and `COPY --from` name: found in the store or in a registry.
+//!
+//! Finding an image ([`Images::resolve`]) needs its manifest and config only; its layers come when a step needs files
+//! ([`Images::fetch`]), and at the latest when an image is committed on top of it.
+
+use crate::error::{Classified, Kind};
+use crate::oci::{Descriptor, Digest, ImageConfig, Manifest, Platform, Reference, media};
+use crate::registry::{self, Client, Resolved};
+use crate::store::{self, Store};
+use crate::ui::{BlobState, Direction, Event, Sink};
+use std::{
+    collections::HashSet,
+    io,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// When the registry is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pull {
+    /// Only for what the store does not have.
+    #[default]
+    Missing,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+    /// Always, but what the store has serves where the registry does not answer.
+    Newer,
+}
+
+/// Layers of one image that are fetched at the same time.
+const PARALLEL: usize = 4;
+/// Longest image config that is read, in bytes.
+const CONFIG_LIMIT: u64 = registry::MAX_CONFIG_BYTES;
+
+/// An error of finding or fetching an image.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// Not here, and it must not be pulled.
+    #[error("image `{0}` is not in the store, and pulling is switched off")]
+    NotHere(String),
+    /// It is here for other platforms only.
+    #[error("image `{name}` is for {found}, not for {wanted}")]
+    Platform {
+        /// The image.
+        name: String,
+        /// The platform that it is for.
+        found: Platform,
+        /// The platform that was asked for.
+        wanted: Platform,
+    },
+    /// Manifest and config contradict each other.
+    #[error("image `{name}` lists {layers} layers in its manifest and {diff_ids} in its config")]
+    Layers {
+        /// The image.
+        name: String,
+        /// Layers of the manifest.
+        layers: usize,
+        /// Diff IDs of the config.
+        diff_ids: usize,
+    },
+    /// The image's config does not parse.
+    #[error("image `{name}` has a config that cannot be read: {source}")]
+    Config {
+        /// The image.
+        name: String,
+        /// Where it breaks.
+        source: serde_json::Error,
+    },
+    /// A blob could not be written.
+    #[error("cannot store layer `{digest}`: {source}")]
+    Write {
+        /// The layer.
+        digest: Digest,
+        /// What the system answered.
+        source: io::Error,
+    },
+}
+
+impl Classified for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Store(e) => e.kind(),
+            Error::Registry(e) => e.kind(),
+            Error::NotHere(_) | Error::Platform { .. } => Kind::NotFound,
+            Error::Layers { .. } | Error::Config { .. } => Kind::Corrupt,
+            Error::Write { source, .. } => crate::error::kind_of_io(source),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Store(e) => e.hint(),
+            Error::Registry(e) => e.hint(),
+            Error::NotHere(_) => {
+                Some("leave `--pull=never` out, or bring it with `rbuild pull` or `rbuild load`".into())
+            }
+            Error::Platform { .. } => Some("name another tag, or build for that platform with `--platform`".into()),
+            Error::Layers { .. } | Error::Config { .. } | Error::Write { .. } => None,
+        }
+    }
+
+    fn retryable(&self) -> bool {
+        matches!(self, Error::Registry(e) if e.retryable())
+    }
+}
+
+/// An image whose manifest and config are known.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The name as the user wrote it.
+    pub name: String,
+    /// The full reference that it was found under; for an image found by its id, one made of that.
+    pub reference: Reference,
+    /// Its manifest's descriptor.
+    pub descriptor: Descriptor,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Its config.
+    pub config: ImageConfig,
+    /// The manifest's and the config's bytes, where they are not in the store yet.
+    documents: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Finds and fetches images.
+pub struct Images<'a> {
+    store: &'a Store,
+    client: &'a Client,
+    pull: Pull,
+    sink: &'a dyn Sink,
+    /// Manifests whose layers are all here. Fetching the same image twice at once would move everything twice.
+    complete: Mutex<HashSet<Digest>>,
+}
+
+impl<'a> Images<'a> {
+    /// Images of this store, and of the registries that `client` reaches.
+    pub fn new(store: &'a Store, client: &'a Client, pull: Pull, sink: &'a dyn Sink) -> Self {
+        Images { store, client, pull, sink, complete: Mutex::default() }
+    }
+
+    /// Finds the image that `name` means, for a platform.
+    ///
+    /// # Errors
+    /// Where neither the store nor a registry has it, or what they have cannot be used.
+    pub fn resolve(&self, name: &str, platform: &Platform) -> Result<Image, Error> {
+        let image = self.find(name, platform)?;
+        let (layers, diff_ids) = (image.manifest.layers.len(), image.config.rootfs.diff_ids.len());
+        if layers != diff_ids {
+            return Err(Error::Layers { name: name.to_owned(), layers, diff_ids });
+        }
+        Ok(image)
+    }
+
+    fn find(&self, name: &str, platform: &Platform) -> Result<Image, Error> {
+        match self.pull {
+            Pull::Never => self.local(name, platform)?.ok_or_else(|| Error::NotHere(name.to_owned())),
+            Pull::Always => self.remote(name, platform),
+            Pull::Missing => match self.local(name, platform) {
+                Ok(Some(image)) => Ok(image),
+                // What is here for another platform does not keep one from pulling the right one.
+                Ok(None) | Err(Error::Platform { .. }) => self.remote(name, platform),
+                Err(e) => Err(e),
+            },
+            Pull::Newer => match self.remote(name, platform) {
+                Ok(image) => Ok(image),
+                Err(e) => match self.local(name, platform) {
+                    Ok(Some(image)) => {
+                        let text = format!("using `{name}` as it is in the store: {e}");
+                        self.sink.event(&Event::Warning { text: &text });
+                        Ok(image)
+                    }
+                    _ => Err(e),
+                },
+            },
+        }
+    }
+
+    fn local(&self, name: &str, platform: &Platform) -> Result<Option<Image>, Error> {
+        let found = match self.store.find(name) {
+            Ok(found) => Some(found.descriptor),
+            Err(store::Error::UnknownImage(_) | store::Error::MissingBlob(_)) => None,
+            Err(e) => return Err(e.into()),
+        };
+        let found = match found {
+            Some(found) => Some((name.parse::<Reference>().ok(), found)),
+            // A short name may have been pulled from a registry that registries.conf adds to the search.
+            None => self.client.candidates(name).unwrap_or_default().into_iter().find_map(|candidate| {
+                let descriptor = self.store.get(&candidate.to_string()).ok()??;
+                Some((Some(candidate), descriptor))
+            }),
+        };
+        let Some((reference, descriptor)) = found else { return Ok(None) };
+        let descriptor = if media::is_index(&descriptor.media_type) {
+            let wanted = |d: &Descriptor| d.platform.as_ref().is_some_and(|p| platform.accepts(p));
+            match self.store.index(&descriptor.digest)?.manifests.into_iter().find(wanted) {
+                Some(d) if self.store.blob_size(&d.digest)?.is_some() => d,
+                _ => return Ok(None),
+            }
+        } else {
+            descriptor
+        };
+        let manifest = self.store.manifest(&descriptor.digest)?;
+        let bytes = self.store.read_blob(&manifest.config.digest, CONFIG_LIMIT)?;
+        let config: ImageConfig =
+            serde_json::from_slice(&bytes).map_err(|source| Error::Config { name: name.to_owned(), source })?;
+        if !platform.accepts(&config.platform()) {
+            return Err(Error::Platform { name: name.to_owned(), found: config.platform(), wanted: platform.clone() });
+        }
+        let by_id = || Reference {
+            registry: Some("localhost".into()),
+            repository: "image".into(),
+            tag: None,
+            digest: Some(descriptor.digest),
+        };
+        let reference = reference.unwrap_or_else(by_id);
+        Ok(Some(Image { name: name.to_owned(), reference, descriptor, manifest, config, documents: None }))
+    }
+
+    fn remote(&self, name: &str, platform: &Platform) -> Result<Image, Error> {
+        let mut first = None;
+        for candidate in self.client.candidates(name)? {
+            self.sink.event(&Event::ImageLookup { name: &candidate.to_string() });
+            match self.client.resolve(&candidate, platform) {
+                Ok(resolved) => return Ok(from_registry(name, resolved)),
+                Err(e) => drop(first.get_or_insert(e)),
+            }
+        }
+        Err(first.map_or_else(|| Error::NotHere(name.to_owned()), Error::Registry))
+    }
+
+    /// Brings the layers of an image into the store, several at once, and calls `ready` with the number of each when it is
+    /// there; then enters the image under its name. Does nothing for what is here already.
+    ///
+    /// # Errors
+    /// The first layer that could not be fetched.
+    pub fn fetch(&self, image: &Image, ready: &(dyn Fn(usize) + Sync)) -> Result<(), Error> {
+        let mut complete = self.complete.lock().unwrap_or_else(PoisonError::into_inner);
+        let all_ready = || (0..image.manifest.layers.len()).for_each(ready);
+        if complete.contains(&image.descriptor.digest) {
+            all_ready();
+            return Ok(());
+        }
+        let mut missing = vec![];
+        for (i, layer) in image.manifest.layers.iter().enumerate() {
+            if self.store.blob_size(&layer.digest)?.is_some() { ready(i) } else { missing.push(i) }
+        }
+        let name = image.reference.to_string();
+        if !missing.is_empty() {
+            self.sink.event(&Event::TransferStarted { direction: Direction::Pull, name: &name });
+            self.fetch_missing(image, &missing, ready)?;
+        }
+        if let Some((manifest, config)) = &image.documents {
+            self.store.put_blob(config)?;
+            self.store.put_blob(manifest)?;
+            let known = self.store.get(&name).ok().flatten().is_some_and(|d| d.digest == image.descriptor.digest);
+            if !known {
+                self.store.publish(&[name.clone()], &plain(&image.descriptor))?;
+            }
+        }
+        if !missing.is_empty() {
+            let digest = image.descriptor.digest.to_string();
+            self.sink.event(&Event::TransferConfig { digest: &image.manifest.config.digest.to_string() });
+            self.sink.event(&Event::TransferDone {
+                direction: Direction::Pull,
+                name: &name,
+                digest: &digest,
+                size: image.descriptor.size,
+                changed: true,
+            });
+        }
+        complete.insert(image.descriptor.digest);
+        Ok(())
+    }
+
+    fn fetch_missing(&self, image: &Image, missing: &[usize], ready: &(dyn Fn(usize) + Sync)) -> Result<(), Error> {
+        let next = AtomicUsize::new(0);
+        let failed: Mutex<Option<Error>> = Mutex::new(None);
+        let work = || {
+            while let Some(&i) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+                    return;
+                }
+                match self.fetch_layer(image, &image.manifest.layers[i]) {
+                    Ok(()) => ready(i),
+                    Err(e) => {
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..PARALLEL.min(missing.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    fn fetch_layer(&self, image: &Image, layer: &Descriptor) -> Result<(), Error> {
+        let digest = layer.digest.to_string();
+        let news = |state| {
+            self.sink.event(&Event::Blob { direction: Direction::Pull, digest: &digest, size: layer.size, state });
+        };
+        // The same layer may be listed twice.
+        if self.store.blob_size(&layer.digest)?.is_some() {
+            news(BlobState::Exists);
+            return Ok(());
+        }
+        news(BlobState::Waiting);
+        let mut blob = self.store.blob_writer()?;
+        self.client.fetch_blob(&image.reference, layer, &mut blob)?;
+        blob.commit(Some(&layer.digest))?;
+        news(BlobState::Done);
+        Ok(())
+    }
+}
+
+fn from_registry(name: &str, r: Resolved) -> Image {
+    Image {
+        name: name.to_owned(),
+        reference: r.reference,
+        descriptor: r.descriptor,
+        manifest: r.manifest,
+        config: r.config,
+        documents: Some((r.manifest_bytes, r.config_bytes)),
+    }
+}
+
+/// A descriptor as the store's index lists it: without what an index of platforms said of it.
+fn plain(d: &Descriptor) -> Descriptor {
+    Descriptor::new(&d.media_type, d.digest, d.size)
+}
