@@ -1,0 +1,594 @@
+//! `rbuild bud`, also called `build`: flags of buildah, lowered into a [`BuildRequest`].
+
+use super::foreign::Foreign;
+use super::values::{self, Var};
+use super::{Error, Global, bud_foreign::BudFlags, names, registry_flags::RegistryArgs};
+use crate::build::request::{
+    BuildRequest, CacheOptions, Context, ContextOptions, DnsOptions, DockerfileSource, FileOptions, MetadataOptions,
+    NamedContext, OutputOptions, PlatformOptions, ProgressOptions, PullPolicy, Seccomp, SecurityOptions, TargetOptions,
+    VolumeMount,
+};
+use crate::oci::{Compression, Location, ManifestFormat, Platform};
+use crate::plan::Network;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Build an image from a Dockerfile
+#[derive(Clone, Debug, clap::Args)]
+pub struct BudArgs {
+    /// Directory with the files to build from, or `-` for a tar on standard input [default: .]
+    pub context: Option<String>,
+
+    /// Dockerfile: a path, or `-` for standard input; may be repeated
+    #[arg(short, long, value_name = "PATH")]
+    pub file: Vec<String>,
+    /// File of ignore patterns, in place of `.containerignore` and `.dockerignore`
+    #[arg(long, value_name = "PATH")]
+    pub ignorefile: Option<PathBuf>,
+    /// Further context: `NAME=DIR` or `NAME=docker-image://IMAGE`
+    #[arg(long, value_name = "NAME=SOURCE")]
+    pub build_context: Vec<String>,
+
+    /// Name of the image, or a place to write it to (`oci-archive:FILE`, `docker://NAME`, …); may be repeated
+    #[arg(short, long, value_name = "NAME")]
+    pub tag: Vec<String>,
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Image to put in place of the first FROM
+    #[arg(long, value_name = "IMAGE")]
+    pub from: Option<String>,
+    /// Value for an ARG; a bare name takes it from the environment
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub build_arg: Vec<String>,
+    /// File with a `NAME=VALUE` a line
+    #[arg(long, value_name = "PATH")]
+    pub build_arg_file: Vec<PathBuf>,
+    /// Skip stages that the target does not need
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = values::boolean)]
+    pub skip_unused_stages: bool,
+    /// Stages and steps to run at once; 0: as many as CPUs
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+
+    /// Platform of the image: `linux/amd64`
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Vec<String>,
+    /// Operating system of the image
+    #[arg(long)]
+    pub os: Option<String>,
+    /// Architecture of the image
+    #[arg(long)]
+    pub arch: Option<String>,
+    /// Variant of the architecture
+    #[arg(long)]
+    pub variant: Option<String>,
+    /// Version of the operating system
+    #[arg(long, value_name = "VERSION")]
+    pub os_version: Option<String>,
+    /// Feature of the operating system that the image needs
+    #[arg(long, value_name = "FEATURE")]
+    pub os_feature: Vec<String>,
+
+    /// Execute every step
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub no_cache: Option<bool>,
+    /// Age beyond which cached steps do not count
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    pub cache_ttl: Option<Duration>,
+    /// When to ask the registry for base images: always, missing, never, newer
+    #[arg(long, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    pub pull: Option<String>,
+    /// Same as `--pull=always`
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true,
+          value_parser = values::boolean)]
+    pub pull_always: Option<bool>,
+    /// Same as `--pull=never`
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true,
+          value_parser = values::boolean)]
+    pub pull_never: Option<bool>,
+
+    /// One layer a step; `--layers=false`: one a build [env: BUILDAH_LAYERS]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub layers: Option<bool>,
+    /// One layer with everything, base included
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub squash: Option<bool>,
+    /// Format of manifest and config: oci, docker [env: BUILDAH_FORMAT]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Compression of layers that are pushed or written to an archive: gzip, zstd, none
+    #[arg(long, value_name = "FORMAT")]
+    pub compression_format: Option<String>,
+    /// File for the image id
+    #[arg(long, value_name = "PATH")]
+    pub iidfile: Option<PathBuf>,
+    /// File for the image id, without `sha256:`
+    #[arg(long, value_name = "PATH")]
+    pub iidfile_raw: Option<PathBuf>,
+    /// File for digests and names, as JSON
+    #[arg(long, value_name = "PATH")]
+    pub metadata_file: Option<PathBuf>,
+    /// Print only the image id
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub quiet: Option<bool>,
+    /// File for the output of the build
+    #[arg(long, value_name = "PATH")]
+    pub logfile: Option<PathBuf>,
+
+    /// Label of the image
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+    /// Label of the base that the image does not get
+    #[arg(long, value_name = "NAME")]
+    pub unsetlabel: Vec<String>,
+    /// Take over the labels of the base
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = values::boolean)]
+    pub inherit_labels: bool,
+    /// Annotation of the manifest
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub annotation: Vec<String>,
+    /// Annotation of the base that the image does not get
+    #[arg(long, value_name = "NAME")]
+    pub unsetannotation: Vec<String>,
+    /// Take over the annotations of the base
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = values::boolean)]
+    pub inherit_annotations: bool,
+    /// Write the time of the build into the annotations
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = values::boolean)]
+    pub created_annotation: bool,
+    /// Label the image with the version of its builder
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub identity_label: Option<bool>,
+    /// Environment variable of the image
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Environment variable that the image does not get
+    #[arg(long, value_name = "NAME")]
+    pub unsetenv: Vec<String>,
+    /// Seconds since 1970 that every time in the image is set to
+    #[arg(long, value_name = "SECONDS")]
+    pub timestamp: Option<i64>,
+    /// Seconds since 1970 that no time in the image is later than [env: SOURCE_DATE_EPOCH]
+    #[arg(long, value_name = "SECONDS")]
+    pub source_date_epoch: Option<i64>,
+    /// Leave the history out of the image
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub omit_history: Option<bool>,
+
+    /// Network of RUN steps: host, none
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// Line for /etc/hosts of RUN steps
+    #[arg(long, value_name = "NAME:IP")]
+    pub add_host: Vec<String>,
+    /// Show RUN steps the image's /etc/hosts
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub no_hosts: Option<bool>,
+    /// Show RUN steps the image's /etc/hostname
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub no_hostname: Option<bool>,
+    /// Name server of RUN steps, or `none`
+    #[arg(long, value_name = "IP")]
+    pub dns: Vec<String>,
+    /// Search domain of RUN steps
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_search: Vec<String>,
+    /// Option of the resolver of RUN steps
+    #[arg(long, value_name = "OPTION")]
+    pub dns_option: Vec<String>,
+    /// Pass proxy variables to RUN steps
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = values::boolean)]
+    pub http_proxy: bool,
+    /// Directory of the machine that RUN steps see
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    pub volume: Vec<String>,
+    /// Capability that RUN steps get
+    #[arg(long, value_name = "CAP")]
+    pub cap_add: Vec<String>,
+    /// Capability that RUN steps do not get
+    #[arg(long, value_name = "CAP")]
+    pub cap_drop: Vec<String>,
+    /// `seccomp=unconfined`, `seccomp=PROFILE` or `no-new-privileges`
+    #[arg(long, value_name = "OPTION")]
+    pub security_opt: Vec<String>,
+
+    /// How registries are spoken to.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// Everything that buildah has beyond this.
+    #[command(flatten)]
+    pub foreign: Foreign<BudFlags>,
+}
+
+impl BudArgs {
+    /// The request that these flags make. `var` answers for the environment; `warn` gets a line for each flag that has no
+    /// effect.
+    ///
+    /// # Errors
+    /// Flags that contradict each other, malformed values, and what rbuild cannot do.
+    pub fn lower(&self, var: &Var<'_>, warn: &mut dyn FnMut(String)) -> Result<BuildRequest, Error> {
+        self.foreign.check(&mut *warn)?;
+        let file = FileOptions { files: self.files()?, containerfile: true };
+        let platform = self.platform()?;
+        let output = self.output(var)?;
+        Ok(BuildRequest {
+            context: self.context(&file)?,
+            target: self.target_options(var)?,
+            platform,
+            cache: self.cache()?,
+            security: self.security(warn)?,
+            metadata: self.metadata(var)?,
+            registry: self.registry.lower()?,
+            progress: ProgressOptions {
+                quiet: self.quiet == Some(true),
+                logfile: self.logfile.clone(),
+                ..ProgressOptions::default()
+            },
+            output,
+            file,
+        })
+    }
+
+    fn files(&self) -> Result<Vec<DockerfileSource>, Error> {
+        self.file.iter().map(|f| dockerfile_source(f)).collect()
+    }
+
+    fn context(&self, file: &FileOptions) -> Result<ContextOptions, Error> {
+        let main = main_context(self.context.as_deref().unwrap_or("."))?;
+        if main == Context::Stdin && file.files.contains(&DockerfileSource::Stdin) {
+            return Err(Error::usage("context and Dockerfile cannot both be read from standard input"));
+        }
+        let named = self.build_context.iter().map(|text| named_context(text)).collect::<Result<_, _>>()?;
+        Ok(ContextOptions { main, named, ignorefile: self.ignorefile.clone() })
+    }
+
+    fn target_options(&self, var: &Var<'_>) -> Result<TargetOptions, Error> {
+        let mut build_args = vec![];
+        for path in &self.build_arg_file {
+            let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+            for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+                build_args.push(values::name_value(line, var)?);
+            }
+        }
+        for arg in &self.build_arg {
+            build_args.push(values::name_value(arg, var)?);
+        }
+        Ok(TargetOptions {
+            stage: self.target.clone().filter(|t| !t.is_empty()),
+            from: self.from.clone().filter(|f| !f.is_empty()),
+            build_args,
+            skip_unused_stages: self.skip_unused_stages,
+            jobs: self.jobs.filter(|n| *n > 0),
+        })
+    }
+
+    fn platform(&self) -> Result<PlatformOptions, Error> {
+        let (target, explicit) =
+            values::platform(&self.platform, self.os.as_deref(), self.arch.as_deref(), self.variant.as_deref())?;
+        Ok(PlatformOptions {
+            target,
+            build: Platform::host(),
+            explicit,
+            os_version: self.os_version.clone(),
+            os_features: self.os_feature.clone(),
+        })
+    }
+
+    fn cache(&self) -> Result<CacheOptions, Error> {
+        let named = self.pull.as_deref().map(pull_policy).transpose()?;
+        let pull = match (self.pull_always == Some(true), self.pull_never == Some(true), named) {
+            (true, true, _) | (true, _, Some(PullPolicy::Never)) | (_, true, Some(PullPolicy::Always)) => {
+                return Err(Error::usage("`--pull-always` and `--pull-never` contradict each other"));
+            }
+            (true, false, _) => PullPolicy::Always,
+            (false, true, _) => PullPolicy::Never,
+            (false, false, named) => named.unwrap_or_default(),
+        };
+        Ok(CacheOptions {
+            no_cache: self.no_cache == Some(true) || self.cache_ttl == Some(Duration::ZERO),
+            no_cache_stages: vec![],
+            pull,
+            ttl: self.cache_ttl.filter(|ttl| !ttl.is_zero()),
+        })
+    }
+
+    fn output(&self, var: &Var<'_>) -> Result<OutputOptions, Error> {
+        let destinations = self.tag.iter().map(|t| names::destination(t)).collect::<Result<Vec<Location>, _>>()?;
+        // An unreadable value of the variable counts as unset, as it does for buildah.
+        let layers = self.layers.or_else(|| var("BUILDAH_LAYERS").and_then(|v| values::boolean(&v).ok()));
+        let format = match self.format.clone().or_else(|| var("BUILDAH_FORMAT").filter(|f| !f.is_empty())) {
+            Some(text) => manifest_format(&text)?,
+            None => ManifestFormat::Oci,
+        };
+        Ok(OutputOptions {
+            destinations,
+            layers: layers.unwrap_or(true),
+            squash: self.squash == Some(true),
+            format,
+            iidfile: self.iidfile.clone(),
+            iidfile_raw: self.iidfile_raw.clone(),
+            metadata_file: self.metadata_file.clone(),
+            compression: self.compression_format.as_deref().map(compression).transpose()?,
+        })
+    }
+
+    fn security(&self, warn: &mut dyn FnMut(String)) -> Result<SecurityOptions, Error> {
+        let mut security = SecurityOptions {
+            network: self.network.as_deref().map(network).transpose()?.flatten(),
+            add_hosts: self.add_host.iter().map(|h| add_host(h)).collect::<Result<_, _>>()?,
+            no_hosts: self.no_hosts == Some(true),
+            no_hostname: self.no_hostname == Some(true),
+            dns: self.dns()?,
+            http_proxy: self.http_proxy,
+            volumes: self.volume.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
+            cap_add: capabilities(&self.cap_add),
+            cap_drop: capabilities(&self.cap_drop),
+            ..SecurityOptions::default()
+        };
+        for option in &self.security_opt {
+            security_option(option, &mut security, warn)?;
+        }
+        Ok(security)
+    }
+
+    fn dns(&self) -> Result<DnsOptions, Error> {
+        let servers = values::commas(&self.dns);
+        let none = servers.iter().any(|s| s == "none");
+        if none && servers.len() > 1 {
+            return Err(Error::usage("`--dns none` cannot be combined with name servers"));
+        }
+        if let Some(bad) = servers.iter().find(|s| *s != "none" && s.parse::<std::net::IpAddr>().is_err()) {
+            return Err(Error::usage(format!("invalid value `{bad}` for `--dns`: expected an IP address")));
+        }
+        Ok(DnsOptions {
+            none,
+            servers: if none { vec![] } else { servers },
+            search: values::commas(&self.dns_search),
+            options: values::commas(&self.dns_option),
+        })
+    }
+
+    fn metadata(&self, var: &Var<'_>) -> Result<MetadataOptions, Error> {
+        if self.timestamp.is_some() && self.source_date_epoch.is_some() {
+            return Err(Error::usage("`--timestamp` and `--source-date-epoch` contradict each other"));
+        }
+        let source_date_epoch = match (self.source_date_epoch, self.timestamp) {
+            (None, None) => source_date_epoch(var)?,
+            (flag, _) => flag,
+        };
+        let env = self.env.iter().map(|e| values::name_value(e, var)).collect::<Result<Vec<_>, _>>()?;
+        Ok(MetadataOptions {
+            labels: self.label.iter().map(|l| values::label(l)).collect::<Result<_, _>>()?,
+            unset_labels: values::commas(&self.unsetlabel),
+            inherit_labels: self.inherit_labels,
+            annotations: self.annotation.iter().map(|a| values::label(a)).collect::<Result<_, _>>()?,
+            unset_annotations: values::commas(&self.unsetannotation),
+            inherit_annotations: self.inherit_annotations,
+            created_annotation: self.created_annotation,
+            identity_label: self.identity_label == Some(true),
+            // A bare name that the environment does not have sets nothing, as in buildah.
+            env: env.into_iter().filter_map(|(n, v)| Some((n, v?))).collect(),
+            unset_env: values::commas(&self.unsetenv),
+            timestamp: self.timestamp,
+            source_date_epoch,
+            omit_history: self.omit_history == Some(true),
+        })
+    }
+}
+
+/// Whether this names something behind a network, which git or an HTTP client would fetch.
+fn is_remote(text: &str) -> bool {
+    ["http://", "https://", "git://", "ssh://", "git@", "github.com/", "git+"].iter().any(|p| text.starts_with(p))
+}
+
+/// `-f PATH`, `-f -`.
+pub(super) fn dockerfile_source(text: &str) -> Result<DockerfileSource, Error> {
+    match text {
+        "" => Err(Error::usage("`--file` is empty")),
+        "-" => Ok(DockerfileSource::Stdin),
+        url if is_remote(url) => {
+            Err(Error::unsupported("a Dockerfile behind a URL", "fetch it, and pass it with `-f -`"))
+        }
+        path => Ok(DockerfileSource::Path(path.into())),
+    }
+}
+
+/// The main context: a directory or `-`.
+pub(super) fn main_context(text: &str) -> Result<Context, Error> {
+    match text {
+        "" => Err(Error::usage("the build context is empty")),
+        "-" => Ok(Context::Stdin),
+        url if is_remote(url) => {
+            Err(Error::unsupported("a build context behind a URL", "clone or unpack it, and pass the directory"))
+        }
+        dir => Ok(Context::Dir(dir.into())),
+    }
+}
+
+/// `NAME=DIR`, `NAME=docker-image://IMAGE`.
+pub(super) fn named_context(text: &str) -> Result<(String, NamedContext), Error> {
+    let bad = || {
+        Error::usage_hint(format!("invalid build context `{text}`"), "write `NAME=DIR` or `NAME=docker-image://IMAGE`")
+    };
+    let (name, source) = text.split_once('=').filter(|(n, s)| !n.is_empty() && !s.is_empty()).ok_or_else(bad)?;
+    let image = ["docker-image://", "container-image://", "docker://"].iter().find_map(|p| source.strip_prefix(p));
+    let context = match image {
+        Some(image) => NamedContext::Image(image.parse()?),
+        None if is_remote(source) || source.starts_with("oci-layout://") => {
+            return Err(Error::unsupported(
+                format!("build context `{source}`"),
+                "fetch it, and pass a directory or `docker-image://IMAGE`",
+            ));
+        }
+        None => NamedContext::Dir(source.into()),
+    };
+    Ok((name.to_owned(), context))
+}
+
+/// Values of `--pull`.
+pub(super) fn pull_policy(text: &str) -> Result<PullPolicy, Error> {
+    match text.to_ascii_lowercase().as_str() {
+        "always" | "true" | "1" => Ok(PullPolicy::Always),
+        "missing" | "ifmissing" | "false" | "0" => Ok(PullPolicy::Missing),
+        "newer" | "ifnewer" => Ok(PullPolicy::Newer),
+        "never" => Ok(PullPolicy::Never),
+        _ => Err(Error::usage_hint(
+            format!("invalid pull policy `{text}`"),
+            "use `always`, `missing`, `newer` or `never`",
+        )),
+    }
+}
+
+/// Values of `--format`.
+pub(super) fn manifest_format(text: &str) -> Result<ManifestFormat, Error> {
+    match text {
+        "oci" | "OCI" | crate::oci::media::OCI_MANIFEST => Ok(ManifestFormat::Oci),
+        "docker" | "v2s2" | crate::oci::media::DOCKER_MANIFEST => Ok(ManifestFormat::Docker),
+        "v2s1" => Err(Error::unsupported("`--format v2s1`", "use `docker` or `oci`: schema 1 is obsolete")),
+        _ => Err(Error::usage_hint(format!("unrecognized image type `{text}`"), "use `oci` or `docker`")),
+    }
+}
+
+/// Values of `--compression-format`.
+pub(super) fn compression(text: &str) -> Result<Compression, Error> {
+    match text {
+        "none" => Ok(Compression::None),
+        "gzip" => Ok(Compression::Gzip),
+        "zstd" => Ok(Compression::Zstd),
+        "zstd:chunked" | "bzip2" | "xz" | "estargz" => {
+            Err(Error::unsupported(format!("compression `{text}`"), "use `gzip`, `zstd` or `none`"))
+        }
+        _ => Err(Error::usage_hint(format!("unknown compression `{text}`"), "use `gzip`, `zstd` or `none`")),
+    }
+}
+
+/// Values of `--network`; `None`: the default.
+pub(super) fn network(text: &str) -> Result<Option<Network>, Error> {
+    match text {
+        "" | "default" => Ok(None),
+        "host" => Ok(Some(Network::Host)),
+        "none" => Ok(Some(Network::None)),
+        _ => Err(Error::unsupported(
+            format!("`--network={text}`"),
+            "use `host` (the network of the pod) or `none`: a pod cannot make networks",
+        )),
+    }
+}
+
+/// `NAME:IP` or `NAME=IP`; several names are separated by semicolons.
+pub(super) fn add_host(text: &str) -> Result<(String, String), Error> {
+    let bad = || Error::usage(format!("invalid value `{text}` for `--add-host`: expected `NAME:IP`"));
+    let (name, address) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(bad)?;
+    let address = address.trim_start_matches('[').trim_end_matches(']');
+    if address == "host-gateway" {
+        return Err(Error::unsupported("`host-gateway`", "write the IP address of the machine"));
+    }
+    if name.is_empty() || address.parse::<std::net::IpAddr>().is_err() {
+        return Err(bad());
+    }
+    Ok((name.to_owned(), address.to_owned()))
+}
+
+/// `SOURCE:TARGET[:OPTIONS]`.
+fn volume(text: &str) -> Result<VolumeMount, Error> {
+    let bad = || {
+        Error::usage_hint(
+            format!("invalid volume `{text}`"),
+            "write `SOURCE:TARGET[:ro]`, with an absolute path as TARGET",
+        )
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, options) = match parts.as_slice() {
+        [source, target] => (*source, *target, ""),
+        [source, target, options] => (*source, *target, *options),
+        _ => return Err(bad()),
+    };
+    if source.is_empty() || !target.starts_with('/') {
+        return Err(bad());
+    }
+    let mut read_only = false;
+    for option in options.split(',').filter(|o| !o.is_empty()) {
+        match option {
+            "ro" => read_only = true,
+            // Sharing between containers and SELinux labels: RUN has neither.
+            "rw" | "z" | "Z" | "rbind" | "bind" | "private" | "rprivate" => {}
+            other => {
+                return Err(Error::unsupported(format!("volume option `{other}`"), "use `ro` or `rw`"));
+            }
+        }
+    }
+    Ok(VolumeMount { source: source.into(), target: target.to_owned(), read_only })
+}
+
+/// Capabilities in one spelling: lower case, without `cap_`.
+fn capabilities(values: &[String]) -> Vec<String> {
+    let plain = |c: String| c.to_ascii_lowercase().trim_start_matches("cap_").to_owned();
+    values::commas(values).into_iter().map(plain).collect()
+}
+
+/// `--security-opt`.
+fn security_option(text: &str, to: &mut SecurityOptions, warn: &mut dyn FnMut(String)) -> Result<(), Error> {
+    let (name, value) = text.split_once(['=', ':']).unwrap_or((text, ""));
+    match name {
+        "seccomp" if value == "unconfined" => to.seccomp = Seccomp::Unconfined,
+        "seccomp" if !value.is_empty() => to.seccomp = Seccomp::Profile(value.into()),
+        "no-new-privileges" => to.no_new_privileges = value.is_empty() || values::boolean(value) == Ok(true),
+        // What decides is the pod's own profile and label, and that rbuild cannot leave.
+        "label" | "apparmor" => warn(format!("--security-opt {name} has no effect here")),
+        _ => {
+            return Err(Error::unsupported(
+                format!("`--security-opt {text}`"),
+                "use `seccomp=unconfined`, `seccomp=PROFILE` or `no-new-privileges`",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The variable `SOURCE_DATE_EPOCH`.
+pub(super) fn source_date_epoch(var: &Var<'_>) -> Result<Option<i64>, Error> {
+    match var("SOURCE_DATE_EPOCH").filter(|v| !v.is_empty()) {
+        None => Ok(None),
+        Some(text) => text.trim().parse().map(Some).map_err(|_| {
+            Error::usage_hint(
+                format!("`SOURCE_DATE_EPOCH` is `{text}`, which is no number"),
+                "set it to seconds since 1970, such as `$(git log -1 --format=%ct)`",
+            )
+        }),
+    }
+}
+
+/// buildah lets a context be a Dockerfile: then its directory is the context. Applied where the file system may be asked.
+pub fn context_may_be_a_file(request: &mut BuildRequest) {
+    let Context::Dir(path) = &request.context.main else { return };
+    if path.is_file() && request.file.files.is_empty() {
+        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        request.file.files.push(DockerfileSource::Path(path.clone()));
+        request.context.main = Context::Dir(dir);
+    }
+}
+
+/// Builds an image and brings it where it belongs.
+///
+/// # Errors
+/// Whatever kept the image from being built, named or delivered.
+pub fn run(args: &BudArgs, global: &Global) -> Result<(), Error> {
+    let mut request = args.lower(&values::process_var, &mut super::foreign::warn)?;
+    context_may_be_a_file(&mut request);
+    let _ = global;
+    Err(Error::unsupported("building", "wait for the build module"))
+}

@@ -1,0 +1,114 @@
+//! The flags of `buildah build` that `rbuild bud` knows and does not act on.
+
+use super::foreign::{Flag, Table, Verdict, boolean, short, text};
+
+/// Flags of `bud` without a meaning here, or without one yet.
+#[derive(Debug)]
+pub struct BudFlags;
+
+const LIMITS: Verdict =
+    Verdict::Refused("RUN steps live in the pod's own limits: set `resources.limits` of the container");
+const USERNS: Verdict =
+    Verdict::Refused("rbuild chooses the user namespace itself, as wide as the pod allows: see `rbuild info`");
+const PRIVATE: Verdict = Verdict::Only(&["private", "container", ""], "RUN steps always get a namespace of their own");
+const SBOM: Verdict = Verdict::Refused("make the SBOM of the finished image with a scanner that reads OCI archives");
+const LATER_OUTPUT: Verdict =
+    Verdict::Refused("write an archive with `-t oci-archive:FILE` or `-t docker-archive:FILE`");
+const INDEXES: Verdict = Verdict::Refused("build and push one platform at a time; indexes are not made yet");
+const POLICY: Verdict = Verdict::Refused("rbuild checks no signatures: verify the base image before the build");
+
+impl Table for BudFlags {
+    const FLAGS: &'static [Flag] = &[
+        // What is so anyway: rbuild has no intermediate containers, no runtime, and compresses when a layer leaves.
+        boolean("rm", Verdict::NoEffect),
+        boolean("force-rm", Verdict::NoEffect),
+        boolean("compress", Verdict::NoEffect),
+        boolean("disable-content-trust", Verdict::NoEffect),
+        short('D', boolean("disable-compression", Verdict::NoEffect)),
+        boolean("rewrite-timestamp", Verdict::NoEffect),
+        text("blob-cache", Verdict::NoEffect),
+        text("runtime", Verdict::NoEffect),
+        text("runtime-flag", Verdict::NoEffect),
+        text("cgroup-parent", Verdict::NoEffect),
+        text("cache-from", Verdict::NoEffect),
+        boolean("compat-volumes", Verdict::NoEffect),
+        text(
+            "isolation",
+            Verdict::Only(
+                &["oci", "rootless", "chroot", "default", ""],
+                "leave it out: rbuild takes the strongest isolation that the pod allows",
+            ),
+        ),
+        // Namespaces.
+        text("pid", PRIVATE),
+        text("ipc", PRIVATE),
+        text("uts", PRIVATE),
+        text("cgroupns", Verdict::Only(&["private", "host", ""], "RUN steps live in the pod's own cgroup")),
+        text(
+            "userns",
+            Verdict::Only(&["container", "private", "auto", ""], "rbuild chooses the user namespace itself"),
+        ),
+        text("userns-uid-map", USERNS),
+        text("userns-gid-map", USERNS),
+        text("userns-uid-map-user", USERNS),
+        text("userns-gid-map-group", USERNS),
+        text("group-add", Verdict::Refused("RUN steps have the groups that the image gives to their user")),
+        // Limits.
+        short('m', text("memory", LIMITS)),
+        text("memory-swap", LIMITS),
+        short('c', text("cpu-shares", LIMITS)),
+        text("cpu-period", LIMITS),
+        text("cpu-quota", LIMITS),
+        text("cpuset-cpus", LIMITS),
+        text("cpuset-mems", LIMITS),
+        text("shm-size", Verdict::Refused("`/dev/shm` of a RUN step may use half of the pod's memory")),
+        text("ulimit", Verdict::Refused("RUN steps inherit the limits of rbuild: use the shell's `ulimit` before it")),
+        // Parts of the machine.
+        text("device", Verdict::Refused("RUN steps see no devices of the machine")),
+        text("cdi-config-dir", Verdict::Refused("RUN steps see no devices of the machine")),
+        text("hooks-dir", Verdict::Refused("rbuild has no runtime that runs hooks: put the work into a RUN step")),
+        boolean("stdin", Verdict::RefusedIfTrue("RUN steps read nothing: use a heredoc or COPY a file")),
+        text("cpp-flag", Verdict::Refused("run the preprocessor yourself and pass its result with `-f -`")),
+        // Secrets and mounts that the language does not have yet.
+        text("secret", Verdict::Refused("`RUN --mount=type=secret` is not supported yet")),
+        text("ssh", Verdict::Refused("`RUN --mount=type=ssh` is not supported yet")),
+        text("mount", Verdict::Refused("use `--volume SOURCE:TARGET` for directories of the machine")),
+        // Caches.
+        text("cache-to", Verdict::Refused("steps are cached in the local store only; keep `RBUILD_ROOT` on a volume")),
+        // Outputs.
+        short('o', text("output", LATER_OUTPUT)),
+        text("manifest", INDEXES),
+        boolean("all-platforms", Verdict::RefusedIfTrue("build one platform at a time: indexes are not made yet")),
+        boolean("save-stages", Verdict::RefusedIfTrue("build the stage on its own with `--target STAGE -t NAME`")),
+        boolean("stage-labels", Verdict::RefusedIfTrue("put LABEL instructions into the stages")),
+        text("layer-label", Verdict::Refused("label the image with `--label`")),
+        boolean("logsplit", Verdict::RefusedIfTrue("give each build a `--logfile` of its own")),
+        boolean("log-rusage", Verdict::RefusedIfTrue("put `time` in front of the command in the RUN step")),
+        text("rusage-logfile", Verdict::Refused("put `time` in front of the command in the RUN step")),
+        text("cw", Verdict::Refused("images for confidential virtual machines are not made here")),
+        // Supply chain.
+        text("sign-by", Verdict::Refused("sign the image after the push, with a tool such as cosign or skopeo")),
+        text("signature-policy", POLICY),
+        text("decryption-key", Verdict::Refused("decrypt the base image with skopeo before the build")),
+        text("source-policy-file", Verdict::Refused("pin base images by digest, or redirect them in registries.conf")),
+        text("sbom", SBOM),
+        text("sbom-scanner-image", SBOM),
+        text("sbom-scanner-command", SBOM),
+        text("sbom-merge-strategy", SBOM),
+        text("sbom-output", SBOM),
+        text("sbom-image-output", SBOM),
+        text("sbom-purl-output", SBOM),
+        text("sbom-image-purl-output", SBOM),
+        // Profiles of the builder itself.
+        text("cpu-profile", Verdict::Refused("profile rbuild with `perf record`")),
+        text("memory-profile", Verdict::Refused("profile rbuild with `perf record`")),
+    ];
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_refused_flag_has_its_hint() {
+        super::super::foreign::assert_sound::<super::BudFlags>();
+    }
+}

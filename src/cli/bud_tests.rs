@@ -1,0 +1,213 @@
+//! What command lines of `bud` become.
+
+use super::{Cli, Error, Verb, parse};
+use crate::build::request::{BuildRequest, Context, DockerfileSource, NamedContext, PullPolicy, Seccomp, VolumeMount};
+use crate::oci::{Location, ManifestFormat};
+use crate::plan::Network;
+use std::time::Duration;
+
+const ENV: [(&str, &str); 2] = [("FROM_ENV", "v"), ("EMPTY", "")];
+
+fn lower_in(env: &[(&str, &str)], line: &[&str]) -> (Result<BuildRequest, Error>, Vec<String>) {
+    let args: Vec<_> = ["rbuild", "bud"].iter().chain(line).map(Into::into).collect();
+    let mut warnings = vec![];
+    let var = |n: &str| env.iter().find(|(k, _)| *k == n).map(|(_, v)| (*v).to_owned());
+    let request = parse::<Cli>(&args).and_then(|cli| match cli.verb {
+        Verb::Bud(bud) => bud.lower(&var, &mut |w| warnings.push(w)),
+        _ => Err(Error::usage("another verb")),
+    });
+    (request, warnings)
+}
+
+fn lower(line: &[&str]) -> BuildRequest {
+    match lower_in(&ENV, line) {
+        (Ok(request), _) => request,
+        (Err(e), _) => panic!("{line:?}: {e}"),
+    }
+}
+
+/// The message and the hint.
+fn refused(line: &[&str]) -> String {
+    match lower_in(&ENV, line) {
+        (Err(e), _) => format!("{e} | {}", e.hint().unwrap_or_default()),
+        (Ok(_), _) => panic!("{line:?} was accepted"),
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let r = lower(&[]);
+    assert_eq!(r.context.main, Context::Dir(".".into()));
+    assert!(r.file.files.is_empty() && r.file.containerfile);
+    assert!(r.output.layers && !r.output.squash && r.output.destinations.is_empty());
+    assert_eq!(r.output.format, ManifestFormat::Oci);
+    assert_eq!(r.cache.pull, PullPolicy::Missing);
+    assert!(!r.cache.no_cache && r.target.skip_unused_stages && r.security.http_proxy);
+    assert!(r.metadata.inherit_annotations && r.metadata.created_annotation && !r.metadata.identity_label);
+    assert_eq!(r.registry.retry, 3);
+    assert_eq!(r.security.network, None);
+}
+
+#[test]
+fn files_contexts_and_names() {
+    let r = lower(&["-f", "a", "-f", "-", "--ignorefile", "i", "-t", "x", "--tag=oci-archive:/o.tar:n", "dir"]);
+    assert_eq!(r.file.files, [DockerfileSource::Path("a".into()), DockerfileSource::Stdin]);
+    assert_eq!(r.context.main, Context::Dir("dir".into()));
+    assert_eq!(r.context.ignorefile.as_deref(), Some("i".as_ref()));
+    assert_eq!(
+        r.output.destinations,
+        [
+            Location::Store("localhost/x:latest".parse().unwrap()),
+            Location::OciArchive { path: "/o.tar".into(), name: Some("n".into()) },
+        ]
+    );
+    let r = lower(&["--build-context", "a=dir", "--build-context=b=docker-image://busybox", "-"]);
+    assert_eq!(r.context.main, Context::Stdin);
+    assert_eq!(r.context.named[0], ("a".into(), NamedContext::Dir("dir".into())));
+    assert_eq!(r.context.named[1], ("b".into(), NamedContext::Image("busybox".parse().unwrap())));
+}
+
+#[test]
+fn build_arguments_take_values_from_the_environment() {
+    let r = lower(&["--build-arg", "A=1=2", "--build-arg=FROM_ENV", "--build-arg", "GONE", "--build-arg", "E="]);
+    let some = |s: &str| Some(s.to_owned());
+    assert_eq!(
+        r.target.build_args,
+        [("A".into(), some("1=2")), ("FROM_ENV".into(), some("v")), ("GONE".into(), None), ("E".into(), some(""))]
+    );
+}
+
+#[test]
+fn go_s_booleans_and_repeated_flags() {
+    assert!(!lower(&["--layers=false"]).output.layers);
+    assert!(lower(&["--layers"]).output.layers);
+    assert!(!lower(&["--layers", "--layers=f"]).output.layers, "the last one counts");
+    assert!(lower(&["-q", "."]).progress.quiet);
+    assert_eq!(lower(&["--tls-verify=false"]).registry.tls_verify, Some(false));
+    assert_eq!(lower(&["--target", "a", "--target", "b"]).target.stage.as_deref(), Some("b"));
+    assert!(!lower_in(&[("BUILDAH_LAYERS", "false")], &[]).0.unwrap().output.layers);
+    assert!(lower_in(&[("BUILDAH_LAYERS", "false")], &["--layers"]).0.unwrap().output.layers);
+    let docker = lower_in(&[("BUILDAH_FORMAT", "docker")], &[]).0.unwrap();
+    assert_eq!(docker.output.format, ManifestFormat::Docker);
+}
+
+#[test]
+fn pull_policies() {
+    for (line, want) in [
+        (&["--pull"][..], PullPolicy::Always),
+        (&["--pull=true"], PullPolicy::Always),
+        (&["--pull=false"], PullPolicy::Missing),
+        (&["--pull=newer"], PullPolicy::Newer),
+        (&["--pull-never"], PullPolicy::Never),
+        (&["--pull-always", "."], PullPolicy::Always),
+    ] {
+        assert_eq!(lower(line).cache.pull, want, "{line:?}");
+    }
+}
+
+#[test]
+fn times() {
+    assert_eq!(lower(&["--timestamp", "0"]).metadata.timestamp, Some(0));
+    let epoch = |line: &[&str]| lower_in(&[("SOURCE_DATE_EPOCH", "7")], line).0.unwrap().metadata.source_date_epoch;
+    assert_eq!(epoch(&[]), Some(7));
+    assert_eq!(epoch(&["--source-date-epoch=9"]), Some(9));
+    assert_eq!(epoch(&["--timestamp=9"]), None);
+    assert!(lower_in(&[("SOURCE_DATE_EPOCH", "today")], &[]).0.is_err());
+    assert!(lower(&["--cache-ttl=0s"]).cache.no_cache);
+    assert_eq!(lower(&["--cache-ttl=1h"]).cache.ttl, Some(Duration::from_secs(3600)));
+}
+
+#[test]
+fn what_run_steps_see() {
+    let r = lower(&[
+        "--network=none",
+        "--add-host=a:1.2.3.4",
+        "--add-host=b:::1",
+        "-v",
+        "/src:/dst:ro,Z",
+        "--dns=1.1.1.1,8.8.8.8",
+        "--dns-search=x",
+        "--cap-add=CAP_SYS_ADMIN,net_raw",
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=label=disable",
+    ]);
+    assert_eq!(r.security.network, Some(Network::None));
+    assert_eq!(r.security.add_hosts, [("a".into(), "1.2.3.4".into()), ("b".into(), "::1".into())]);
+    let volume = VolumeMount { source: "/src".into(), target: "/dst".into(), read_only: true };
+    assert_eq!(r.security.volumes, [volume]);
+    assert_eq!(r.security.dns.servers, ["1.1.1.1", "8.8.8.8"]);
+    assert_eq!(r.security.cap_add, ["sys_admin", "net_raw"]);
+    assert_eq!(r.security.seccomp, Seccomp::Unconfined);
+    assert!(lower(&["--dns=none"]).security.dns.none);
+}
+
+#[test]
+fn metadata_of_the_image() {
+    let r = lower(&[
+        "--label=a=b",
+        "--label",
+        "bare",
+        "--annotation=c=d=e",
+        "--env=FROM_ENV",
+        "--env",
+        "GONE",
+        "--unsetenv=X,Y",
+        "--inherit-annotations=false",
+        "--created-annotation=false",
+    ]);
+    assert_eq!(r.metadata.labels, [("a".into(), "b".into()), ("bare".into(), String::new())]);
+    assert_eq!(r.metadata.annotations, [("c".into(), "d=e".into())]);
+    assert_eq!(r.metadata.env, [("FROM_ENV".into(), "v".into())]);
+    assert_eq!(r.metadata.unset_env, ["X", "Y"]);
+    assert!(!r.metadata.inherit_annotations && !r.metadata.created_annotation);
+}
+
+#[test]
+fn flags_without_effect_say_so_once() {
+    let (request, warnings) = lower_in(&ENV, &["--rm", "--force-rm=false", "--isolation", "chroot", "--pid=private"]);
+    assert!(request.is_ok());
+    assert_eq!(warnings, ["--rm has no effect here", "--force-rm has no effect here"]);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_a_hint() {
+    let lines: Vec<String> = [
+        &["--memory", "2g"][..],
+        &["--isolation=vm"],
+        &["--network=bridge"],
+        &["--platform=linux/amd64,linux/arm64"],
+        &["--secret=id=x"],
+        &["https://example/x.tar"],
+        &["--output", "type=local,dest=x"],
+        &["--security-opt=mask=/x"],
+        &["--nosuch"],
+        &["--labl=x"],
+        &["--timestamp=1", "--source-date-epoch=2"],
+        &["-f", "-", "-"],
+        &["--tls-verify=maybe"],
+        &["-t", "UPPER"],
+        &["--creds=me"],
+        &["a", "b"],
+    ]
+    .iter()
+    .map(|line| refused(line))
+    .collect();
+    insta::assert_snapshot!(lines.join("\n"), @r#"
+    `--memory` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    `--isolation=vm` is not supported | leave it out: rbuild takes the strongest isolation that the pod allows
+    `--network=bridge` is not supported | use `host` (the network of the pod) or `none`: a pod cannot make networks
+    `--platform` with several platforms is not supported | build each platform on a machine of its own
+    `--secret` is not supported | `RUN --mount=type=secret` is not supported yet
+    a build context behind a URL is not supported | clone or unpack it, and pass the directory
+    `--output` is not supported | write an archive with `-t oci-archive:FILE` or `-t docker-archive:FILE`
+    `--security-opt mask=/x` is not supported | use `seccomp=unconfined`, `seccomp=PROFILE` or `no-new-privileges`
+    unknown flag: --nosuch | did you mean `--os`?
+    unknown flag: --labl | did you mean `--label`?
+    `--timestamp` and `--source-date-epoch` contradict each other | 
+    context and Dockerfile cannot both be read from standard input | 
+    invalid value 'maybe' for '--tls-verify[=<BOOL>]': expected `true` or `false` | 
+    invalid image reference `UPPER`: the repository must be lower case | 
+    `--creds` has no password | write `--creds USER:PASSWORD`, or use `rbuild login`
+    unexpected argument: b |
+    "#);
+}

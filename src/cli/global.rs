@@ -1,0 +1,87 @@
+//! Flags that stand before or behind every verb, and the store that they lead to.
+
+use super::values::Var;
+use super::{Error, values};
+use crate::store::Store;
+use std::path::{Path, PathBuf};
+
+/// Flags of every verb.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Global {
+    /// Directory of the store [env: RBUILD_ROOT]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// registries.conf to read in place of the usual ones
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub registries_conf: Option<PathBuf>,
+    /// Directory of further registries.conf files
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
+    pub registries_conf_dir: Option<PathBuf>,
+    /// Diagnostics on standard error: trace, debug, info, warn, error [env: RBUILD_LOG]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+impl Global {
+    /// Where the store is: `--root`, `RBUILD_ROOT`, `$XDG_DATA_HOME/rbuild`, `~/.local/share/rbuild`.
+    ///
+    /// # Errors
+    /// [`Error::NoRoot`] where none of them says.
+    pub fn root_dir(&self, var: &Var<'_>) -> Result<PathBuf, Error> {
+        let set = |name: &str| var(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        if let Some(root) = self.root.clone().or_else(|| set("RBUILD_ROOT")) {
+            return Ok(root);
+        }
+        if let Some(data) = set("XDG_DATA_HOME").filter(|p| p.is_absolute()) {
+            return Ok(data.join("rbuild"));
+        }
+        match set("HOME") {
+            None => Err(Error::NoRoot("none of `RBUILD_ROOT`, `XDG_DATA_HOME` and `HOME` is set".into())),
+            Some(home) if !home.is_absolute() => {
+                Err(Error::NoRoot(format!("`HOME` is `{}`, which is no absolute path", home.display())))
+            }
+            Some(home) => Ok(home.join(".local/share/rbuild")),
+        }
+    }
+
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// Those of [`Global::root_dir`] and of [`Store::open`].
+    pub fn store(&self) -> Result<Store, Error> {
+        let root = self.root_dir(&values::process_var)?;
+        Store::open(&root).map_err(|e| self.explain(&root, e))
+    }
+
+    /// A place that nobody chose and that cannot be written gets the advice to choose one.
+    fn explain(&self, root: &Path, e: crate::store::Error) -> Error {
+        use crate::error::{Classified as _, Kind};
+        let chosen = self.root.is_some() || std::env::var_os("RBUILD_ROOT").is_some();
+        let unwritable = matches!(e.kind(), Kind::Denied | Kind::System | Kind::NotFound) && !root.is_dir();
+        if chosen || !unwritable { e.into() } else { Error::NoRoot(e.to_string()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_looked_for_in_order() {
+        let global = Global::default();
+        let at = |vars: &[(&str, &str)]| {
+            let vars: Vec<(String, String)> = vars.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+            let var = move |n: &str| vars.iter().find(|(k, _)| k == n).map(|(_, v)| v.clone());
+            global.root_dir(&var)
+        };
+        let all = [("RBUILD_ROOT", "/r"), ("XDG_DATA_HOME", "/x"), ("HOME", "/h")];
+        assert_eq!(at(&all).unwrap(), Path::new("/r"));
+        assert_eq!(at(&all[1..]).unwrap(), Path::new("/x/rbuild"));
+        assert_eq!(at(&all[2..]).unwrap(), Path::new("/h/.local/share/rbuild"));
+        assert_eq!(at(&[("HOME", "/")]).unwrap(), Path::new("/.local/share/rbuild"));
+        let none = at(&[]).unwrap_err();
+        assert!(none.hint().unwrap().contains("RBUILD_ROOT"), "{none}");
+        let flag = Global { root: Some("/f".into()), ..Global::default() };
+        assert_eq!(flag.root_dir(&|_| Some("/r".into())).unwrap(), Path::new("/f"));
+    }
+}

@@ -1,0 +1,99 @@
+//! The flags about registries that many verbs share, and the client they become.
+
+use super::{Error, Global, values};
+use crate::build::request::{Credentials, RegistryOptions};
+use crate::registry;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `--authfile`, `--creds`, `--tls-verify`, `--cert-dir`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct AccessArgs {
+    /// Credentials file, in place of the usual ones
+    #[arg(long, value_name = "PATH")]
+    pub authfile: Option<PathBuf>,
+    /// User and password for the registry
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    pub creds: Option<String>,
+    /// Require HTTPS and verify certificates
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub tls_verify: Option<bool>,
+    /// Directory with certificates and keys for the registry
+    #[arg(long, value_name = "PATH")]
+    pub cert_dir: Option<PathBuf>,
+}
+
+/// [`AccessArgs`] and how often to try again.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct RegistryArgs {
+    /// Who may do what.
+    #[command(flatten)]
+    pub access: AccessArgs,
+    /// Times to try again after a failed transfer
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub retry: u32,
+    /// Pause between tries
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    pub retry_delay: Option<Duration>,
+}
+
+impl AccessArgs {
+    /// The options that these flags ask for. A password that `--creds` leaves out is read from the terminal.
+    pub fn lower(&self) -> Result<RegistryOptions, Error> {
+        let creds = match &self.creds {
+            None => None,
+            Some(text) => match text.split_once(':') {
+                Some((user, password)) if !user.is_empty() => {
+                    Some(Credentials { username: user.into(), password: password.into() })
+                }
+                _ => {
+                    return Err(Error::usage_hint(
+                        "`--creds` has no password",
+                        "write `--creds USER:PASSWORD`, or use `rbuild login`",
+                    ));
+                }
+            },
+        };
+        if let Some(file) = &self.authfile
+            && !file.exists()
+        {
+            return Err(Error::file("read", file)(std::io::ErrorKind::NotFound.into()));
+        }
+        Ok(RegistryOptions {
+            authfile: self.authfile.clone(),
+            creds,
+            tls_verify: self.tls_verify,
+            cert_dir: self.cert_dir.clone(),
+            ..RegistryOptions::default()
+        })
+    }
+}
+
+impl RegistryArgs {
+    /// The options that these flags ask for.
+    pub fn lower(&self) -> Result<RegistryOptions, Error> {
+        Ok(RegistryOptions { retry: self.retry, retry_delay: self.retry_delay, ..self.access.lower()? })
+    }
+}
+
+/// The settings of a registry client.
+pub fn client_options(options: &RegistryOptions, global: &Global) -> registry::Options {
+    let default = registry::Options::default();
+    registry::Options {
+        authfile: options.authfile.clone(),
+        creds: options.creds.as_ref().map(|c| (c.username.clone(), c.password.clone())),
+        tls_verify: options.tls_verify,
+        cert_dir: options.cert_dir.clone(),
+        retries: options.retry,
+        retry_delay: options.retry_delay.unwrap_or(default.retry_delay),
+        registries_conf: global.registries_conf.clone(),
+        registries_conf_dir: global.registries_conf_dir.clone(),
+        ..default
+    }
+}
+
+/// A client with these options.
+pub fn client(options: &RegistryOptions, global: &Global) -> Result<registry::Client, Error> {
+    Ok(registry::Client::new(client_options(options, global))?)
+}

@@ -1,0 +1,150 @@
+//! Values of flags, read the way Go's flag library and the tools that use it read them.
+
+use super::Error;
+use crate::oci::Platform;
+use std::time::Duration;
+
+/// What flags may read of the process: its environment, and nothing else.
+pub type Var<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+/// The process's environment. A variable that is not UTF-8 counts as unset.
+pub fn process_var(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// A boolean in one of Go's spellings.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected `true` or `false`".into()),
+    }
+}
+
+/// `NAME=VALUE`; a bare name takes its value from the environment, `None` where that has none.
+pub fn name_value(text: &str, var: &Var<'_>) -> Result<(String, Option<String>), Error> {
+    let (name, value) = match text.split_once('=') {
+        Some((n, v)) => (n, Some(v.to_owned())),
+        None => (text, var(text)),
+    };
+    if name.is_empty() {
+        return Err(Error::usage(format!("invalid value `{text}`: the name before `=` is empty")));
+    }
+    Ok((name.to_owned(), value))
+}
+
+/// `NAME=VALUE`; a bare name is an empty value.
+pub fn label(text: &str) -> Result<(String, String), Error> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    if name.is_empty() {
+        return Err(Error::usage(format!("invalid value `{text}`: the name before `=` is empty")));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Go's string slices: each occurrence of a flag may hold several values, separated by commas.
+pub fn commas(values: &[String]) -> Vec<String> {
+    values.iter().flat_map(|v| v.split(',')).filter(|v| !v.is_empty()).map(str::to_owned).collect()
+}
+
+/// Go's durations: `1h30m`, `2s`, `500ms`; a number alone is seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("invalid duration `{text}`: expected something like `2s` or `1h30m`");
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(u64::from(seconds)));
+    }
+    let (mut total, mut rest) = (0.0_f64, text);
+    if rest.is_empty() {
+        return Err(bad());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let (number, after) = rest.split_at_checked(digits).ok_or_else(bad)?;
+        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, next) = after.split_at_checked(unit_end).ok_or_else(bad)?;
+        let scale = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return Err(bad()),
+        };
+        total += number.parse::<f64>().map_err(|_| bad())? * scale;
+        rest = next;
+    }
+    Duration::try_from_secs_f64(total).map_err(|_| bad())
+}
+
+/// The platform that `--platform`, `--os`, `--arch` and `--variant` name together, and whether any of them did.
+///
+/// # Errors
+/// A malformed platform, several of them, or one that this machine cannot run.
+pub fn platform(
+    platforms: &[String],
+    os: Option<&str>,
+    arch: Option<&str>,
+    variant: Option<&str>,
+) -> Result<(Platform, bool), Error> {
+    let list: Vec<&str> = platforms.iter().flat_map(|p| p.split(',')).filter(|p| !p.is_empty()).collect();
+    let one = match list.as_slice() {
+        [] => None,
+        [one] => Some(*one),
+        _ => {
+            return Err(Error::unsupported(
+                "`--platform` with several platforms",
+                "build each platform on a machine of its own",
+            ));
+        }
+    };
+    if one.is_some() && (os.is_some() || arch.is_some() || variant.is_some()) {
+        return Err(Error::usage("invalid --platform may not be used with --os, --arch, or --variant"));
+    }
+    let explicit = one.is_some() || os.is_some() || arch.is_some() || variant.is_some();
+    let mut platform = match one {
+        Some(text) => text.parse().map_err(|e: crate::oci::PlatformError| Error::usage(e.to_string()))?,
+        None => Platform::host(),
+    };
+    platform.os = os.map_or(platform.os, str::to_owned);
+    if let Some(arch) = arch {
+        (platform.architecture, platform.variant) = (arch.to_owned(), None);
+    }
+    platform.variant = variant.map(str::to_owned).or(platform.variant);
+    Ok((platform.normalized(), explicit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_go_s() {
+        for (text, want) in [("2s", 2_000), ("1h30m", 5_400_000), ("500ms", 500), ("7", 7_000), ("1.5s", 1_500)] {
+            assert_eq!(duration(text).unwrap(), Duration::from_millis(want), "{text}");
+        }
+        for bad in ["", "s", "2x", "1s2", "-1s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_take_their_value_from_the_environment() {
+        let var = |n: &str| (n == "HERE").then(|| "v".to_owned());
+        assert_eq!(name_value("A=b=c", &var).unwrap(), ("A".into(), Some("b=c".into())));
+        assert_eq!(name_value("HERE", &var).unwrap(), ("HERE".into(), Some("v".into())));
+        assert_eq!(name_value("GONE", &var).unwrap(), ("GONE".into(), None));
+        assert!(name_value("=x", &var).is_err());
+        assert_eq!(label("a").unwrap(), ("a".into(), String::new()));
+    }
+
+    #[test]
+    fn a_platform_comes_from_one_flag_or_from_parts() {
+        let s = |p: &str| vec![p.to_owned()];
+        assert_eq!(platform(&[], None, None, None).unwrap(), (Platform::host(), false));
+        assert_eq!(platform(&s("linux/arm64/v8"), None, None, None).unwrap().0.to_string(), "linux/arm64");
+        assert_eq!(platform(&[], None, Some("arm"), Some("v7")).unwrap().0.to_string(), "linux/arm/v7");
+        assert!(platform(&s("linux/amd64,linux/arm64"), None, None, None).is_err());
+        assert!(platform(&s("linux/amd64"), None, Some("arm"), None).is_err());
+    }
+}
