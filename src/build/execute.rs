@@ -266,14 +266,14 @@ impl<'a> Executor<'a> {
         always: bool,
     ) -> Result<Option<Layer>, Error> {
         let view = rootfs::view(&self.snapshots, dirs)?;
-        let mut blob = self.around.store.blob_writer()?;
+        let mut blob = self.around.store.hashed_blob_writer()?;
         let stats =
             diff::write_layer(&active.layer(), &view, self.snapshots.map(), &diff::Times::default(), &mut blob)?;
         if stats.entries == 0 && !always {
             return Ok(None);
         }
-        let (_, size) = blob.commit(Some(&stats.diff_id.0))?;
-        let layer = made_layer(stats.diff_id, size);
+        blob.commit(&stats.diff_id.0)?;
+        let layer = made_layer(stats.diff_id, stats.size);
         if let Some(chain) = below.with(layer.clone()).chain() {
             self.snapshots.publish(active, chain)?;
         }
@@ -526,10 +526,10 @@ impl<'a> Executor<'a> {
     fn squash(&self, stack: &Stack) -> Result<Layer, Error> {
         let dirs = rootfs::directories(&self.snapshots, self.images, stack)?;
         let view = rootfs::view(&self.snapshots, &dirs)?;
-        let mut blob = self.around.store.blob_writer()?;
+        let mut blob = self.around.store.hashed_blob_writer()?;
         let stats = diff::write_tree(&view, &self.times(), &mut blob)?;
-        let (_, size) = blob.commit(Some(&stats.diff_id.0))?;
-        Ok(made_layer(stats.diff_id, size))
+        blob.commit(&stats.diff_id.0)?;
+        Ok(made_layer(stats.diff_id, stats.size))
     }
 
     fn times(&self) -> diff::Times {
@@ -547,14 +547,15 @@ impl<'a> Executor<'a> {
             (None, Some(t)) => format!("clamp{t}"),
         };
         let store = self.around.store;
-        if let Some(known) = store.compressed(&layer.diff_id, &memo) {
-            if store.blob_size(&known.digest)? == Some(known.size) {
-                return Ok(made_layer(DiffId(known.digest), known.size));
-            }
+        if let Some(known) = store.compressed(&layer.diff_id, &memo)
+            && store.blob_size(&known.digest)? == Some(known.size)
+        {
+            return Ok(made_layer(DiffId(known.digest), known.size));
         }
-        let mut blob = store.blob_writer()?;
+        let mut blob = store.hashed_blob_writer()?;
         let stats = retime::retime(store.open_blob(&layer.blob)?, &times, &mut blob)?;
-        let (digest, size) = blob.commit(Some(&stats.diff_id.0))?;
+        let (digest, size) = (stats.diff_id.0, stats.size);
+        blob.commit(&digest)?;
         store.remember_compressed(&layer.diff_id, &memo, &Descriptor::new(media::OCI_LAYER, digest, size))?;
         Ok(made_layer(DiffId(digest), size))
     }

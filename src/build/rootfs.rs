@@ -12,18 +12,27 @@ use std::{
 /// Which of an image's layers have arrived.
 #[derive(Default)]
 struct Arrivals {
-    state: Mutex<(Vec<usize>, Option<Result<(), image::Error>>)>,
+    state: Mutex<Fetch>,
     changed: Condvar,
+}
+
+/// How far a fetch has come.
+#[derive(Default)]
+struct Fetch {
+    /// Numbers of the layers that are here.
+    here: Vec<usize>,
+    /// How it ended.
+    end: Option<Result<(), image::Error>>,
 }
 
 impl Arrivals {
     fn ready(&self, i: usize) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0.push(i);
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).here.push(i);
         self.changed.notify_all();
     }
 
     fn ended(&self, result: Result<(), image::Error>) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(result);
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).end = Some(result);
         self.changed.notify_all();
     }
 
@@ -31,15 +40,15 @@ impl Arrivals {
     fn wait(&self, i: usize) -> Result<(), Error> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if state.0.contains(&i) {
+            if state.here.contains(&i) {
                 return Ok(());
             }
-            match state.1.take() {
+            match state.end.take() {
                 None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Err(e)) => return Err(e.into()),
                 // All layers are here; one that was not announced is reported by whoever opens it.
                 Some(Ok(())) => {
-                    state.1 = Some(Ok(()));
+                    state.end = Some(Ok(()));
                     return Ok(());
                 }
             }

@@ -9,10 +9,10 @@ use crate::registry::{self, Client, Resolved};
 use crate::store::{self, Store};
 use crate::ui::{BlobState, Direction, Event, Sink};
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     io,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -137,8 +137,9 @@ pub struct Images<'a> {
     client: &'a Client,
     pull: Pull,
     sink: &'a dyn Sink,
-    /// Manifests whose layers are all here. Fetching the same image twice at once would move everything twice.
-    complete: Mutex<HashSet<Digest>>,
+    /// For each manifest, whether its layers are all here. Whoever fetches an image holds its lock, so that nobody moves the
+    /// same bytes at the same time.
+    complete: Mutex<HashMap<Digest, Arc<Mutex<bool>>>>,
 }
 
 impl<'a> Images<'a> {
@@ -243,10 +244,13 @@ impl<'a> Images<'a> {
     /// # Errors
     /// The first layer that could not be fetched.
     pub fn fetch(&self, image: &Image, ready: &(dyn Fn(usize) + Sync)) -> Result<(), Error> {
-        let mut complete = self.complete.lock().unwrap_or_else(PoisonError::into_inner);
-        let all_ready = || (0..image.manifest.layers.len()).for_each(ready);
-        if complete.contains(&image.descriptor.digest) {
-            all_ready();
+        let lock = {
+            let mut all = self.complete.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(image.descriptor.digest).or_default())
+        };
+        let mut complete = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if *complete {
+            (0..image.manifest.layers.len()).for_each(ready);
             return Ok(());
         }
         let mut missing = vec![];
@@ -277,7 +281,7 @@ impl<'a> Images<'a> {
                 changed: true,
             });
         }
-        complete.insert(image.descriptor.digest);
+        *complete = true;
         Ok(())
     }
 

@@ -75,10 +75,15 @@ impl Store {
 
     /// Starts a new blob. It appears in the store when [`BlobWriter::commit`] succeeds.
     pub fn blob_writer(&self) -> Result<BlobWriter<'_>, Error> {
+        Ok(BlobWriter(Hashing::new(self.hashed_blob_writer()?)))
+    }
+
+    /// Starts a new blob whose digest somebody else computes. It appears in the store when [`HashedBlobWriter::commit`]
+    /// succeeds.
+    pub fn hashed_blob_writer(&self) -> Result<HashedBlobWriter<'_>, Error> {
         let path = self.lease.temp_path("blob")?;
         let file = File::create_new(&path).map_err(Error::io("cannot create", &path))?;
-        let out = Hashing::new(BufWriter::with_capacity(1 << 18, file));
-        Ok(BlobWriter { store: self, path, out: Some(out) })
+        Ok(HashedBlobWriter { store: self, path, out: BufWriter::with_capacity(1 << 18, file), kept: false })
     }
 
     /// Stores these bytes as a blob.
@@ -126,57 +131,73 @@ impl Store {
 }
 
 /// A blob in the making. Dropped before [`BlobWriter::commit`], it leaves nothing.
-pub struct BlobWriter<'a> {
-    store: &'a Store,
-    path: PathBuf,
-    /// `None` once the blob is in its place.
-    out: Option<Hashing<BufWriter<File>>>,
-}
+pub struct BlobWriter<'a>(Hashing<HashedBlobWriter<'a>>);
 
 impl BlobWriter<'_> {
     /// Ends the blob, and puts it under its digest. Returns the digest and the length in bytes.
     ///
     /// # Errors
     /// [`Error::Damaged`] where `expected` is not the digest of what was written; then nothing is stored.
-    pub fn commit(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), Error> {
-        self.flush().map_err(Error::io("cannot write", &self.path))?;
-        let (digest, size) = match self.out.take() {
-            Some(out) => {
-                let (_, digest, size) = out.finish();
-                (digest, size)
-            }
-            None => (Digest::of(b""), 0),
-        };
+    pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64), Error> {
+        let (raw, digest, size) = self.0.finish();
         if let Some(expected) = expected.filter(|e| **e != digest) {
-            let _ = fs::remove_file(&self.path);
             return Err(Error::Damaged { expected: *expected, found: digest });
         }
-        let target = self.store.blob_path(&digest);
-        let renamed = self.store.hold(|| {
-            // An equal blob that is there already has the same bytes: which of the two stays does not matter.
-            Some((format!("blobs/sha256/{}", digest.hex()), fs::rename(&self.path, &target)))
-        })?;
-        renamed.unwrap_or(Ok(())).map_err(Error::io("cannot rename to", &target))?;
+        raw.commit(&digest)?;
         Ok((digest, size))
     }
 }
 
 impl Write for BlobWriter<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match &mut self.out {
-            Some(out) => out.write(buf),
-            None => Ok(0),
-        }
+        self.0.write(buf)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out.as_mut().map_or(Ok(()), Write::flush)
+        self.0.flush()
     }
 }
 
-impl Drop for BlobWriter<'_> {
+/// A blob in the making whose bytes are hashed on their way here. Dropped before [`HashedBlobWriter::commit`], it leaves
+/// nothing.
+pub struct HashedBlobWriter<'a> {
+    store: &'a Store,
+    path: PathBuf,
+    out: BufWriter<File>,
+    kept: bool,
+}
+
+impl HashedBlobWriter<'_> {
+    /// Ends the blob, and puts it under `digest`, which the caller has computed of exactly what was written.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn commit(mut self, digest: &Digest) -> Result<(), Error> {
+        self.out.flush().map_err(Error::io("cannot write", &self.path))?;
+        let target = self.store.blob_path(digest);
+        let renamed = self.store.hold(|| {
+            // An equal blob that is there already has the same bytes: which of the two stays does not matter.
+            Some((format!("blobs/sha256/{}", digest.hex()), fs::rename(&self.path, &target)))
+        })?;
+        renamed.unwrap_or(Ok(())).map_err(Error::io("cannot rename to", &target))?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Write for HashedBlobWriter<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.out.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl Drop for HashedBlobWriter<'_> {
     fn drop(&mut self) {
-        if self.out.is_some() {
+        if !self.kept {
             let _ = fs::remove_file(&self.path);
         }
     }

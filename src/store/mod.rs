@@ -28,7 +28,7 @@ mod gc;
 mod lease;
 mod names;
 
-pub use blobs::BlobWriter;
+pub use blobs::{BlobWriter, HashedBlobWriter};
 pub use error::Error;
 pub use gc::{Collected, GcOptions};
 pub use lease::{TempDir, remove_tree};
