@@ -23,12 +23,14 @@
 //!   while index.json changes or garbage is collected. So nothing that a living process uses is ever collected.
 
 mod blobs;
+mod check;
 mod error;
 mod gc;
 mod lease;
 mod names;
 
 pub use blobs::{BlobWriter, HashedBlobWriter};
+pub use check::{Checked, Problem};
 pub use error::Error;
 pub use gc::{Collected, GcOptions};
 pub use lease::{TempDir, remove_tree};

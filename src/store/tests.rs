@@ -118,3 +118,25 @@ fn many_processes_share_a_store() {
         store.reach(&e.descriptor).unwrap();
     }
 }
+
+#[test]
+fn check_finds_what_is_wrong() {
+    let (dir, store) = store();
+    let one = image(&store, "one");
+    store.publish(&["localhost/x:latest".into()], &one).unwrap();
+    let checked = store.check().unwrap();
+    assert_eq!((checked.blobs, checked.images, checked.problems.len()), (3, 1, 0));
+
+    let layer = store.manifest(&one.digest).unwrap().layers[0].digest;
+    std::fs::write(dir.path().join("blobs/sha256").join(layer.hex()), "other").unwrap();
+    std::fs::write(dir.path().join("blobs/sha256/stray"), "").unwrap();
+    std::fs::write(dir.path().join("steps/00"), "{").unwrap();
+    std::fs::create_dir_all(dir.path().join("snapshots/key/chain")).unwrap();
+    let problems = store.check().unwrap().problems;
+    assert!(problems.contains(&Problem::DamagedBlob(layer)), "{problems:?}");
+    assert_eq!(problems.len(), 4, "{problems:?}");
+
+    store.remove_blob(&layer).unwrap();
+    let problems = store.check().unwrap().problems;
+    assert!(problems.iter().any(|p| matches!(p, Problem::BrokenImage { .. })), "{problems:?}");
+}
