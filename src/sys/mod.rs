@@ -1,6 +1,13 @@
 //! Safe functions over system calls: every `unsafe` of rbuild is here.
 
+pub mod arch;
+pub mod caps;
+pub mod fs;
 pub mod idmap;
+pub mod memfd;
+pub mod mount;
+pub mod net;
 pub mod passwd;
+pub mod process;
 pub mod signal;
 pub mod userns;

@@ -59,6 +59,28 @@ pub fn received() -> Option<i32> {
     }
 }
 
+/// Blocks all signals in the calling thread until dropped.
+pub(super) struct BlockAll(libc::sigset_t);
+
+impl BlockAll {
+    pub(super) fn new() -> BlockAll {
+        // SAFETY: an all-zero set is valid memory for both calls to fill in.
+        unsafe {
+            let (mut all, mut old): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
+            BlockAll(old)
+        }
+    }
+}
+
+impl Drop for BlockAll {
+    fn drop(&mut self) {
+        // SAFETY: the set is the one that the kernel gave.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+    }
+}
+
 mod raw {
     use super::Cancel;
     use std::sync::OnceLock;

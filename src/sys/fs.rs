@@ -1,0 +1,163 @@
+//! Paths inside a root directory that is not ours: symbolic links there never lead out of it.
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat, statat};
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Component, Path, PathBuf};
+
+/// As many symbolic links as the kernel follows in one path.
+const MAX_LINKS: usize = 40;
+
+/// What [`resolve_or_create`] makes at the end of a path that does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// A directory, mode 0755.
+    Directory,
+    /// An empty file, mode 0644.
+    File,
+}
+
+/// Opens (O_PATH) what `path` means to a process whose root directory is `root`.
+pub fn resolve(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    match openat2(
+        root,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    ) {
+        Ok(fd) => Ok(fd),
+        // Kernels before 5.6 have no openat2, and old filters refuse what they do not know.
+        Err(Errno::NOSYS | Errno::PERM) => walk(root, path, None).map(|(fd, _)| fd),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// As [`resolve`]; what is missing is made. Also answers the paths (below `root`, outermost first) that were made.
+pub fn resolve_or_create(root: BorrowedFd<'_>, path: &Path, missing: Missing) -> io::Result<(OwnedFd, Vec<PathBuf>)> {
+    match resolve(root, path) {
+        Ok(fd) => Ok((fd, Vec::new())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => walk(root, path, Some(missing)),
+        Err(e) => Err(e),
+    }
+}
+
+/// Resolves component by component, with each directory held open on the way so that `..` is exact.
+fn walk(root: BorrowedFd<'_>, path: &Path, create: Option<Missing>) -> io::Result<(OwnedFd, Vec<PathBuf>)> {
+    let mut todo: VecDeque<OsString> = components(path);
+    let mut at: Vec<(OwnedFd, OsString)> = Vec::new();
+    let mut created = Vec::new();
+    let mut links = 0;
+    while let Some(name) = todo.pop_front() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        let here = at.last().map_or(root, |(fd, _)| fd.as_fd());
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let next = match (openat(here, &name, flags, Mode::empty()), create) {
+            (Ok(fd), _) => fd,
+            (Err(Errno::NOENT), Some(missing)) => {
+                let last = todo.is_empty();
+                if last && missing == Missing::File {
+                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                    openat(here, &name, flags, Mode::from_raw_mode(0o644))?;
+                } else {
+                    mkdirat(here, &name, Mode::from_raw_mode(0o755))?;
+                }
+                created.push(at.iter().map(|(_, n)| n.as_os_str()).chain([name.as_os_str()]).collect());
+                openat(here, &name, flags, Mode::empty())?
+            }
+            (Err(e), _) => return Err(e.into()),
+        };
+        let stat = statat(&next, "", AtFlags::EMPTY_PATH)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(Errno::LOOP.into());
+            }
+            let target = OsString::from_vec(readlinkat(here, &name, Vec::new())?.into_bytes());
+            if Path::new(&target).is_absolute() {
+                at.clear();
+            }
+            for part in components(Path::new(&target)).into_iter().rev() {
+                todo.push_front(part);
+            }
+            continue;
+        }
+        at.push((next, name));
+    }
+    let fd = match at.pop() {
+        Some((fd, _)) => fd,
+        None => openat(root, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
+    };
+    Ok((fd, created))
+}
+
+fn components(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter_map(|c| match c {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some(OsString::from("..")),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+        })
+        .collect()
+}
+
+/// Whether the path exists below a directory, the last component not followed.
+pub fn exists(dir: BorrowedFd<'_>, path: &OsStr) -> bool {
+    statat(dir, Path::new(OsStr::from_bytes(path.as_bytes())), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn identity(fd: &OwnedFd) -> (u64, u64) {
+        let stat = statat(fd, "", AtFlags::EMPTY_PATH).unwrap();
+        (stat.st_dev, stat.st_ino)
+    }
+
+    #[test]
+    fn links_stay_inside_and_both_ways_agree() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::fs::write(root.join("a/file"), "x").unwrap();
+        std::fs::write(dir.path().join("outside"), "x").unwrap();
+        symlink("/a", root.join("absolute")).unwrap();
+        symlink("../../../a/file", root.join("a/b/up")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        symlink("../outside", root.join("escape")).unwrap();
+        let fd = openat(rustix::fs::CWD, &root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for path in ["/", "a", "/a/b", "absolute/b", "absolute/b/up", "../../a/b/../file", "a/b/.."] {
+            let by_kernel = resolve(fd.as_fd(), Path::new(path)).unwrap();
+            let (by_walk, made) = walk(fd.as_fd(), Path::new(path), None).unwrap();
+            assert_eq!(identity(&by_kernel), identity(&by_walk), "{path}");
+            assert!(made.is_empty());
+        }
+        for (path, errno) in [("loop", Errno::LOOP), ("escape", Errno::NOENT), ("a/none", Errno::NOENT)] {
+            let expected = Some(errno.raw_os_error());
+            assert_eq!(resolve(fd.as_fd(), Path::new(path)).unwrap_err().raw_os_error(), expected, "{path}");
+            assert_eq!(walk(fd.as_fd(), Path::new(path), None).unwrap_err().raw_os_error(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn missing_parts_are_made_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        symlink("../run/x/resolv.conf", dir.path().join("etc/resolv.conf")).unwrap();
+        let fd = openat(rustix::fs::CWD, dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let (_, made) = resolve_or_create(fd.as_fd(), Path::new("/etc/resolv.conf"), Missing::File).unwrap();
+        assert_eq!(made, ["run", "run/x", "run/x/resolv.conf"].map(PathBuf::from));
+        assert!(dir.path().join("run/x/resolv.conf").is_file());
+        let (_, made) = resolve_or_create(fd.as_fd(), Path::new("/etc/resolv.conf"), Missing::File).unwrap();
+        assert!(made.is_empty());
+    }
+}
