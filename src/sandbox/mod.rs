@@ -1,12 +1,20 @@
 //! Running one command on one root file system.
 
+mod etc;
+mod init;
+mod message;
+mod run;
 mod spec;
+mod stub;
+mod text;
 
 pub use crate::sys::passwd::UserIds;
 pub use crate::sys::signal::Cancel;
+pub use init::{is_init, main as init_main};
+pub use run::run;
 pub use spec::{Capability, HostEntry, Mount, MountKind, Network, PipeFile, Seccomp, Stdin, StepSpec};
+pub use stub::make_stub;
 
-use std::path::Path;
 use std::time::Duration;
 
 /// Where a piece of a step's output came from.
@@ -53,6 +61,11 @@ pub struct Usage {
     pub max_rss: u64,
 }
 
+/// What lifts the limits of a pod that has one id.
+pub const ONE_ID_HINT: &str = "this pod maps one id only: chown, setuid, setgroups and mknod fail in it; for a range of ids set \
+    `hostUsers: false` with the capability `SYS_ADMIN`, or `allowPrivilegeEscalation: true` with `newuidmap` and \
+    `/etc/subuid` in the builder's image";
+
 /// A system call that changes ids, and that the kernel refused because the pod has one id only.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RefusedCall {
@@ -76,6 +89,14 @@ pub enum Error {
         /// The pod field to change.
         hint: String,
     },
+    /// The command is not in the image, or cannot be executed.
+    #[error("{message}")]
+    NotStarted {
+        /// What is missing.
+        message: String,
+        /// The code that a shell would exit with: 126 or 127.
+        code: i32,
+    },
     /// Setting the step up failed.
     #[error("{message}")]
     Setup {
@@ -93,6 +114,7 @@ impl crate::error::Classified for Error {
         match self {
             Error::Cancelled => crate::error::Kind::Cancelled,
             Error::Denied { .. } => crate::error::Kind::Denied,
+            Error::NotStarted { code, .. } => crate::error::Kind::RunFailed(*code),
             Error::Setup { errno: 0, .. } => crate::error::Kind::Usage,
             Error::Setup { errno, .. } => crate::error::kind_of_io(&std::io::Error::from_raw_os_error(*errno)),
         }
@@ -100,28 +122,11 @@ impl crate::error::Classified for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Error::Cancelled => None,
+            Error::Cancelled | Error::NotStarted { .. } => None,
             Error::Denied { hint, .. } => Some(hint.clone()),
             Error::Setup { hint, .. } => hint.clone(),
         }
     }
-}
-
-/// Runs the step and streams its output to `out`, in pieces as they come. Returns when the command ended and everything
-/// that it left running is dead.
-pub fn run(spec: &StepSpec, out: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel) -> Result<Exit, Error> {
-    let _ = (spec, out);
-    if cancel.is_cancelled() {
-        return Err(Error::Cancelled);
-    }
-    Err(Error::Denied { message: "not there yet".into(), hint: String::new() })
-}
-
-/// Makes the layer of empty mount points ([`StepSpec::stub`]) in `dir`, where it is not there yet. Safe to call from
-/// several processes at once.
-pub fn make_stub(dir: &Path) -> std::io::Result<()> {
-    let _ = dir;
-    Ok(())
 }
 
 /// Replaces the process by `argv` (empty: `$SHELL`, else `/bin/sh`) in the builder's user namespace and a mount
@@ -129,4 +134,83 @@ pub fn make_stub(dir: &Path) -> std::io::Result<()> {
 pub fn unshare(argv: &[std::ffi::OsString]) -> Result<std::convert::Infallible, Error> {
     let _ = argv;
     Err(Error::Denied { message: "not there yet".into(), hint: String::new() })
+}
+
+/// Runs a step that is described by JSON on the command line's file; for trying.
+pub fn debug_step() -> u8 {
+    u8::try_from(debug()).unwrap_or(125)
+}
+
+fn debug() -> i32 {
+    use std::io::Write as _;
+    if let Err(e) = crate::sys::userns::enter() {
+        eprintln!("error: {e}");
+        return 125;
+    }
+    if std::env::var_os("RBUILD_DEBUG").is_some_and(|v| !v.is_empty()) {
+        eprintln!("{:?}", crate::sys::userns::entered());
+    }
+    let times: usize = std::env::args().nth(3).and_then(|t| t.parse().ok()).unwrap_or(1);
+    let path = std::env::args_os().nth(2).unwrap_or_default();
+    let spec: Result<StepSpec, _> = std::fs::read(path)
+        .map_err(|e| e.to_string())
+        .and_then(|b| serde_json::from_slice(&b).map_err(|e| e.to_string()));
+    let mut spec = match spec {
+        Ok(spec) => spec,
+        Err(e) => {
+            eprintln!("error: {e}");
+            return 125;
+        }
+    };
+    let Ok(cancel) = Cancel::new() else { return 125 };
+    let _ = crate::sys::signal::cancel_on_termination(&cancel);
+    if let Some(stub) = &spec.stub {
+        if let Err(e) = make_stub(stub) {
+            eprintln!("error: stub: {e}");
+            return 125;
+        }
+    }
+    let (upper, work) = (spec.upper.clone(), spec.work.clone());
+    let mut code = 0;
+    let started = std::time::Instant::now();
+    for n in 0..times {
+        if times > 1 {
+            let suffix = |p: &std::path::Path| {
+                let mut s = p.as_os_str().to_owned();
+                s.push(format!("{n}"));
+                std::path::PathBuf::from(s)
+            };
+            spec.upper = suffix(&upper);
+            spec.work = suffix(&work);
+        }
+        let _ = std::fs::create_dir_all(&spec.upper);
+        let _ = std::fs::create_dir_all(&spec.work);
+        let mut print = |stream: Stream, bytes: &[u8]| match stream {
+            Stream::Stdout => drop(std::io::stdout().write_all(bytes)),
+            Stream::Stderr => drop(std::io::stderr().write_all(bytes)),
+        };
+        match run(&spec, &mut print, &cancel) {
+            Ok(exit) => {
+                if std::env::var_os("RBUILD_DEBUG").is_some_and(|v| !v.is_empty()) {
+                    eprintln!("{exit:?}");
+                }
+                code = exit.code;
+            }
+            Err(e) => {
+                use crate::error::Classified as _;
+                eprintln!("error: {e}");
+                if let Some(hint) = e.hint() {
+                    eprintln!("hint: {hint}");
+                }
+                return 125;
+            }
+        }
+        if times > 1 {
+            spec.lowers.push(spec.upper.clone());
+        }
+    }
+    if times > 1 {
+        eprintln!("{:.2} ms a step", started.elapsed().as_secs_f64() * 1000.0 / times as f64);
+    }
+    code
 }

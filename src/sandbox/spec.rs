@@ -9,20 +9,27 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StepSpec {
     /// Root directories of the layers below, lowest first (at most 499). Absolute paths.
+    #[serde(with = "super::text::list")]
     pub lowers: Vec<PathBuf>,
     /// Directory that takes the changes (the `fs` of the new layer). On a file system that can carry an overlay's upper
     /// directory: not an overlay itself.
+    #[serde(with = "super::text::one")]
     pub upper: PathBuf,
     /// Empty directory on the same file system as `upper`, for the kernel's use; of no interest afterwards.
+    #[serde(with = "super::text::one")]
     pub work: PathBuf,
     /// The layer of empty mount points that [`make_stub`](super::make_stub) made, on the same file system as `upper`.
     /// `None`: mount points that the image lacks are made in `upper`, and removed again.
+    #[serde(with = "super::text::option")]
     pub stub: Option<PathBuf>,
     /// Program and arguments; a name without `/` is looked for in the `PATH` of `env`.
+    #[serde(with = "super::text::list")]
     pub argv: Vec<OsString>,
     /// The whole environment of the command.
+    #[serde(with = "super::text::pairs")]
     pub env: Vec<(OsString, OsString)>,
     /// Working directory, absolute in the image; made where it does not exist.
+    #[serde(with = "super::text::one")]
     pub cwd: PathBuf,
     /// User and groups of the command.
     pub ids: UserIds,
@@ -155,6 +162,7 @@ impl<'de> Deserialize<'de> for Capability {
 pub struct Mount {
     /// Absolute path in the image; symbolic links are followed inside the image, missing parts are made for the time of
     /// the step.
+    #[serde(with = "super::text::one")]
     pub target: PathBuf,
     /// What appears there.
     pub kind: MountKind,
@@ -166,6 +174,7 @@ pub enum MountKind {
     /// A file or directory of the builder.
     Bind {
         /// Absolute path on the builder's side.
+        #[serde(with = "super::text::one")]
         source: PathBuf,
         /// Whether writes fail.
         read_only: bool,

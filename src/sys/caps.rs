@@ -30,10 +30,8 @@ fn error(e: caps::errors::CapsError) -> io::Error {
 pub fn bound(keep: &[Capability]) -> io::Result<()> {
     let keep: CapsHashSet = keep.iter().copied().collect();
     // Numbers, not names: a kernel may know capabilities that this program does not.
-    let last: i32 = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
-        .ok()
-        .and_then(|t| t.trim().parse().ok())
-        .unwrap_or(63);
+    let last: i32 =
+        std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|t| t.trim().parse().ok()).unwrap_or(63);
     let kept: Vec<i32> = keep.iter().map(|c| i32::from(c.index())).collect();
     for number in (0..=last).filter(|n| !kept.contains(n)) {
         // SAFETY: plain call.

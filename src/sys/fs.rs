@@ -37,20 +37,39 @@ pub fn resolve(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-/// As [`resolve`]; what is missing is made. Also answers the paths (below `root`, outermost first) that were made.
-pub fn resolve_or_create(root: BorrowedFd<'_>, path: &Path, missing: Missing) -> io::Result<(OwnedFd, Vec<PathBuf>)> {
+/// What [`resolve_or_create`] had to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The paths below the root, outermost first; never empty.
+    pub paths: Vec<PathBuf>,
+    /// Modification time (seconds, nanoseconds) of the directory in which the first was made, before it was.
+    pub parent_mtime: (i64, i64),
+}
+
+/// As [`resolve`]; what is missing is made. `before` is called with the path of the directory (below `root`) in which
+/// something is going to be made, before the first is made.
+pub fn resolve_or_create(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    missing: Missing,
+    before: &mut dyn FnMut(&Path),
+) -> io::Result<(OwnedFd, Option<Made>)> {
     match resolve(root, path) {
-        Ok(fd) => Ok((fd, Vec::new())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => walk(root, path, Some(missing)),
+        Ok(fd) => Ok((fd, None)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => walk(root, path, Some((missing, before))),
         Err(e) => Err(e),
     }
 }
 
 /// Resolves component by component, with each directory held open on the way so that `..` is exact.
-fn walk(root: BorrowedFd<'_>, path: &Path, create: Option<Missing>) -> io::Result<(OwnedFd, Vec<PathBuf>)> {
+fn walk(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    mut create: Option<(Missing, &mut dyn FnMut(&Path))>,
+) -> io::Result<(OwnedFd, Option<Made>)> {
     let mut todo: VecDeque<OsString> = components(path);
     let mut at: Vec<(OwnedFd, OsString)> = Vec::new();
-    let mut created = Vec::new();
+    let mut made: Option<Made> = None;
     let mut links = 0;
     while let Some(name) = todo.pop_front() {
         if name == ".." {
@@ -59,17 +78,25 @@ fn walk(root: BorrowedFd<'_>, path: &Path, create: Option<Missing>) -> io::Resul
         }
         let here = at.last().map_or(root, |(fd, _)| fd.as_fd());
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let next = match (openat(here, &name, flags, Mode::empty()), create) {
+        let next = match (openat(here, &name, flags, Mode::empty()), &mut create) {
             (Ok(fd), _) => fd,
-            (Err(Errno::NOENT), Some(missing)) => {
-                let last = todo.is_empty();
-                if last && missing == Missing::File {
+            (Err(Errno::NOENT), Some((missing, before))) => {
+                let parent: PathBuf = at.iter().map(|(_, n)| n.as_os_str()).collect();
+                if made.is_none() {
+                    before(&parent);
+                    let stat = statat(here, "", AtFlags::EMPTY_PATH)?;
+                    let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+                    made = Some(Made { paths: Vec::new(), parent_mtime: (stat.st_mtime, nanoseconds) });
+                }
+                if todo.is_empty() && *missing == Missing::File {
                     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
                     openat(here, &name, flags, Mode::from_raw_mode(0o644))?;
                 } else {
                     mkdirat(here, &name, Mode::from_raw_mode(0o755))?;
                 }
-                created.push(at.iter().map(|(_, n)| n.as_os_str()).chain([name.as_os_str()]).collect());
+                if let Some(made) = &mut made {
+                    made.paths.push(parent.join(&name));
+                }
                 openat(here, &name, flags, Mode::empty())?
             }
             (Err(e), _) => return Err(e.into()),
@@ -95,7 +122,7 @@ fn walk(root: BorrowedFd<'_>, path: &Path, create: Option<Missing>) -> io::Resul
         Some((fd, _)) => fd,
         None => openat(root, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
     };
-    Ok((fd, created))
+    Ok((fd, made))
 }
 
 fn components(path: &Path) -> VecDeque<OsString> {
@@ -139,7 +166,7 @@ mod tests {
             let by_kernel = resolve(fd.as_fd(), Path::new(path)).unwrap();
             let (by_walk, made) = walk(fd.as_fd(), Path::new(path), None).unwrap();
             assert_eq!(identity(&by_kernel), identity(&by_walk), "{path}");
-            assert!(made.is_empty());
+            assert!(made.is_none());
         }
         for (path, errno) in [("loop", Errno::LOOP), ("escape", Errno::NOENT), ("a/none", Errno::NOENT)] {
             let expected = Some(errno.raw_os_error());
@@ -154,10 +181,14 @@ mod tests {
         std::fs::create_dir(dir.path().join("etc")).unwrap();
         symlink("../run/x/resolv.conf", dir.path().join("etc/resolv.conf")).unwrap();
         let fd = openat(rustix::fs::CWD, dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        let (_, made) = resolve_or_create(fd.as_fd(), Path::new("/etc/resolv.conf"), Missing::File).unwrap();
-        assert_eq!(made, ["run", "run/x", "run/x/resolv.conf"].map(PathBuf::from));
+        let path = Path::new("/etc/resolv.conf");
+        let mut asked = Vec::new();
+        let mut before = |p: &Path| asked.push(p.to_owned());
+        let (_, made) = resolve_or_create(fd.as_fd(), path, Missing::File, &mut before).unwrap();
+        assert_eq!(made.unwrap().paths, ["run", "run/x", "run/x/resolv.conf"].map(PathBuf::from));
         assert!(dir.path().join("run/x/resolv.conf").is_file());
-        let (_, made) = resolve_or_create(fd.as_fd(), Path::new("/etc/resolv.conf"), Missing::File).unwrap();
-        assert!(made.is_empty());
+        let (_, made) = resolve_or_create(fd.as_fd(), path, Missing::File, &mut before).unwrap();
+        assert_eq!(made, None);
+        assert_eq!(asked, [PathBuf::new()]);
     }
 }

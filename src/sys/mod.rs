@@ -9,5 +9,6 @@ pub mod mount;
 pub mod net;
 pub mod passwd;
 pub mod process;
+pub mod seccomp;
 pub mod signal;
 pub mod userns;

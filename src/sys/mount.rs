@@ -87,42 +87,48 @@ fn magic_link(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// Mounts a new instance of a file system on `target`.
+/// Mounts a new instance of a file system on `target`; the answer is its root directory.
 pub fn new_filesystem(
     kind: &str,
     options: &[(&str, &str)],
     attributes: Attributes,
     target: BorrowedFd<'_>,
-) -> Result<(), Error> {
-    match rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
-        Ok(context) => {
-            let result = (|| {
-                for (key, value) in options {
-                    rustix::mount::fsconfig_set_string(context.as_fd(), *key, *value)
-                        .map_err(|e| Error::new("fsconfig", e))?;
-                }
-                create_and_attach(context.as_fd(), attributes, target)
-            })();
-            result.map_err(|e| with_log(e, context.as_fd()))
-        }
-        Err(e) if try_older(e) => {
+) -> Result<OwnedFd, Error> {
+    match detached_filesystem(kind, options, attributes) {
+        Ok(mount) => attach(mount.as_fd(), target).map(|()| mount),
+        Err(e) if e.call == "fsopen" && matches!(e.errno(), libc::ENOSYS | libc::EPERM) => {
             let text: Vec<String> = options.iter().map(|(k, v)| format!("{k}={v}")).collect();
             let text = CString::new(text.join(",")).map_err(|e| Error::new("mount", io::Error::other(e)))?;
             rustix::mount::mount(kind, magic_link(target), kind, attributes.old_api(), text.as_c_str())
-                .map_err(|e| Error::new("mount", e))
+                .map_err(|e| Error::new("mount", e))?;
+            reopen(target)
         }
-        Err(e) => Err(Error::new("fsopen", e)),
+        Err(e) => Err(e),
     }
 }
 
-fn create_and_attach(context: BorrowedFd<'_>, attributes: Attributes, target: BorrowedFd<'_>) -> Result<(), Error> {
-    rustix::mount::fsconfig_create(context).map_err(|e| Error::new("fsconfig(create)", e))?;
-    let mount = rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes.new_api())
-        .map_err(|e| Error::new("fsmount", e))?;
-    attach(mount.as_fd(), target)
+/// Makes an instance of a file system that is mounted nowhere yet; the answer is its root directory. Where the kernel
+/// lacks the newer calls or a filter refuses them, the error's call is `fsopen`.
+pub fn detached_filesystem(kind: &str, options: &[(&str, &str)], attributes: Attributes) -> Result<OwnedFd, Error> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| Error::new("fsopen", e))?;
+    let result = (|| {
+        // What `/proc/self/mounts` shows as the device.
+        for (key, value) in [("source", kind)].iter().chain(options) {
+            rustix::mount::fsconfig_set_string(context.as_fd(), *key, *value).map_err(|e| Error::new("fsconfig", e))?;
+        }
+        create(context.as_fd(), attributes)
+    })();
+    result.map_err(|e| with_log(e, context.as_fd()))
 }
 
-fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Error> {
+fn create(context: BorrowedFd<'_>, attributes: Attributes) -> Result<OwnedFd, Error> {
+    rustix::mount::fsconfig_create(context).map_err(|e| Error::new("fsconfig(create)", e))?;
+    rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes.new_api())
+        .map_err(|e| Error::new("fsmount", e))
+}
+
+/// Puts a detached mount in its place.
+pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Error> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, "", target, "", flags).map_err(|e| Error::new("move_mount", e))
 }
@@ -226,8 +232,7 @@ fn set_attributes(tree: BorrowedFd<'_>, recursive: bool, attributes: Attributes)
         propagation: u64,
         userns: u64,
     }
-    let attr =
-        MountAttr { set: u64::from(attributes.new_api().bits()), clear: 0, propagation: 0, userns: 0 };
+    let attr = MountAttr { set: u64::from(attributes.new_api().bits()), clear: 0, propagation: 0, userns: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the pointer is to a struct of the size given; the path is a C string.
     let answer = unsafe {
@@ -257,11 +262,12 @@ pub struct Overlay<'a> {
     pub work: &'a Path,
 }
 
-/// Mounts an overlay on `target`, with attributes in `user.overlay.*` and without waiting for any disk.
-pub fn overlay(layers: &Overlay<'_>, target: BorrowedFd<'_>) -> Result<(), Error> {
+/// Mounts an overlay on `target`, with attributes in `user.overlay.*` and without waiting for any disk; the answer is its
+/// root directory.
+pub fn overlay(layers: &Overlay<'_>, target: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     match rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
         Ok(context) => match overlay_by_context(layers, context.as_fd(), target) {
-            Ok(()) => Ok(()),
+            Ok(root) => Ok(root),
             // `lowerdir+` came with Linux 6.7; older kernels call the parameter unknown.
             Err(e) if e.call == "fsconfig(lowerdir+)" && e.errno() == libc::EINVAL => overlay_by_text(layers, target),
             Err(e) => Err(with_log(e, context.as_fd())),
@@ -274,15 +280,17 @@ pub fn overlay(layers: &Overlay<'_>, target: BorrowedFd<'_>) -> Result<(), Error
 /// fsconfig takes strings of at most 255 bytes.
 const MAX_PARAMETER_BYTES: usize = 255;
 
-fn overlay_by_context(layers: &Overlay<'_>, context: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Error> {
+fn overlay_by_context(layers: &Overlay<'_>, context: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     // Longer paths are given by descriptor; these must stay open until the mount exists.
     let mut held = Vec::new();
     let mut string = |call: &'static str, key: &str, value: &Path| {
-        let set = |value: &Path| rustix::mount::fsconfig_set_string(context, key, value).map_err(|e| Error::new(call, e));
+        let set =
+            |value: &Path| rustix::mount::fsconfig_set_string(context, key, value).map_err(|e| Error::new(call, e));
         if value.as_os_str().len() <= MAX_PARAMETER_BYTES {
             return set(value);
         }
-        let fd = openat(CWD, value, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::new("open", e))?;
+        let fd =
+            openat(CWD, value, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::new("open", e))?;
         let short = magic_link(fd.as_fd());
         held.push(fd);
         set(&short)
@@ -291,18 +299,20 @@ fn overlay_by_context(layers: &Overlay<'_>, context: BorrowedFd<'_>, target: Bor
     for lower in layers.lowers.iter().rev() {
         string("fsconfig(lowerdir+)", "lowerdir+", lower)?;
     }
+    string("fsconfig", "source", Path::new("overlay"))?;
     string("fsconfig(upperdir)", "upperdir", layers.upper)?;
     string("fsconfig(workdir)", "workdir", layers.work)?;
     for flag in ["userxattr", "volatile"] {
         rustix::mount::fsconfig_set_flag(context, flag).map_err(|e| Error::new("fsconfig", e))?;
     }
     string("fsconfig(index)", "index", Path::new("off"))?;
-    create_and_attach(context, Attributes::default(), target)
+    let mount = create(context, Attributes::default())?;
+    attach(mount.as_fd(), target).map(|()| mount)
 }
 
 /// The same in one text, which may be one page long: so the layers get names of a few bytes, as symbolic links in a small
 /// directory of its own, relative to which the kernel resolves them.
-fn overlay_by_text(layers: &Overlay<'_>, target: BorrowedFd<'_>) -> Result<(), Error> {
+fn overlay_by_text(layers: &Overlay<'_>, target: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let step = |call: &'static str| move |e: Errno| Error::new(call, e);
     let names = PathBuf::from("/proc");
     // Covers /proc of this namespace for a moment; nothing else of it is needed meanwhile.
@@ -311,9 +321,7 @@ fn overlay_by_text(layers: &Overlay<'_>, target: BorrowedFd<'_>) -> Result<(), E
     rustix::mount::mount("tmpfs", &names, "tmpfs", MountFlags::empty(), None).map_err(step("mount(tmpfs)"))?;
     let result = (|| {
         rustix::process::chdir(&names).map_err(step("chdir"))?;
-        let link = |path: &Path, name: &str| {
-            rustix::fs::symlink(path, name).map_err(|e| Error::new("symlink", e))
-        };
+        let link = |path: &Path, name: &str| rustix::fs::symlink(path, name).map_err(|e| Error::new("symlink", e));
         let mut list = Vec::new();
         for (number, lower) in layers.lowers.iter().rev().enumerate() {
             let name = radix36(number);
@@ -333,7 +341,7 @@ fn overlay_by_text(layers: &Overlay<'_>, target: BorrowedFd<'_>) -> Result<(), E
     })();
     let _ = rustix::process::fchdir(previous);
     rustix::mount::unmount(&names, UnmountFlags::DETACH).map_err(step("umount"))?;
-    result
+    result.and_then(|()| reopen(target))
 }
 
 fn radix36(mut number: usize) -> String {

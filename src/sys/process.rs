@@ -57,7 +57,11 @@ pub enum Status {
 
 impl Status {
     fn of(raw: i32) -> Status {
-        if libc::WIFSIGNALED(raw) { Status::Signaled(libc::WTERMSIG(raw)) } else { Status::Exited(libc::WEXITSTATUS(raw)) }
+        if libc::WIFSIGNALED(raw) {
+            Status::Signaled(libc::WTERMSIG(raw))
+        } else {
+            Status::Exited(libc::WEXITSTATUS(raw))
+        }
     }
 
     /// The code that a shell would report.
@@ -299,4 +303,70 @@ pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
             e => Err(e),
         },
     }
+}
+
+/// Takes over a descriptor that this process was started with, by its number. Closed by its next exec.
+pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: a plain call; it answers an error for a number that is not open.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open; the caller says that nobody else in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Makes `fd` the descriptor `number` (0, 1 or 2) of this process and of what it executes.
+pub fn set_stdio(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: plain call.
+    match unsafe { libc::dup2(fd.as_raw_fd(), number) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Lets no descriptor from `first` on survive the next exec. Kernels before 5.11 cannot; descriptors of rbuild's own are
+/// marked one by one, anyway.
+pub fn close_on_exec_from(first: RawFd) {
+    // SAFETY: plain call.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Gives all signals their default action and blocks none.
+pub fn reset_signals() {
+    // SAFETY: plain calls; numbers that may not be changed answer an error. An all-zero set is valid to be filled in.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+/// A child that ended.
+pub fn reap_any() -> Option<(i32, Status)> {
+    let mut raw = 0;
+    // SAFETY: the pointer is to a local.
+    match unsafe { libc::waitpid(-1, &mut raw, libc::WNOHANG) } {
+        pid if pid > 0 => Some((pid, Status::of(raw))),
+        _ => None,
+    }
+}
+
+/// Sends a signal to a process; one that is gone is no error.
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: plain call.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Replaces this process by a program. Returns only on failure.
+pub fn exec(path: &std::ffi::CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both lists end with a null pointer and point to C strings that live on.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
 }

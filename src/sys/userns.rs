@@ -102,8 +102,8 @@ pub fn enter() -> Result<&'static Entered, Error> {
     let privileged = rung != Rung::None || (root && has_capability(caps::Capability::CAP_CHOWN));
     let map = idmap::classify(privileged, &uids, &gids);
     idmap::set_current(map, &uids, &gids);
-    let reason = (!failures.is_empty())
-        .then(|| failures.iter().map(|f| f.message.clone()).collect::<Vec<_>>().join("; "));
+    let reason =
+        (!failures.is_empty()).then(|| failures.iter().map(|f| f.message.clone()).collect::<Vec<_>>().join("; "));
     let hint = failures.last().and_then(|f| f.hint.clone());
     Ok(ENTERED.get_or_init(|| Entered { rung, map, reason, hint }))
 }
@@ -131,7 +131,8 @@ fn climb(root: bool, own: &(Vec<Extent>, Vec<Extent>)) -> (Rung, Vec<Failure>) {
     let gid = rustix::process::getegid().as_raw();
     let mut failures = Vec::new();
 
-    let ranged = if root { attempt(&Maps::identity(own)) } else { subordinate(uid, gid).and_then(|maps| attempt(&maps)) };
+    let ranged =
+        if root { attempt(&Maps::identity(own)) } else { subordinate(uid, gid).and_then(|maps| attempt(&maps)) };
     match ranged {
         Ok(()) => return (Rung::Range, failures),
         Err(f) => failures.push(f),
@@ -207,17 +208,21 @@ fn subordinate(uid: u32, gid: u32) -> Result<Maps, Failure> {
 fn attempt(maps: &Maps) -> Result<(), Failure> {
     let holder = Holder::start()?;
     match maps {
-        Maps::Written { uids, gids, deny_setgroups } => write_maps(&holder.pid.to_string(), uids, gids, *deny_setgroups)?,
+        Maps::Written { uids, gids, deny_setgroups } => {
+            write_maps(&holder.pid.to_string(), uids, gids, *deny_setgroups)?
+        }
         Maps::Tools { uids, gids } => {
             // Both at once: each is an exec of a program that does next to nothing.
-            let started = [("newuidmap", uids), ("newgidmap", gids)].map(|(tool, map)| start_tool(tool, holder.pid, map));
+            let started =
+                [("newuidmap", uids), ("newgidmap", gids)].map(|(tool, map)| start_tool(tool, holder.pid, map));
             for result in started.map(|(tool, child)| finish_tool(tool, child)) {
                 result?;
             }
         }
     }
     let path = format!("/proc/{}/ns/user", holder.pid);
-    let at_setns = |e: io::Error| Failure { at_setns: true, ..Failure::new(format!("cannot join a user namespace: setns: {e}")) };
+    let at_setns =
+        |e: io::Error| Failure { at_setns: true, ..Failure::new(format!("cannot join a user namespace: setns: {e}")) };
     let namespace = std::fs::File::open(path).map_err(at_setns)?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User)).map_err(|e| at_setns(e.into()))
 }
@@ -357,7 +362,8 @@ fn explain_unshare(e: &io::Error) -> Failure {
             ),
         },
         _ if sysctl("kernel/unprivileged_userns_clone").as_deref() == Some("0") => (
-            "the node keeps user namespaces from unprivileged users (`kernel.unprivileged_userns_clone` is 0)".to_owned(),
+            "the node keeps user namespaces from unprivileged users (`kernel.unprivileged_userns_clone` is 0)"
+                .to_owned(),
             "set the node's sysctl `kernel.unprivileged_userns_clone` to 1".to_owned(),
         ),
         _ if under_seccomp() => (

@@ -1,0 +1,31 @@
+//! The files of `/etc` that a step gets from its surroundings.
+
+use super::spec::StepSpec;
+use std::fmt::Write as _;
+
+/// Text of the step's `/etc/hosts`: the pod's, then the step's own name, then what the caller asks for.
+pub(super) fn hosts(step: &StepSpec) -> String {
+    let mut text = read("/etc/hosts");
+    if !text.lines().any(|line| line.split_whitespace().any(|word| word == "localhost")) {
+        text.push_str("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    }
+    let _ = writeln!(text, "127.0.0.1\t{}", step.hostname);
+    for entry in &step.hosts {
+        let _ = writeln!(text, "{}\t{}", entry.address, entry.name);
+    }
+    text
+}
+
+/// Text of the step's `/etc/resolv.conf`: the pod's.
+pub(super) fn resolv_conf() -> String {
+    read("/etc/resolv.conf")
+}
+
+/// A pod without the file is no error: names that need it do not resolve in a step, either.
+fn read(path: &str) -> String {
+    let mut text = std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,207 @@
+//! The child that becomes the step's command.
+
+use super::super::message::Order;
+use super::super::spec::Stdin;
+use super::Failure;
+use crate::sys;
+use crate::sys::process::{Fork, exec, exit_now, fork};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use std::ffi::{CString, OsStr, OsString};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+/// Where programs are looked for when the environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why the command did not start.
+pub(super) enum NotStarted {
+    /// The program is missing (127) or cannot be executed (126).
+    Program {
+        /// Code as a shell reports it.
+        code: i32,
+        /// Why.
+        message: String,
+    },
+    /// Something else.
+    Other(Failure),
+}
+
+/// Starts the command; the answer is its pid.
+pub(super) fn start(order: &Order, filters: &[Vec<u8>]) -> Result<i32, NotStarted> {
+    let other = |e: io::Error| {
+        NotStarted::Other(Failure::new(format!("cannot start a process: {e}"), e.raw_os_error().unwrap_or(0)))
+    };
+    let (mut read, write) = io::pipe().map_err(other)?;
+    match fork().map_err(other)? {
+        Fork::Child => {
+            drop(read);
+            let error = become_command(order, filters);
+            let mut pipe = write;
+            let _ = pipe.write_all(&error.encode());
+            exit_now(127)
+        }
+        Fork::Parent(pid) => {
+            drop(write);
+            // The pipe closes when the program starts.
+            let mut report = Vec::new();
+            read.read_to_end(&mut report).map_err(other)?;
+            match NotStarted::decode(&report) {
+                None => Ok(pid),
+                Some(error) => Err(error),
+            }
+        }
+    }
+}
+
+impl NotStarted {
+    fn encode(&self) -> Vec<u8> {
+        let value = match self {
+            NotStarted::Program { code, message } => (*code, message, 0, &None),
+            NotStarted::Other(f) => (0, &f.message, f.errno, &f.hint),
+        };
+        serde_json::to_vec(&value).unwrap_or_default()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<NotStarted> {
+        if bytes.is_empty() {
+            return None;
+        }
+        Some(match serde_json::from_slice::<(i32, String, i32, Option<String>)>(bytes) {
+            Ok((0, message, errno, hint)) => NotStarted::Other(Failure { message, errno, hint }),
+            Ok((code, message, ..)) => NotStarted::Program { code, message },
+            Err(e) => NotStarted::Other(Failure::new(format!("cannot start the command: {e}"), 0)),
+        })
+    }
+}
+
+/// Returns only on failure.
+fn become_command(order: &Order, filters: &[Vec<u8>]) -> NotStarted {
+    match prepare(order, filters) {
+        Ok(()) => execute(order),
+        Err(failure) => NotStarted::Other(failure),
+    }
+}
+
+fn prepare(order: &Order, filters: &[Vec<u8>]) -> Result<(), Failure> {
+    use super::Context as _;
+    let step = &order.step;
+    sys::process::reset_signals();
+    if !step.interactive {
+        let _ = rustix::process::setsid();
+    }
+    if step.stdin == Stdin::Null && !step.interactive {
+        let what = || "cannot open `/dev/null`".to_owned();
+        let null = openat(CWD, "/dev/null", OFlags::RDONLY, Mode::empty()).context(what)?;
+        sys::process::set_stdio(null.as_fd(), 0).context(what)?;
+    }
+    if !step.interactive && step.ids.uid != 0 {
+        // `/dev/stdout` can only be opened by the owner of the pipe.
+        let _ = std::os::unix::fs::fchown(io::stdout(), Some(step.ids.uid), None);
+        let _ = std::os::unix::fs::fchown(io::stderr(), Some(step.ids.uid), None);
+    }
+    sys::process::close_on_exec_from(3);
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    enter_directory(&step.cwd)?;
+
+    let keep: Vec<caps::Capability> = sys::caps::DEFAULT
+        .into_iter()
+        .chain(step.cap_add.iter().map(|c| c.0))
+        .filter(|c| !step.cap_drop.iter().any(|d| d.0 == *c))
+        .collect();
+    sys::caps::bound(&keep).context(|| "cannot drop capabilities".to_owned())?;
+    if step.no_new_privileges {
+        sys::caps::set_no_new_privileges().context(|| "cannot set no_new_privs".to_owned())?;
+    }
+    // While there is still the privilege to load one without no_new_privs.
+    for filter in filters {
+        sys::seccomp::load(filter).context(|| "cannot load the seccomp filter".to_owned())?;
+    }
+    change_user(order)
+}
+
+fn enter_directory(cwd: &Path) -> Result<(), Failure> {
+    let failure = |e: io::Error| {
+        Failure::new(
+            format!("cannot enter the working directory `{}`: {e}", cwd.display()),
+            e.raw_os_error().unwrap_or(0),
+        )
+    };
+    match std::env::set_current_dir(cwd) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(cwd).and_then(|()| std::env::set_current_dir(cwd)).map_err(failure)
+        }
+        other => other.map_err(failure),
+    }
+}
+
+fn change_user(order: &Order) -> Result<(), Failure> {
+    let ids = &order.step.ids;
+    // In a namespace of one id, setgroups is refused for good, and there is no group to join anyway.
+    let groups = (!order.one_id).then_some(ids.groups.as_slice());
+    sys::caps::become_user(ids.uid, ids.gid, groups).map_err(|(call, e)| {
+        let failure = Failure::new(
+            format!("cannot become user {}:{}: {call}: {e}", ids.uid, ids.gid),
+            e.raw_os_error().unwrap_or(0),
+        );
+        if order.one_id {
+            Failure { message: format!("{}: this pod maps one id only, so a command can run as root only", failure.message), ..failure }
+                .hint(super::super::ONE_ID_HINT)
+        } else if e.raw_os_error() == Some(libc::EINVAL) {
+            failure.hint("the id lies outside of the range that the pod has: use a smaller one, or give the builder's user a wider range in `/etc/subuid` and `/etc/subgid`")
+        } else {
+            failure
+        }
+    })
+}
+
+fn c_string(bytes: Vec<u8>) -> Option<CString> {
+    CString::new(bytes).ok()
+}
+
+/// Returns only on failure.
+fn execute(order: &Order) -> NotStarted {
+    let step = &order.step;
+    let program = |code, message| NotStarted::Program { code, message };
+    let Some(name) = step.argv.first().filter(|n| !n.is_empty()) else {
+        return program(127, "the command is empty".to_owned());
+    };
+    let argv: Option<Vec<CString>> = step.argv.iter().map(|a| c_string(a.as_bytes().to_vec())).collect();
+    let env: Option<Vec<CString>> =
+        step.env.iter().map(|(n, v)| c_string([n.as_bytes(), b"=", v.as_bytes()].concat())).collect();
+    let (Some(argv), Some(env)) = (argv, env) else {
+        return program(126, "an argument or a variable contains a zero byte".to_owned());
+    };
+    let shown = name.to_string_lossy();
+    let mut refused: Option<io::Error> = None;
+    for candidate in candidates(name, &step.env) {
+        let Some(path) = c_string(candidate.into_os_string().into_vec()) else { continue };
+        let e = exec(&path, &argv, &env);
+        match e.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {
+                // A program that is there, but whose interpreter is not, is not "not found".
+                if Path::new(OsStr::from_bytes(path.as_bytes())).exists() && refused.is_none() {
+                    refused = Some(io::Error::other("its interpreter or loader is missing in the image"));
+                }
+            }
+            _ => refused = refused.or(Some(e)),
+        }
+    }
+    match refused {
+        Some(e) => program(126, format!("cannot execute `{shown}`: {e}")),
+        None if name.as_bytes().contains(&b'/') => {
+            program(127, format!("cannot execute `{shown}`: no such file in the image"))
+        }
+        None => program(127, format!("cannot execute `{shown}`: not found in PATH")),
+    }
+}
+
+fn candidates(name: &OsStr, env: &[(OsString, OsString)]) -> Vec<PathBuf> {
+    if name.as_bytes().contains(&b'/') {
+        return vec![PathBuf::from(name)];
+    }
+    // The last one wins, as in a shell.
+    let path = env.iter().rev().find(|(n, _)| n == "PATH").map_or(OsStr::new(DEFAULT_PATH), |(_, v)| v);
+    path.as_bytes().split(|&b| b == b':').map(|dir| Path::new(OsStr::from_bytes(dir)).join(name)).collect()
+}

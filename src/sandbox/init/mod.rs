@@ -1,0 +1,132 @@
+//! Init: the process between the builder and the command of a step.
+//!
+//! The builder starts it in new namespaces, as `rbuild-init`, one thread, with nothing but its [`Order`]. It builds the
+//! root file system, makes it the only thing that can be seen, starts the command in it, and stays: it takes in orphans,
+//! passes signals on and reports how the command ended. When it goes, whatever the command left running goes too.
+
+mod command;
+mod device;
+mod proc;
+mod reap;
+mod rootfs;
+
+use super::message::{INIT_NAME, LEASH_FD, MESSAGE_FD, Message, ORDER_FD, Order};
+use crate::sys;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+
+/// Why a step cannot be run.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    errno: i32,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn new(message: impl Into<String>, errno: i32) -> Failure {
+        Failure { message: message.into(), errno, hint: None }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Failure {
+        Failure { hint: Some(hint.into()), ..self }
+    }
+}
+
+/// Puts what was tried in front of an error.
+trait Context<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, Failure>;
+}
+
+impl<T> Context<T> for Result<T, std::io::Error> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
+        self.map_err(|e| Failure::new(format!("{}: {e}", what()), e.raw_os_error().unwrap_or(0)))
+    }
+}
+
+impl<T> Context<T> for Result<T, rustix::io::Errno> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
+        self.map_err(std::io::Error::from).context(what)
+    }
+}
+
+impl<T> Context<T> for Result<T, sys::mount::Error> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
+        self.map_err(|e| Failure::new(format!("{}: {e}", what()), e.errno()))
+    }
+}
+
+/// Where messages to the builder go.
+struct Reporter(File);
+
+impl Reporter {
+    /// A builder that no longer listens is about to kill us: no error.
+    fn send(&mut self, message: &Message) {
+        if let Ok(mut line) = serde_json::to_vec(message) {
+            line.push(b'\n');
+            let _ = self.0.write_all(&line);
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> i32 {
+        let Failure { message, errno, hint } = failure;
+        self.send(&Message::Failed { message, errno, hint });
+        125
+    }
+}
+
+/// Whether this process was started as the init of a step.
+pub fn is_init(argv0: Option<&OsStr>) -> bool {
+    argv0 == Some(OsStr::new(INIT_NAME))
+}
+
+/// Lives as init; the value is its exit code, which nobody reads: the builder goes by the messages.
+pub fn main() -> u8 {
+    // The command's code, of which the kernel would keep as much.
+    u8::try_from(whole_life()).unwrap_or(125)
+}
+
+fn whole_life() -> i32 {
+    let Some((order, messages, leash)) = inherited() else {
+        return 125;
+    };
+    let mut reporter = Reporter(messages.into());
+    match Order::decode(File::from(order)) {
+        Ok((order, filters)) => live(order, &filters, &mut reporter, leash).unwrap_or_else(|f| reporter.fail(f)),
+        Err(e) => reporter.fail(Failure::new(format!("cannot read the order of the builder: {e}"), 0)),
+    }
+}
+
+/// Takes over the three descriptors that the builder left.
+fn inherited() -> Option<(OwnedFd, OwnedFd, OwnedFd)> {
+    let take = |fd| sys::process::take_inherited(fd).ok();
+    Some((take(ORDER_FD)?, take(MESSAGE_FD)?, take(LEASH_FD)?))
+}
+
+fn live(order: Order, filters: &[Vec<u8>], reporter: &mut Reporter, leash: OwnedFd) -> Result<i32, Failure> {
+    // Rather the step than the builder, when memory runs out.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "200");
+    rustix::process::umask(rustix::fs::Mode::empty());
+    sys::mount::make_private().context(|| "cannot make the mounts of the step private".to_owned())?;
+
+    let proc = match proc::prepare(order.isolation)? {
+        Some(proc) => proc,
+        None => {
+            reporter.send(&Message::ProcRefused);
+            return Ok(0);
+        }
+    };
+    let root = rootfs::mount(&order)?;
+    rootfs::populate(&root, &order, &proc, reporter)?;
+    sys::mount::pivot(root.top()).context(|| "cannot change the root of the step".to_owned())?;
+    drop(root);
+    rustix::system::sethostname(order.step.hostname.as_bytes())
+        .context(|| format!("cannot set the host name `{}`", order.step.hostname))?;
+    if order.step.network == super::Network::None {
+        sys::net::loopback_up().context(|| "cannot switch the loopback interface on".to_owned())?;
+    }
+    sys::caps::set_undumpable();
+    reap::supervise(&order, filters, proc, reporter, leash)
+}

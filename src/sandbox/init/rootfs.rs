@@ -1,0 +1,180 @@
+//! The root file system of a step: the overlay, and what every container has mounted in it.
+
+use super::super::message::{Created, Message, Order};
+use super::super::spec::{Mount, MountKind};
+use super::proc::Proc;
+use super::{Context as _, Failure, Reporter, device, proc};
+use crate::sys::fs::{Missing, exists, resolve_or_create};
+use crate::sys::mount::{self, Attributes, Overlay};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// `OVERLAYFS_SUPER_MAGIC`.
+const OVERLAY_MAGIC: i64 = 0x794c_7630;
+
+/// The mounted root.
+pub(super) struct Root {
+    /// Root directory of the overlay.
+    top: OwnedFd,
+    /// The upper directory below it.
+    upper: OwnedFd,
+}
+
+/// Mounts the overlay, over the step's own upper directory: a place that exists and that nobody else looks at.
+pub(super) fn mount(order: &Order) -> Result<Root, Failure> {
+    let step = &order.step;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let upper =
+        openat(CWD, &step.upper, flags, Mode::empty()).context(|| format!("cannot open `{}`", step.upper.display()))?;
+    let mut lowers = Vec::with_capacity(step.lowers.len() + 1);
+    lowers.extend(step.stub.iter().cloned());
+    lowers.extend(step.lowers.iter().cloned());
+    if lowers.is_empty() {
+        return Err(Failure::new("cannot run a command without any layer below it, and without a stub layer", 0));
+    }
+    let layers = Overlay { lowers: &lowers, upper: &step.upper, work: &step.work };
+    let top = mount::overlay(&layers, upper.as_fd()).map_err(|e| explain(&e, order))?;
+    Ok(Root { top, upper })
+}
+
+/// What a refused overlay means.
+fn explain(e: &mount::Error, order: &Order) -> Failure {
+    let upper = &order.step.upper;
+    let failure = Failure::new(format!("cannot mount an overlay over `{}`: {e}", upper.display()), e.errno());
+    let on_overlay = rustix::fs::statfs(upper).is_ok_and(|s| s.f_type as i64 == OVERLAY_MAGIC);
+    if on_overlay {
+        return Failure {
+            message: format!(
+                "cannot mount an overlay: the store lies on the pod's own root file system (`{}`), which is \
+                 an overlay itself",
+                upper.display()
+            ),
+            ..failure
+        }
+        .hint("mount an `emptyDir` into the pod and set `RBUILD_ROOT` to a directory in it");
+    }
+    match e.errno() {
+        libc::EPERM | libc::EACCES => failure.hint(
+            "the pod's seccomp or AppArmor profile refuses mounts: set `securityContext.seccompProfile` and \
+             `securityContext.appArmorProfile` to profiles that allow mount, or to `type: Unconfined`",
+        ),
+        libc::ENODEV => failure.hint("the node's kernel has no overlay file system: load its module `overlay`"),
+        libc::EINVAL => failure.hint(
+            "the file system of the store cannot carry an overlay (it needs user extended attributes and d_type): set \
+             `RBUILD_ROOT` to a directory on ext4, xfs or tmpfs; the kernel must be Linux 5.11 or newer",
+        ),
+        _ => failure,
+    }
+}
+
+impl Root {
+    /// The root directory.
+    pub(super) fn top(&self) -> BorrowedFd<'_> {
+        self.top.as_fd()
+    }
+
+    /// Opens the place in the image where something is to be mounted, and makes it where it is missing.
+    pub(super) fn mount_point(
+        &self,
+        path: &Path,
+        missing: Missing,
+        reporter: &mut Reporter,
+    ) -> Result<OwnedFd, Failure> {
+        let mut in_upper = false;
+        let mut look =
+            |parent: &Path| in_upper = parent.as_os_str().is_empty() || exists(self.upper.as_fd(), parent.as_os_str());
+        let (fd, made) = resolve_or_create(self.top(), path, missing, &mut look)
+            .context(|| format!("cannot make the mount point `{}`", path.display()))?;
+        if let Some(made) = made {
+            let parent = made.paths.first().and_then(|p| p.parent()).unwrap_or(Path::new("")).to_owned();
+            let at = if parent.as_os_str().is_empty() { Path::new(".") } else { &parent };
+            let ctime = statat(&self.upper, at, AtFlags::SYMLINK_NOFOLLOW).map_or((0, 0), |s| change_time(&s));
+            reporter.send(&Message::Created(Created {
+                paths: made.paths,
+                parent,
+                parent_mtime: made.parent_mtime,
+                parent_in_upper: in_upper,
+                parent_ctime: ctime,
+            }));
+        }
+        Ok(fd)
+    }
+
+    /// A directory of the root that must be one: a link there could lead a mount astray.
+    pub(super) fn directory(&self, name: &str, reporter: &mut Reporter) -> Result<OwnedFd, Failure> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if !exists(self.top(), OsStr::new(name)) {
+            self.mount_point(Path::new(name), Missing::Directory, reporter)?;
+        }
+        openat(self.top(), name, flags, Mode::empty())
+            .context(|| format!("cannot mount on `/{name}` of the image, which is no directory"))
+    }
+}
+
+fn change_time(stat: &rustix::fs::Stat) -> (i64, i64) {
+    (stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0))
+}
+
+/// Mounts everything that lies over the image.
+pub(super) fn populate(root: &Root, order: &Order, proc: &Proc, reporter: &mut Reporter) -> Result<(), Failure> {
+    proc::mount(root, order, proc, reporter)?;
+    system(root, order, reporter)?;
+    let dev = device::mount(root, order, reporter)?;
+    for (path, text) in [("/etc/resolv.conf", &order.resolv_conf), ("/etc/hosts", &order.hosts)] {
+        let target = root.mount_point(Path::new(path), Missing::File, reporter)?;
+        device::show_file(dev.as_fd(), text.as_bytes(), 0o644, target.as_fd())
+            .map_err(|f| Failure { message: format!("cannot mount `{path}`: {}", f.message), ..f })?;
+    }
+    for wanted in &order.step.mounts {
+        further(root, wanted, reporter)?;
+    }
+    Ok(())
+}
+
+/// `/sys`: the node's, for reading.
+fn system(root: &Root, order: &Order, reporter: &mut Reporter) -> Result<(), Failure> {
+    let target = root.directory("sys", reporter)?;
+    let guarded = Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: true };
+    // The kernel gives a new sysfs only to whoever owns the network namespace.
+    if order.step.network == super::super::Network::None
+        && mount::new_filesystem("sysfs", &[], guarded, target.as_fd()).is_ok()
+    {
+        return Ok(());
+    }
+    // With all that is mounted in it: the kernel does not let a new namespace look below.
+    if mount::bind_at(CWD, OsStr::new("/sys"), target.as_fd(), true, guarded).is_ok() {
+        return Ok(());
+    }
+    mount::new_filesystem("tmpfs", &[("mode", "0555"), ("size", "0")], guarded, target.as_fd())
+        .context(|| "cannot mount `/sys`".to_owned())?;
+    reporter.send(&Message::Warning("`/sys` is empty: the pod's cannot be shown".to_owned()));
+    Ok(())
+}
+
+/// A mount that the step asks for.
+fn further(root: &Root, wanted: &Mount, reporter: &mut Reporter) -> Result<(), Failure> {
+    let what = || format!("cannot mount `{}`", wanted.target.display());
+    match &wanted.kind {
+        MountKind::Bind { source, read_only } => {
+            let from = openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .context(|| format!("cannot open `{}`", source.display()))?;
+            let stat = statat(&from, "", AtFlags::EMPTY_PATH).context(what)?;
+            let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+            let missing = if directory { Missing::Directory } else { Missing::File };
+            let target = root.mount_point(&wanted.target, missing, reporter)?;
+            let attributes = Attributes { read_only: *read_only, ..Attributes::default() };
+            mount::bind(from.as_fd(), target.as_fd(), directory, attributes).context(what)
+        }
+        MountKind::Tmpfs { size, mode } => {
+            let target = root.mount_point(&wanted.target, Missing::Directory, reporter)?;
+            let mode = format!("{:o}", mode & 0o7777);
+            let size = size.map(|bytes| bytes.to_string());
+            let mut options = vec![("mode", mode.as_str())];
+            options.extend(size.iter().map(|bytes| ("size", bytes.as_str())));
+            let attributes = Attributes { no_suid: true, no_dev: true, ..Attributes::default() };
+            mount::new_filesystem("tmpfs", &options, attributes, target.as_fd()).context(what).map(drop)
+        }
+    }
+}

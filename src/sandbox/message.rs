@@ -1,0 +1,159 @@
+//! What the builder and the init of a step tell each other.
+//!
+//! To init: a sealed file in memory on descriptor 3: the length of the JSON text (8 bytes, little endian), the text of an
+//! [`Order`], then the seccomp filters, one after the other. From init: one [`Message`] a line, as JSON, on descriptor 4.
+
+use super::RefusedCall;
+use super::spec::StepSpec;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+/// Descriptor of init on which the order lies.
+pub(super) const ORDER_FD: i32 = 3;
+/// Descriptor of init that takes messages.
+pub(super) const MESSAGE_FD: i32 = 4;
+/// Descriptor of init that ends with the builder.
+pub(super) const LEASH_FD: i32 = 5;
+/// The name by which init knows itself.
+pub(super) const INIT_NAME: &str = "rbuild-init";
+
+/// How the processes of a step are kept apart from others, and what their `/proc` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Isolation {
+    /// A pid namespace of the step's own, with a proc file system of its own.
+    PidNamespace,
+    /// The pod's pid namespace; the step is traced, and its `/proc` is put together from the pod's.
+    Traced,
+}
+
+/// All that init has to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Order {
+    /// The step.
+    pub step: StepSpec,
+    /// How it is kept apart.
+    pub isolation: Isolation,
+    /// Whether id 0 is the only one.
+    pub one_id: bool,
+    /// Whether root of the step is the node's root as far as file permissions go, so that `/proc` needs covers.
+    pub node_root: bool,
+    /// Text of `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// Text of `/etc/hosts`.
+    pub hosts: String,
+    /// Length in bytes of each seccomp filter that follows.
+    pub filters: Vec<usize>,
+}
+
+impl Order {
+    /// The bytes that go into the memory file before the filters.
+    pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
+        let text = serde_json::to_vec(self)?;
+        let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(text);
+        Ok(bytes)
+    }
+
+    /// Reads what [`Order::encode`] wrote, and the filters behind it.
+    pub(super) fn decode(mut from: impl Read) -> io::Result<(Order, Vec<Vec<u8>>)> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes)?;
+        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(short)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(io::Error::other)?;
+        let (text, mut rest) = rest.split_at_checked(length).ok_or_else(short)?;
+        let order: Order = serde_json::from_slice(text)?;
+        let mut filters = Vec::new();
+        for &length in &order.filters {
+            let (filter, further) = rest.split_at_checked(length).ok_or_else(short)?;
+            filters.push(filter.to_vec());
+            rest = further;
+        }
+        Ok((order, filters))
+    }
+}
+
+/// What init reports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// A proc file system cannot be mounted in a pid namespace here; nothing was changed.
+    ProcRefused,
+    /// The step cannot be run.
+    Failed {
+        /// What failed.
+        message: String,
+        /// Its error number, 0 where there is none.
+        errno: i32,
+        /// What the user does next.
+        hint: Option<String>,
+    },
+    /// The command could not be started: the code that a shell would exit with.
+    NotStarted {
+        /// 126 or 127.
+        code: i32,
+        /// Why.
+        message: String,
+    },
+    /// Something that changes what the step sees.
+    Warning(String),
+    /// A mount point that had to be made in the upper directory.
+    Created(Created),
+    /// A call that one id makes fail.
+    Refused(RefusedCall),
+    /// The command ended.
+    Exited {
+        /// Code as a shell reports it.
+        code: i32,
+        /// The signal that ended it.
+        signal: Option<i32>,
+    },
+}
+
+/// Mount points that init made, to be removed when the step is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Created {
+    /// What was made, relative to the root, outermost first.
+    #[serde(with = "super::text::list")]
+    pub paths: Vec<PathBuf>,
+    /// The directory that existed already and in which the first of `paths` was made.
+    #[serde(with = "super::text::one")]
+    pub parent: PathBuf,
+    /// Modification time of `parent` before.
+    pub parent_mtime: (i64, i64),
+    /// Whether `parent` was in the upper directory before.
+    pub parent_in_upper: bool,
+    /// Change time of `parent` in the upper directory afterwards.
+    pub parent_ctime: (i64, i64),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt as _;
+
+    #[test]
+    fn an_order_survives_with_paths_that_are_no_text() {
+        let odd = PathBuf::from(OsString::from_vec(b"/a/\xff\xfe".to_vec()));
+        let mut step = StepSpec::new(vec![odd.clone()], "/u".into(), "/w".into(), vec![OsString::from("sh")]);
+        step.env.push((OsString::from("A"), OsString::from_vec(vec![0xff, b'x'])));
+        let order = Order {
+            step,
+            isolation: Isolation::Traced,
+            one_id: true,
+            node_root: false,
+            resolv_conf: String::new(),
+            hosts: "x".to_owned(),
+            filters: vec![3, 0, 2],
+        };
+        let mut bytes = order.encode().unwrap();
+        bytes.extend(b"abcde");
+        let (read, filters) = Order::decode(&bytes[..]).unwrap();
+        assert_eq!(read.step.lowers, [odd]);
+        assert_eq!(read.step.env, order.step.env);
+        assert_eq!(filters, [b"abc".to_vec(), vec![], b"de".to_vec()]);
+        assert!(Order::decode(&bytes[..bytes.len() - 1]).is_err());
+        assert!(Order::decode(&b"x"[..]).is_err());
+    }
+}

@@ -1,0 +1,409 @@
+//! The builder's side of a step: start its init, pass its output on, wait for its end, clean up.
+
+use super::message::{Created, INIT_NAME, Isolation, Message, Order};
+use super::spec::{Network, Stdin, StepSpec};
+use super::{Cancel, Error, Exit, Stream, Usage, etc};
+use crate::sys::idmap::{self, IdMap};
+use crate::sys::memfd;
+use crate::sys::process::{self, Rusage, Spawn, Spawned, spawn};
+use crate::sys::userns::{Rung, entered};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Whether this pod was found to refuse a proc file system in a pid namespace: then no later step tries.
+static PROC_REFUSED: AtomicBool = AtomicBool::new(false);
+
+/// Runs the step and streams its output to `out`, in pieces as they come. Returns when the command ended and everything
+/// that it left running is dead. Raising `cancel` kills the step at once.
+pub fn run(spec: &StepSpec, out: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel) -> Result<Exit, Error> {
+    let rung = allowed()?;
+    loop {
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let isolation = if PROC_REFUSED.load(Ordering::Relaxed) { Isolation::Traced } else { Isolation::PidNamespace };
+        match attempt(spec, rung, isolation, out, cancel)? {
+            Some(exit) => return Ok(exit),
+            None => PROC_REFUSED.store(true, Ordering::Relaxed),
+        }
+    }
+}
+
+/// The rung on which steps run, or why none can.
+fn allowed() -> Result<Rung, Error> {
+    match entered() {
+        None => Ok(if IdMap::current() == IdMap::Plain { Rung::None } else { Rung::Pod }),
+        Some(entered) => match entered.rung {
+            Rung::None => Err(Error::Denied {
+                message: entered.reason.clone().unwrap_or_else(|| "this pod allows no user namespace".to_owned()),
+                hint: entered.hint.clone().unwrap_or_default(),
+            }),
+            rung => Ok(rung),
+        },
+    }
+}
+
+fn setup(what: &str) -> impl Fn(io::Error) -> Error {
+    move |e| Error::Setup { message: format!("{what}: {e}"), errno: e.raw_os_error().unwrap_or(0), hint: None }
+}
+
+/// One try; `None` when the kernel refused a proc file system, before the command was started.
+fn attempt(
+    spec: &StepSpec,
+    rung: Rung,
+    isolation: Isolation,
+    out: &mut dyn FnMut(Stream, &[u8]),
+    cancel: &Cancel,
+) -> Result<Option<Exit>, Error> {
+    let started = Instant::now();
+    let broken = setup("cannot start a step");
+    let filters: Vec<Vec<u8>> = Vec::new();
+    let one_id = IdMap::current() == IdMap::One;
+    let order = Order {
+        step: spec.clone(),
+        isolation,
+        one_id,
+        node_root: node_root(),
+        resolv_conf: etc::resolv_conf(),
+        hosts: etc::hosts(spec),
+        filters: filters.iter().map(Vec::len).collect(),
+    };
+    let text = order.encode().map_err(&broken)?;
+    let mut parts: Vec<&[u8]> = vec![&text];
+    parts.extend(filters.iter().map(Vec::as_slice));
+    let order_file = memfd::sealed("order", &parts).map_err(&broken)?;
+
+    let null = File::open("/dev/null").map_err(&broken)?;
+    let (stdout_read, stdout_write) = io::pipe().map_err(&broken)?;
+    let (stderr_read, stderr_write) = io::pipe().map_err(&broken)?;
+    let (message_read, message_write) = io::pipe().map_err(&broken)?;
+    let (leash_read, leash_write) = io::pipe().map_err(&broken)?;
+    let (own_in, own_out, own_err) = (io::stdin(), io::stdout(), io::stderr());
+    let inherit = spec.interactive || spec.stdin == Stdin::Inherit;
+    let stdio: [BorrowedFd<'_>; 3] = [
+        if inherit { own_in.as_fd() } else { null.as_fd() },
+        if spec.interactive { own_out.as_fd() } else { stdout_write.as_fd() },
+        if spec.interactive { own_err.as_fd() } else { stderr_write.as_fd() },
+    ];
+    let fds = [stdio[0], stdio[1], stdio[2], order_file.as_fd(), message_write.as_fd(), leash_read.as_fd()];
+    let program = program().map_err(&broken)?;
+    let argv = [CString::new(INIT_NAME).unwrap_or_default()];
+    let what = Spawn {
+        namespaces: namespaces(rung, isolation, spec.network),
+        program: program.as_fd(),
+        argv: &argv,
+        env: &[],
+        fds: &fds,
+        own_session: !spec.interactive,
+    };
+    let new_user = what.namespaces & (libc::CLONE_NEWUSER as u64) != 0;
+    let mut write_maps = |pid| if new_user { write_identity(pid) } else { Ok(()) };
+    let init = spawn(&what, &mut write_maps).map_err(|e| explain_spawn(&e))?;
+    drop((stdout_write, stderr_write, message_write, leash_read, order_file, null));
+
+    let mut step = Running {
+        init,
+        streams: [
+            Some((Stream::Stdout, File::from(std::os::fd::OwnedFd::from(stdout_read)))),
+            Some((Stream::Stderr, File::from(std::os::fd::OwnedFd::from(stderr_read)))),
+        ],
+        messages: Some(File::from(std::os::fd::OwnedFd::from(message_read))),
+        buffered: Vec::new(),
+        report: Report::default(),
+    };
+    let watched = step.watch(out, cancel);
+    if watched.is_err() || cancel.is_cancelled() {
+        let _ = process::signal(step.init.pidfd.as_fd(), libc::SIGKILL);
+    }
+    // The leash holds until init is dead: its end would make init leave.
+    let ended = process::wait(step.init.pid).map_err(&broken);
+    drop(leash_write);
+    step.drain(out);
+    watched.map_err(&broken)?;
+    for created in step.report.created.iter().rev() {
+        remove_mount_point(&spec.upper, created);
+    }
+    let (status, rusage) = ended?;
+    if cancel.is_cancelled() && step.report.exited.is_none() {
+        return Err(Error::Cancelled);
+    }
+    step.report.conclude(status, rusage, started)
+}
+
+/// What init told.
+#[derive(Default)]
+struct Report {
+    exited: Option<(i32, Option<i32>)>,
+    failed: Option<Error>,
+    proc_refused: bool,
+    warnings: Vec<String>,
+    refused: Vec<super::RefusedCall>,
+    created: Vec<Created>,
+}
+
+impl Report {
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::ProcRefused => self.proc_refused = true,
+            Message::Failed { message, errno, hint } => self.failed = Some(Error::Setup { message, errno, hint }),
+            Message::NotStarted { code, message } => self.failed = Some(Error::NotStarted { message, code }),
+            Message::Warning(text) => self.warnings.push(text),
+            Message::Created(created) => self.created.push(created),
+            Message::Refused(call) => self.refused.push(call),
+            Message::Exited { code, signal } => self.exited = Some((code, signal)),
+        }
+    }
+
+    fn conclude(self, status: process::Status, rusage: Rusage, started: Instant) -> Result<Option<Exit>, Error> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        if self.proc_refused {
+            return Ok(None);
+        }
+        // Without a word from init it was killed, and the command with it.
+        let (code, signal) = self.exited.unwrap_or((status.code(), status.signal()));
+        Ok(Some(Exit {
+            code,
+            signal,
+            usage: Usage { user: rusage.user, system: rusage.system, max_rss: rusage.max_rss },
+            duration: started.elapsed(),
+            refused: self.refused,
+            warnings: self.warnings,
+        }))
+    }
+}
+
+/// A step whose init is alive, or was until just now.
+struct Running {
+    init: Spawned,
+    streams: [Option<(Stream, File)>; 2],
+    messages: Option<File>,
+    /// The part of a message that has come so far.
+    buffered: Vec<u8>,
+    report: Report,
+}
+
+/// How much is read at once; as much as a pipe holds.
+const PIECE_BYTES: usize = 64 * 1024;
+
+impl Running {
+    /// Passes output on until init has ended or `cancel` is raised.
+    fn watch(&mut self, out: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel) -> io::Result<()> {
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let ready = {
+                let mut fds = vec![
+                    PollFd::new(&self.init.pidfd, PollFlags::IN),
+                    PollFd::from_borrowed_fd(cancel.fd(), PollFlags::IN),
+                ];
+                let mut of = vec![Source::Init, Source::Cancel];
+                if let Some(messages) = &self.messages {
+                    fds.push(PollFd::new(messages, PollFlags::IN));
+                    of.push(Source::Messages);
+                }
+                for (number, stream) in self.streams.iter().enumerate() {
+                    if let Some((_, pipe)) = stream {
+                        fds.push(PollFd::new(pipe, PollFlags::IN));
+                        of.push(Source::Stream(number));
+                    }
+                }
+                match poll(&mut fds, None) {
+                    Ok(_) => {}
+                    Err(rustix::io::Errno::INTR) => continue,
+                    Err(e) => return Err(e.into()),
+                }
+                let ready = fds.iter().zip(of).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, s)| s);
+                ready.collect::<Vec<_>>()
+            };
+            for source in &ready {
+                match *source {
+                    Source::Stream(number) => self.read_stream(number, &mut piece, out)?,
+                    Source::Messages => self.read_messages(&mut piece)?,
+                    Source::Init | Source::Cancel => {}
+                }
+            }
+            if ready.iter().any(|s| matches!(s, Source::Init | Source::Cancel)) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads once, from a pipe that has something or has ended.
+    fn read_stream(&mut self, number: usize, piece: &mut [u8], out: &mut dyn FnMut(Stream, &[u8])) -> io::Result<()> {
+        let Some(Some((stream, pipe))) = self.streams.get_mut(number) else { return Ok(()) };
+        match pipe.read(piece) {
+            Ok(0) => {
+                if let Some(ended) = self.streams.get_mut(number) {
+                    *ended = None;
+                }
+                Ok(())
+            }
+            Ok(n) => {
+                out(*stream, piece.get(..n).unwrap_or_default());
+                Ok(())
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn read_messages(&mut self, piece: &mut [u8]) -> io::Result<()> {
+        let Some(pipe) = &mut self.messages else { return Ok(()) };
+        match pipe.read(piece) {
+            Ok(0) => self.messages = None,
+            Ok(n) => {
+                self.buffered.extend_from_slice(piece.get(..n).unwrap_or_default());
+                while let Some(end) = self.buffered.iter().position(|&b| b == b'\n') {
+                    let line: Vec<u8> = self.buffered.drain(..=end).collect();
+                    // Only init writes there; what it writes can be read.
+                    if let Ok(message) = serde_json::from_slice(&line) {
+                        self.report.take(message);
+                    }
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    /// Takes what the pipes still hold. All writers are dead, so nothing more can come; a pipe that somebody holds open
+    /// all the same is not waited for.
+    fn drain(&mut self, out: &mut dyn FnMut(Stream, &[u8])) {
+        let mut piece = vec![0; PIECE_BYTES];
+        let nonblocking = |file: &File| rustix::fs::fcntl_setfl(file, rustix::fs::OFlags::NONBLOCK).is_ok();
+        for number in 0..self.streams.len() {
+            while let Some(Some((_, pipe))) = self.streams.get(number) {
+                if !nonblocking(pipe) || self.read_stream(number, &mut piece, out).is_err() {
+                    break;
+                }
+            }
+        }
+        while let Some(pipe) = &self.messages {
+            if !nonblocking(pipe) || self.read_messages(&mut piece).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    Init,
+    Cancel,
+    Messages,
+    Stream(usize),
+}
+
+/// The namespaces of a step.
+fn namespaces(rung: Rung, isolation: Isolation, network: Network) -> u64 {
+    let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if isolation == Isolation::PidNamespace {
+        flags |= libc::CLONE_NEWPID;
+    }
+    // A user namespace below the builder's keeps the step from reading the builder. Root of the pod's own namespace does
+    // without where it can: only there does a masked pod's kernel give it a proc file system.
+    if rung != Rung::Pod || isolation == Isolation::Traced {
+        flags |= libc::CLONE_NEWUSER;
+    }
+    if network == Network::None {
+        flags |= libc::CLONE_NEWNET;
+    }
+    u64::from(flags.unsigned_abs())
+}
+
+/// The map of a step's user namespace: every id of the builder's is itself.
+fn write_identity(pid: i32) -> io::Result<()> {
+    static MAPS: OnceLock<(String, String)> = OnceLock::new();
+    let (uids, gids) = MAPS.get_or_init(|| {
+        let (uids, gids) = idmap::own();
+        let text = |extents: Vec<idmap::Extent>| {
+            idmap::format(&extents.iter().map(|e| idmap::Extent { outside: e.inside, ..*e }).collect::<Vec<_>>())
+        };
+        (text(uids), text(gids))
+    });
+    std::fs::write(format!("/proc/{pid}/gid_map"), gids)?;
+    std::fs::write(format!("/proc/{pid}/uid_map"), uids)
+}
+
+/// Whether id 0 of a step is the node's root to the kernel's file permission checks.
+fn node_root() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        // The key names the outside ids; a map that keeps 0 as 0 is told apart by what `/proc` itself belongs to.
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::metadata("/proc/sys").is_ok_and(|m| m.uid() == 0)
+    })
+}
+
+/// This program, which is also every init.
+fn program() -> io::Result<&'static File> {
+    static PROGRAM: OnceLock<File> = OnceLock::new();
+    if let Some(file) = PROGRAM.get() {
+        return Ok(file);
+    }
+    let file = File::open("/proc/self/exe")?;
+    Ok(PROGRAM.get_or_init(|| file))
+}
+
+fn explain_spawn(e: &io::Error) -> Error {
+    let message = format!("cannot start a step: {e}");
+    match e.raw_os_error() {
+        Some(libc::EPERM) => Error::Denied {
+            message: format!("new namespaces are refused: {e}"),
+            hint: "the pod's seccomp profile must allow clone with namespace flags: set `securityContext.seccompProfile` to a \
+                `Localhost` profile that does, or to `type: Unconfined`"
+                .to_owned(),
+        },
+        Some(errno @ libc::ENOSPC) => Error::Setup {
+            message: format!("{message} (too many namespaces)"),
+            errno,
+            hint: Some("raise the node's sysctls `user.max_*_namespaces`, or run fewer steps at once".to_owned()),
+        },
+        Some(errno @ libc::EAGAIN) => Error::Setup {
+            message: format!("{message} (too many processes)"),
+            errno,
+            hint: Some("raise the pod's limit of processes, or run fewer steps at once".to_owned()),
+        },
+        errno => Error::Setup { message, errno: errno.unwrap_or(0), hint: None },
+    }
+}
+
+/// Takes a mount point out of the upper directory again, as if it had never been made, unless the step used it.
+fn remove_mount_point(upper: &Path, created: &Created) {
+    use std::fs::{self, FileTimes};
+    use std::os::unix::fs::MetadataExt as _;
+    use std::time::{Duration, SystemTime};
+    let parent = upper.join(&created.parent);
+    let ctime = |m: &fs::Metadata| (m.ctime(), m.ctime_nsec());
+    // Only if nobody touched the directory since is its time ours to restore.
+    let untouched = fs::symlink_metadata(&parent).is_ok_and(|m| ctime(&m) == created.parent_ctime);
+    for path in created.paths.iter().rev() {
+        let path = upper.join(path);
+        match fs::symlink_metadata(&path) {
+            Ok(m) if m.is_dir() => drop(fs::remove_dir(&path)),
+            Ok(m) if m.is_file() && m.len() == 0 => drop(fs::remove_file(&path)),
+            _ => {}
+        }
+    }
+    if !untouched {
+        return;
+    }
+    if !created.parent_in_upper && fs::remove_dir(&parent).is_ok() {
+        return;
+    }
+    let (seconds, nanoseconds) = created.parent_mtime;
+    let since = Duration::new(seconds.unsigned_abs(), u32::try_from(nanoseconds).unwrap_or(0));
+    let time = if seconds >= 0 { SystemTime::UNIX_EPOCH + since } else { SystemTime::UNIX_EPOCH - since };
+    if let Ok(directory) = File::open(&parent) {
+        let _ = directory.set_times(FileTimes::new().set_modified(time));
+    }
+}
