@@ -164,11 +164,9 @@ fn debug() -> i32 {
     };
     let Ok(cancel) = Cancel::new() else { return 125 };
     let _ = crate::sys::signal::cancel_on_termination(&cancel);
-    if let Some(stub) = &spec.stub {
-        if let Err(e) = make_stub(stub) {
-            eprintln!("error: stub: {e}");
-            return 125;
-        }
+    if let Some(Err(e)) = spec.stub.as_ref().map(|stub| make_stub(stub)) {
+        eprintln!("error: stub: {e}");
+        return 125;
     }
     let (upper, work) = (spec.upper.clone(), spec.work.clone());
     let mut code = 0;

@@ -46,6 +46,9 @@ pub struct Made {
     pub parent_mtime: (i64, i64),
 }
 
+/// What to make, and whom to tell before.
+type Create<'a> = (Missing, &'a mut dyn FnMut(&Path));
+
 /// As [`resolve`]; what is missing is made. `before` is called with the path of the directory (below `root`) in which
 /// something is going to be made, before the first is made.
 pub fn resolve_or_create(
@@ -62,11 +65,7 @@ pub fn resolve_or_create(
 }
 
 /// Resolves component by component, with each directory held open on the way so that `..` is exact.
-fn walk(
-    root: BorrowedFd<'_>,
-    path: &Path,
-    mut create: Option<(Missing, &mut dyn FnMut(&Path))>,
-) -> io::Result<(OwnedFd, Option<Made>)> {
+fn walk(root: BorrowedFd<'_>, path: &Path, mut create: Option<Create<'_>>) -> io::Result<(OwnedFd, Option<Made>)> {
     let mut todo: VecDeque<OsString> = components(path);
     let mut at: Vec<(OwnedFd, OsString)> = Vec::new();
     let mut made: Option<Made> = None;

@@ -43,7 +43,7 @@ pub(super) fn mount(order: &Order) -> Result<Root, Failure> {
 fn explain(e: &mount::Error, order: &Order) -> Failure {
     let upper = &order.step.upper;
     let failure = Failure::new(format!("cannot mount an overlay over `{}`: {e}", upper.display()), e.errno());
-    let on_overlay = rustix::fs::statfs(upper).is_ok_and(|s| s.f_type as i64 == OVERLAY_MAGIC);
+    let on_overlay = rustix::fs::statfs(upper).is_ok_and(|s| s.f_type == OVERLAY_MAGIC);
     if on_overlay {
         return Failure {
             message: format!(
