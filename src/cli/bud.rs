@@ -2,7 +2,7 @@
 
 use super::foreign::Foreign;
 use super::values::{self, Var};
-use super::{Error, Global, bud_foreign::BudFlags, names, registry_flags::RegistryArgs};
+use super::{Error, Global, bud_foreign::BudFlags, delivery, names, registry_flags::RegistryArgs};
 use crate::build::request::{
     BuildRequest, CacheOptions, Context, ContextOptions, DnsOptions, DockerfileSource, FileOptions, MetadataOptions,
     NamedContext, OutputOptions, PlatformOptions, ProgressOptions, PullPolicy, Seccomp, SecurityOptions, TargetOptions,
@@ -10,6 +10,7 @@ use crate::build::request::{
 };
 use crate::oci::{Compression, Location, ManifestFormat, Platform};
 use crate::plan::Network;
+use crate::ui::{Buildah, IdForm, Quiet, Sink, Terminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -589,6 +590,15 @@ pub fn context_may_be_a_file(request: &mut BuildRequest) {
 pub fn run(args: &BudArgs, global: &Global) -> Result<(), Error> {
     let mut request = args.lower(&values::process_var, &mut super::foreign::warn)?;
     context_may_be_a_file(&mut request);
-    let _ = global;
-    Err(Error::unsupported("building", "wait for the build module"))
+    let terminal = match &request.progress.logfile {
+        Some(path) => Terminal::logfile(path).map_err(Error::file("create", path))?,
+        None => Terminal::stdio(),
+    };
+    let hidden = request.output.iidfile.is_some() || request.output.iidfile_raw.is_some();
+    let sink: Box<dyn Sink> = match (request.progress.quiet, hidden) {
+        (true, true) => Box::new(Quiet::new(terminal, IdForm::Hidden)),
+        (true, false) => Box::new(Quiet::new(terminal, IdForm::Hex)),
+        (false, hidden) => Box::new(Buildah::new(terminal, !hidden)),
+    };
+    delivery::build(&request, global, &*sink).map(drop)
 }

@@ -158,7 +158,16 @@ macro_rules! from_classified {
     };
 }
 
-from_classified!(crate::store::Error, crate::registry::Error, crate::sandbox::Error, crate::sys::userns::Error);
+from_classified!(
+    crate::build::Error,
+    crate::export::Error,
+    crate::registry::Error,
+    crate::sandbox::Error,
+    crate::snapshot::Error,
+    crate::source::image::Error,
+    crate::store::Error,
+    crate::sys::userns::Error,
+);
 
 impl From<crate::oci::ReferenceError> for Error {
     fn from(e: crate::oci::ReferenceError) -> Error {

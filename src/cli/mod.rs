@@ -21,6 +21,7 @@ mod bud;
 mod bud_foreign;
 #[cfg(test)]
 mod bud_tests;
+mod delivery;
 pub mod dialect;
 mod error;
 mod foreign;

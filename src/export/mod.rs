@@ -1,1 +1,73 @@
-//! Where results go.
+//! Where images go: registries, archives, directories.
+//!
+//! An [`Exporter`] is one kind of place, in one file. What it is given is a [`StoredImage`]: manifest and config as the
+//! store has them, and layers that can be had as they lie or in another compression. The image id never changes on the
+//! way out; the manifest's digest is that of the form that was written ([`Exported`]).
+//!
+//! A name becomes visible only when everything behind it is complete: files and index entries are written beside their
+//! place and renamed. What is written depends on nothing but the image: no times, no machine, no thread count.
+
+mod dir;
+mod docker_archive;
+mod error;
+mod image;
+mod oci_archive;
+mod oci_dir;
+mod registry;
+mod whole_file;
+
+pub use dir::Dir;
+pub use docker_archive::DockerArchive;
+pub use error::Error;
+pub use image::{Form, StoredImage};
+pub use oci_archive::OciArchive;
+pub use oci_dir::OciDir;
+pub use registry::Registry;
+
+use crate::oci::{Descriptor, Location, Reference};
+use crate::registry::Client;
+use crate::ui::Sink;
+
+/// What an export works with.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Speaks to registries.
+    pub client: &'a Client,
+    /// Who is told about progress.
+    pub sink: &'a dyn Sink,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// The manifest, as it is at the destination.
+    pub manifest: Descriptor,
+}
+
+/// One kind of place that an image can be written to.
+pub trait Exporter {
+    /// How messages call the place.
+    fn name(&self) -> String;
+
+    /// Writes the image.
+    ///
+    /// # Errors
+    /// Where it cannot be read or written; then nothing has got a name.
+    fn export(&self, image: &StoredImage<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error>;
+}
+
+/// The exporter of a location; `None` for the store itself. `name` is the full name of the image in the store, which an
+/// archive takes over where the location says none.
+pub fn exporter(to: &Location, name: Option<&Reference>) -> Option<Box<dyn Exporter>> {
+    Some(match to {
+        Location::Store(_) => return None,
+        Location::Registry(reference) => Box::new(Registry { to: reference.clone() }),
+        Location::OciDir { path, name } => Box::new(OciDir { path: path.clone(), name: name.clone() }),
+        Location::OciArchive { path, name } => Box::new(OciArchive { path: path.clone(), name: name.clone() }),
+        Location::DockerArchive { path, reference } => {
+            let names = reference.iter().chain(name.filter(|_| reference.is_none())).cloned().collect();
+            Box::new(DockerArchive { path: Some(path.clone()), names })
+        }
+        Location::Dir { path } => Box::new(Dir { path: path.clone() }),
+    })
+}

@@ -1,0 +1,79 @@
+//! Runs a build and brings its result where the request says: into the store (the build does that), then to registries
+//! and archives, then into the files that scripts read. Every command line that builds ends up here.
+
+use super::{Error, Global, registry_flags};
+use crate::build::{self, Built, request::BuildRequest};
+use crate::export::{self, Form, StoredImage, exporter};
+use crate::oci::{Descriptor, Location};
+use crate::sys::signal::{self, Cancel};
+use crate::ui::Sink;
+use std::path::Path;
+
+/// Builds and delivers.
+///
+/// # Errors
+/// Whatever kept the image from being built or delivered. What was delivered before stays.
+pub fn build(request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result<Built, Error> {
+    let store = global.store()?;
+    let client = registry_flags::client(&request.registry, global)?;
+    let cancel = cancel_on_signals()?;
+    let built = build::build(request, build::Surroundings { store: &store, client: &client, sink, cancel: &cancel })?;
+    let mut manifest = built.manifest.clone();
+    let form = Form { format: Some(request.output.format), compression: request.output.compression };
+    let name = built.names.first().and_then(|n| n.parse().ok());
+    for destination in &request.output.destinations {
+        let Some(exporter) = exporter(destination, name.as_ref()) else { continue };
+        let image = StoredImage::load(&store, &built.manifest, &request.platform.target)?;
+        let exported = exporter.export(&image, &form, export::Surroundings { client: &client, sink });
+        manifest =
+            exported.map_err(|e| Error::from(e).doing(format!("writing image to `{}`", exporter.name())))?.manifest;
+    }
+    write_files(request, &built, &manifest)?;
+    Ok(built)
+}
+
+/// A flag that the signals which end a program raise.
+///
+/// # Errors
+/// Where the system has no descriptor or no handler left.
+pub fn cancel_on_signals() -> Result<Cancel, Error> {
+    let failed = |e| Error::file("watch", Path::new("signals"))(e);
+    let cancel = Cancel::new().map_err(failed)?;
+    signal::cancel_on_termination(&cancel).map_err(failed)?;
+    Ok(cancel)
+}
+
+fn write_files(request: &BuildRequest, built: &Built, manifest: &Descriptor) -> Result<(), Error> {
+    let write = |path: &Path, text: String| std::fs::write(path, text).map_err(Error::file("write", path));
+    if let Some(path) = &request.output.iidfile {
+        write(path, built.id.to_string())?;
+    }
+    if let Some(path) = &request.output.iidfile_raw {
+        write(path, built.id.hex())?;
+    }
+    if let Some(path) = &request.output.metadata_file {
+        let names: Vec<String> = request
+            .output
+            .destinations
+            .iter()
+            .map(|d| match d {
+                Location::Store(r) | Location::Registry(r) => r.to_string(),
+                other => other.to_string(),
+            })
+            .collect();
+        let mut metadata = serde_json::json!({
+            "containerimage.config.digest": built.id.to_string(),
+            "containerimage.descriptor": {
+                "mediaType": manifest.media_type,
+                "digest": manifest.digest.to_string(),
+                "size": manifest.size,
+            },
+            "containerimage.digest": manifest.digest.to_string(),
+        });
+        if !names.is_empty() {
+            metadata["image.name"] = names.join(",").into();
+        }
+        write(path, super::output::json(&metadata, "  ", false)? + "\n")?;
+    }
+    Ok(())
+}

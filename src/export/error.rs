@@ -1,0 +1,102 @@
+//! Why an image could not be written somewhere.
+
+use crate::error::{Classified, Kind, kind_of_io};
+use crate::oci::{DiffId, Digest};
+use crate::{registry, store};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// An error of an export.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// A file of the destination.
+    #[error("cannot {verb} `{}`: {source}", path.display())]
+    File {
+        /// `read`, `write`, …
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A layer could not be read or compressed.
+    #[error("cannot read layer `{layer}`: {source}")]
+    Layer {
+        /// The layer.
+        layer: Digest,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// A layer is not what the image's config says.
+    #[error("layer `{expected}` is damaged: its content has the diff ID `{found}`")]
+    DiffId {
+        /// What the config says.
+        expected: DiffId,
+        /// What was read.
+        found: DiffId,
+    },
+    /// Manifest and config have different numbers of layers.
+    #[error("image `{0}` lists {1} layers in its manifest and {2} in its config")]
+    Layers(Digest, usize, usize),
+    /// A document does not parse, or cannot be written.
+    #[error("{what}: {source}")]
+    Json {
+        /// Which.
+        what: String,
+        /// Where it breaks.
+        source: serde_json::Error,
+    },
+    /// The store has the image for other platforms only.
+    #[error("image `{0}` is not in the store for platform `{1}`")]
+    Platform(Digest, String),
+    /// A form that the destination cannot hold.
+    #[error("{0}")]
+    Form(&'static str),
+}
+
+impl Error {
+    /// A closure for `map_err` on a file operation.
+    pub(super) fn file(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::File { verb, path, source }
+    }
+
+    /// A closure for `map_err` on writing or reading a document.
+    pub(super) fn json(what: impl Into<String>) -> impl FnOnce(serde_json::Error) -> Error {
+        let what = what.into();
+        move |source| Error::Json { what, source }
+    }
+}
+
+impl Classified for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Store(e) => e.kind(),
+            Error::Registry(e) => e.kind(),
+            Error::File { source, .. } | Error::Layer { source, .. } => kind_of_io(source),
+            Error::DiffId { .. } | Error::Layers(..) | Error::Json { .. } => Kind::Corrupt,
+            Error::Platform(..) => Kind::NotFound,
+            Error::Form(_) => Kind::Unsupported,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Store(e) => e.hint(),
+            Error::Registry(e) => e.hint(),
+            Error::DiffId { .. } => Some("run `rbuild check`, and pull or build the image again".into()),
+            Error::Form(_) => Some("choose another `--format` or `--compression-format`".into()),
+            _ => None,
+        }
+    }
+
+    fn retryable(&self) -> bool {
+        matches!(self, Error::Registry(e) if e.retryable())
+    }
+}

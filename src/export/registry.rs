@@ -1,0 +1,180 @@
+//! `docker://registry/name:tag`: a registry. Layers that lie uncompressed are compressed while they are sent; what they
+//! became is remembered, so that pushing again asks only whether the registry has it.
+
+use super::image::compress_into;
+use super::{Error, Exported, Exporter, Form, StoredImage, Surroundings};
+use crate::oci::{Compression, Descriptor, Digest, Reference};
+use crate::registry::{Arrival, Document, LayerSource, PushEvent, PushSource};
+use crate::store::Store;
+use crate::ui::{BlobState, Direction, Event, Sink};
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+/// A repository and a tag.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    /// The full name.
+    pub to: Reference,
+}
+
+impl Exporter for Registry {
+    fn name(&self) -> String {
+        self.to.to_string()
+    }
+
+    fn export(&self, image: &StoredImage<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
+        let progress = Progress::start(around.sink, Direction::Push, &self.name());
+        let source = Source { image, form: *form, elsewhere: elsewhere(image.store(), &self.to) };
+        for layer in &image.manifest.layers {
+            progress.blob(&layer.digest, layer.size, BlobState::Waiting);
+        }
+        let layer = |n: usize| image.manifest.layers.get(n);
+        let news = |event: PushEvent| match event {
+            PushEvent::LayerSent { layer: n, bytes } => {
+                if let Some(l) = layer(n) {
+                    progress.blob(&l.digest, l.size, BlobState::Moving(bytes));
+                }
+            }
+            PushEvent::LayerDone { layer: n, arrival, .. } => {
+                let state = match arrival {
+                    Arrival::Uploaded => BlobState::Done,
+                    Arrival::Existed => BlobState::Exists,
+                    Arrival::Mounted(_) => BlobState::Mounted,
+                };
+                if let Some(l) = layer(n) {
+                    progress.blob(&l.digest, l.size, state);
+                }
+            }
+            PushEvent::ConfigDone { .. } => progress.config(&image.id()),
+            PushEvent::LayerStarted { .. } | PushEvent::ManifestDone { .. } => {}
+        };
+        // The format is checked before anything is sent.
+        if form.format == Some(crate::oci::ManifestFormat::Docker) && form.compression == Some(Compression::Zstd) {
+            return Err(Error::Form("a manifest of Docker's format cannot hold layers in zstd"));
+        }
+        let manifest = around.client.push(&self.to, &source, &news)?;
+        progress.done(&manifest);
+        Ok(Exported { manifest })
+    }
+}
+
+/// The image as the registry client asks for it.
+struct Source<'a> {
+    image: &'a StoredImage<'a>,
+    form: Form,
+    /// Layers that another repository of the same registry probably has.
+    elsewhere: BTreeMap<Digest, String>,
+}
+
+/// Layers of images that the store knows under another name of the same registry: the registry may link them instead of
+/// taking them again.
+fn elsewhere(store: &Store, to: &Reference) -> BTreeMap<Digest, String> {
+    let mut found = BTreeMap::new();
+    for entry in store.list().unwrap_or_default() {
+        let Some(Ok(name)) = entry.name.as_deref().map(str::parse::<Reference>) else { continue };
+        if name.registry == to.registry && name.repository != to.repository {
+            for layer in store.manifest(&entry.descriptor.digest).map(|m| m.layers).unwrap_or_default() {
+                found.entry(layer.digest).or_insert_with(|| name.repository.clone());
+            }
+        }
+    }
+    found
+}
+
+impl Source<'_> {
+    fn wanted(&self) -> Compression {
+        self.form.compression.unwrap_or(Compression::Gzip)
+    }
+}
+
+impl PushSource for Source<'_> {
+    fn layers(&self) -> Vec<LayerSource<'_>> {
+        let store = self.image.store();
+        let source = |(layer, diff_id): (&Descriptor, crate::oci::DiffId)| {
+            let how = StoredImage::outgoing(layer, self.wanted());
+            let media_type = self.image.layer_type(layer, how, self.form);
+            let digest = layer.digest;
+            let mount_from = self.elsewhere.get(&digest).cloned();
+            if Compression::of_layer(&layer.media_type).is_none_or(|have| have == how) {
+                let open = move || -> io::Result<Box<dyn Read + Send>> {
+                    Ok(Box::new(store.open_blob(&digest).map_err(io::Error::other)?))
+                };
+                let descriptor = Descriptor { media_type, ..layer.clone() };
+                return LayerSource::Known { descriptor, mount_from, open: Box::new(open) };
+            }
+            let known =
+                store.compressed(&diff_id, how.name()).map(|d| Descriptor { media_type: media_type.clone(), ..d });
+            LayerSource::Stream {
+                media_type,
+                known,
+                mount_from,
+                write: Box::new(move |out| {
+                    let input = store.open_blob(&digest).map_err(io::Error::other)?;
+                    compress_into(input, how, out)
+                }),
+            }
+        };
+        self.image.layers().map(source).collect()
+    }
+
+    fn config(&self) -> Document {
+        Document {
+            media_type: self.image.config_descriptor(self.form).media_type,
+            bytes: self.image.config_bytes.clone(),
+        }
+    }
+
+    fn finish(&self, layers: &[Descriptor], _: &Descriptor) -> io::Result<Document> {
+        for ((stored, diff_id), sent) in self.image.layers().zip(layers) {
+            let how = StoredImage::outgoing(stored, self.wanted());
+            if stored.digest != sent.digest && how != Compression::None {
+                // Only saves work the next time: a store that cannot be written does not make the push fail.
+                let _ = self.image.store().remember_compressed(&diff_id, how.name(), sent);
+            }
+        }
+        let (descriptor, bytes) = self.image.manifest_for(layers.to_vec(), self.form).map_err(io::Error::other)?;
+        Ok(Document { media_type: descriptor.media_type, bytes })
+    }
+}
+
+/// Tells a sink how a transfer gets on.
+pub(super) struct Progress<'a> {
+    sink: &'a dyn Sink,
+    direction: Direction,
+    name: String,
+}
+
+impl<'a> Progress<'a> {
+    /// Announces the transfer.
+    pub fn start(sink: &'a dyn Sink, direction: Direction, name: &str) -> Self {
+        sink.event(&Event::TransferStarted { direction, name });
+        Progress { sink, direction, name: name.to_owned() }
+    }
+
+    /// News of one blob.
+    pub fn blob(&self, digest: &Digest, size: u64, state: BlobState) {
+        let digest = digest.to_string();
+        self.sink.event(&Event::Blob { direction: self.direction, digest: &digest, size, state });
+    }
+
+    /// A layer is written, or was there.
+    pub fn layer(&self, layer: &Descriptor, new: bool) {
+        self.blob(&layer.digest, layer.size, if new { BlobState::Done } else { BlobState::Exists });
+    }
+
+    /// The config is written.
+    pub fn config(&self, id: &Digest) {
+        self.sink.event(&Event::TransferConfig { digest: &id.to_string() });
+    }
+
+    /// All is written.
+    pub fn done(&self, manifest: &Descriptor) {
+        self.sink.event(&Event::TransferDone {
+            direction: self.direction,
+            name: &self.name,
+            digest: &manifest.digest.to_string(),
+            size: manifest.size,
+            changed: true,
+        });
+    }
+}
