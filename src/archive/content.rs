@@ -8,6 +8,7 @@
 //! grow with the tree; and a [`Memo`] lets files be skipped that have not changed since they were last hashed.
 
 use crate::archive::Error as TreeError;
+use crate::archive::copy::tree::below;
 use crate::archive::copy::{Error, Found, Request, Source, Tree, Walk, select};
 use crate::archive::node::{Kind, Time, Xattrs, bytes};
 use crate::oci::Digest;
@@ -168,7 +169,7 @@ fn read_all(tree: &dyn Tree, root: &Path, batch: &[Found], memo: Option<&dyn Mem
             let index = next.fetch_add(1, Ordering::Relaxed);
             batch.get(index).zip(slots.get(index))
         } {
-            let _ = slot.set(read(tree, &root.join(&found.rel), found, memo, &mut buffer));
+            let _ = slot.set(read(tree, &below(root, &found.rel), found, memo, &mut buffer));
         }
     };
     // A thread costs more than a handful of small files.

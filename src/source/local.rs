@@ -25,6 +25,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+/// Directories of which is remembered what the patterns said.
+const REMEMBERED: usize = 1024;
+
 /// A build context.
 #[derive(Debug)]
 pub struct Context {
@@ -33,6 +36,8 @@ pub struct Context {
     /// `None` for a context without any file.
     root: Option<OwnedFd>,
     ignore: Patterns,
+    /// What the patterns said of directories, of the latest [`REMEMBERED`].
+    matched: Mutex<HashMap<PathBuf, Matched>>,
     /// Excluded directories, and whether something below them is visible all the same.
     partly: Mutex<HashMap<PathBuf, bool>>,
 }
@@ -47,18 +52,30 @@ impl Context {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|e| Error::Context { path: path.to_owned(), error: e.into() })?;
-        Ok(Context { path: path.to_owned(), root: Some(root), ignore: Patterns::default(), partly: Mutex::default() })
+        Ok(Context {
+            path: path.to_owned(),
+            root: Some(root),
+            ignore: Patterns::default(),
+            matched: Mutex::default(),
+            partly: Mutex::default(),
+        })
     }
 
     /// A context that holds no file: of a build that has only a Dockerfile.
     pub fn empty() -> Context {
-        Context { path: PathBuf::from("-"), root: None, ignore: Patterns::default(), partly: Mutex::default() }
+        Context {
+            path: PathBuf::from("-"),
+            root: None,
+            ignore: Patterns::default(),
+            matched: Mutex::default(),
+            partly: Mutex::default(),
+        }
     }
 
     /// The same context with other patterns of what is excluded.
     #[must_use]
     pub fn with_ignore(self, ignore: Patterns) -> Context {
-        Context { ignore, partly: Mutex::default(), ..self }
+        Context { ignore, matched: Mutex::default(), partly: Mutex::default(), ..self }
     }
 
     /// The directory as the user gave it.
@@ -149,11 +166,23 @@ impl Context {
 
     /// What the patterns say of `path`.
     fn matched(&self, path: &Path) -> Matched {
-        let mut so_far = PathBuf::new();
+        let known = || self.matched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unknown: Vec<&Path> = Vec::new();
         let mut matched = Matched::default();
-        for part in path {
-            so_far.push(part);
-            matched = self.ignore.walk(&matched, bytes(&so_far));
+        for dir in path.ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
+            if let Some(answer) = known().get(dir) {
+                matched = answer.clone();
+                break;
+            }
+            unknown.push(dir);
+        }
+        for dir in unknown.into_iter().rev() {
+            matched = self.ignore.walk(&matched, bytes(dir));
+            let mut known = known();
+            if known.len() >= REMEMBERED {
+                known.clear();
+            }
+            known.insert(dir.to_owned(), matched.clone());
         }
         matched
     }
@@ -174,7 +203,9 @@ impl Context {
         let mut todo = vec![(dir.to_owned(), matched.clone())];
         let mut barren = Vec::new();
         while let Some((at, matched)) = todo.pop() {
-            match known().get(&at) {
+            // The lock must be free again before the arms run.
+            let answer = known().get(&at).copied();
+            match answer {
                 Some(true) => return Ok(self.remember_visible(dir, &at)),
                 Some(false) => continue,
                 None => {}

@@ -13,6 +13,9 @@ pub mod local;
 pub use files::{Dockerfile, Names, Stdin, find_dockerfile, find_ignore, read_stdin};
 pub use local::Context;
 
+#[cfg(test)]
+mod tests;
+
 use crate::dockerfile::ignore::PatternError;
 use crate::error::{Classified, Kind, kind_of_io};
 use std::io;

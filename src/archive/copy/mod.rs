@@ -100,7 +100,7 @@ pub enum Error {
     #[error("no source matches: {}", quoted(.0))]
     NoMatch(Vec<String>),
     /// A source is a malformed wildcard.
-    #[error("malformed wildcard in source `{0}`")]
+    #[error("malformed wildcard in source `{}`", escaped(.0))]
     BadWildcard(String),
     /// A pattern of `--exclude` or `--parents` is malformed.
     #[error(transparent)]
@@ -128,18 +128,21 @@ pub enum Error {
 }
 
 fn quoted(all: &[String]) -> String {
-    all.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ")
+    all.iter().map(|s| format!("`{}`", escaped(s))).collect::<Vec<_>>().join(", ")
 }
 
-/// A path of a tree as users see it: absolute, control characters escaped.
+/// A path of a tree as users see it: absolute.
 fn shown(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let text = text.trim_start_matches('/');
-    format!("/{}", text.chars().flat_map(escape).collect::<String>())
+    format!("/{}", escaped(path.to_string_lossy().trim_start_matches('/')))
 }
 
-fn escape(c: char) -> Vec<char> {
-    if c.is_control() { c.escape_default().collect() } else { vec![c] }
+/// A text without control characters, which names may have and terminals obey.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }
 
 impl Classified for Error {

@@ -375,3 +375,57 @@ fn times_come_from_the_sources() {
     assert_eq!(time("old/new/sub"), 1000);
     assert_eq!(time("old/new/sub/y"), 1000);
 }
+
+#[test]
+fn parents_keep_the_directories_of_the_sources() {
+    let source = layer(&[
+        ("test/a/b/c/d/foo", File("foo", 0o644)),
+        ("test/a/b/c/d/e/bay", File("bay", 0o644)),
+        ("test/a/b2/c/d/e/bar", File("bar", 0o644)),
+        ("test/a/b/c2/d/e/baz", File("baz", 0o644)),
+    ]);
+    let tree = source.tree();
+    let files = |sources: &[&str]| {
+        let mut ask = request(sources, "/out/");
+        ask.parents = true;
+        let got = copied(&tree, &[], &ask)?;
+        Ok::<_, Error>(got.into_iter().filter(|(_, t)| !t.starts_with('/')).map(|(p, _)| p).collect::<Vec<_>>())
+    };
+    for (sources, want) in [
+        (&["/test/a/b/./c/d"][..], &["out/c/d/e/bay", "out/c/d/foo"][..]),
+        (&["/test/a/b/c/d/."], &["out/test/a/b/c/d/e/bay", "out/test/a/b/c/d/foo"]),
+        (&["./test/a/b/c/d"], &["out/test/a/b/c/d/e/bay", "out/test/a/b/c/d/foo"]),
+        (&["/test/a/./b/./c"], &["out/b/c/d/e/bay", "out/b/c/d/foo"]),
+        (&["/test/a/./*/c"], &["out/b/c/d/e/bay", "out/b/c/d/foo", "out/b2/c/d/e/bar"]),
+        (&["/test/a/b*/./c/**/e"], &["out/c/d/e/bar", "out/c/d/e/bay"]),
+        (&["/test/a/b/c*/./d/**/baz", "/test/a/b*/./c/**/bar"], &["out/c/d/e/bar", "out/d/e/baz"]),
+        (&["/test/a/b3*/c"], &[]),
+    ] {
+        assert_eq!(files(sources).unwrap(), want, "{sources:?}");
+    }
+    assert!(files(&["/test/none"]).is_err());
+    let mut ask = request(&["./test/a/b/c/./d"], "/out/");
+    ask.parents = true;
+    assert_eq!(copied(&tree, &[], &ask).unwrap()["out/d/e"], "/ 755");
+}
+
+#[test]
+fn exclusions() {
+    let source = layer(&[
+        ("s/keep.txt", File("k", 0o644)),
+        ("s/drop.md", File("d", 0o644)),
+        ("s/deep/drop.md", File("d", 0o644)),
+        ("s/deep/keep.md", File("k", 0o644)),
+        ("s/only/drop.md", File("d", 0o644)),
+    ]);
+    let tree = source.tree();
+    let paths = |sources: &[&str], exclude: &[&str]| {
+        let mut ask = request(sources, "/");
+        ask.exclude = Patterns::new(exclude).unwrap();
+        copied(&tree, &[], &ask).unwrap().into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(paths(&["s"], &["**/drop.md"]), ["deep", "deep/keep.md", "keep.txt", "only"]);
+    assert_eq!(paths(&["s"], &["*.md"]), ["deep", "deep/drop.md", "deep/keep.md", "keep.txt", "only", "only/drop.md"]);
+    assert_eq!(paths(&["s"], &["*", "!deep/keep.md"]), ["deep", "deep/keep.md"]);
+    assert_eq!(paths(&["s/*"], &["*.md", "only"]), ["keep.txt"]);
+}

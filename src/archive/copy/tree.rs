@@ -113,6 +113,11 @@ pub fn resolve(tree: &dyn Tree, path: &Path, follow_last: bool) -> Result<Resolv
     Ok(Resolved { path: at, meta })
 }
 
+/// The path of `rel` below `root`, without the `/` at the end that joining an empty path would leave.
+pub(crate) fn below(root: &Path, rel: &Path) -> PathBuf {
+    if rel.as_os_str().is_empty() { root.to_owned() } else { root.join(rel) }
+}
+
 /// The node at `path`, which has to exist.
 fn node(merged: &Merged, path: &Path) -> Result<Node, Error> {
     merged.lookup(path)?.ok_or_else(|| Error::Missing(path.to_owned()))

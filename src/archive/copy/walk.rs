@@ -5,7 +5,7 @@
 //! out too (`implied`), just before the first such entry. Directories where nothing can be selected are not read.
 
 use super::glob::{self, Pattern};
-use super::tree::Tree;
+use super::tree::{Tree, below};
 use super::{Error, Selection};
 use crate::archive::node::{Kind, Meta, bytes};
 use crate::dockerfile::ignore::{Matched, Patterns};
@@ -107,7 +107,7 @@ impl<'a> Walk<'a> {
         excluded: Matched,
         included: Matched,
     ) -> Result<(), Error> {
-        let path = self.root.join(&rel);
+        let path = below(&self.root, &rel);
         let entries = self.tree.read_dir(&path)?.into_iter();
         self.stack.push(Level { rel, pending, entries, excluded, included });
         Ok(())
