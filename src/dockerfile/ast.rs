@@ -125,7 +125,7 @@ impl Kind {
 pub struct From {
     /// Image, stage or `scratch`.
     pub base: String,
-    /// The name after AS, lower case.
+    /// The name after AS, lower case; as written where it holds a variable.
     pub name: Option<String>,
     /// `--platform`.
     pub platform: Option<String>,
@@ -283,6 +283,8 @@ pub struct Mount {
     pub gid: Option<u32>,
     /// `env`: name of the variable that holds the secret.
     pub env: Option<String>,
+    /// `z`, `Z`: a label for SELinux was asked for.
+    pub relabel: bool,
 }
 
 /// COPY and ADD.

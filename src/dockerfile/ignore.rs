@@ -191,10 +191,8 @@ impl Pattern {
                 Token::One if c != '/' => self.enter(&mut next, t + 1),
                 Token::Many if c != '/' => self.enter(&mut next, t),
                 Token::Anything => self.enter(&mut next, t),
-                Token::Class { negated, ranges } => {
-                    if ranges.iter().any(|(a, b)| (*a..=*b).contains(&c)) != *negated {
-                        self.enter(&mut next, t + 1);
-                    }
+                Token::Class { negated, ranges } if ranges.iter().any(|(a, b)| (*a..=*b).contains(&c)) != *negated => {
+                    self.enter(&mut next, t + 1);
                 }
                 _ => {}
             }

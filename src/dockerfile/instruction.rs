@@ -174,18 +174,23 @@ fn command_line(words: &[String], json: bool) -> CommandLine {
     if json { CommandLine::Exec(words.to_vec()) } else { CommandLine::Shell(words.join(" ")) }
 }
 
+/// Whether a lower-case text can be the name of a stage.
+pub(crate) fn is_stage_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_./".contains(&b))
+}
+
 fn from(c: &Command) -> Result<From, Problem> {
     let flags = Flags::new(c, "FROM", &["platform"])?;
     let platform = flags.text("platform")?;
     let (base, name) = match c.words.as_slice() {
         [base] => (base.clone(), None),
         [base, word, name] if word.eq_ignore_ascii_case("as") => {
-            let lower = name.to_lowercase();
-            let valid = lower.starts_with(|c: char| c.is_ascii_lowercase())
-                && lower.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b));
-            if !valid {
+            // a name with variables is checked when they are replaced
+            let lower = if name.contains('$') { name.clone() } else { name.to_lowercase() };
+            if !name.contains('$') && !is_stage_name(&lower) {
                 return wrong(format!(
-                    "invalid name `{name}` for a build stage: it begins with a letter and has letters, digits, `-`, `_` and `.`"
+                    "invalid name `{name}` for a build stage: it begins with a letter and has letters, digits, `-`, `_`, `.` and `/`"
                 ));
             }
             (base.clone(), Some(lower))

@@ -22,12 +22,13 @@ mod command;
 mod duration;
 mod error;
 pub mod expand;
-mod glob;
 mod heredoc;
 pub mod ignore;
 mod instruction;
 mod lines;
 mod mount;
+#[cfg(test)]
+mod robustness;
 pub(crate) mod suggest;
 pub mod table;
 
@@ -37,6 +38,7 @@ pub use ast::{
 };
 pub(crate) use command::quote;
 pub use error::{Error, Location, Problem};
+pub(crate) use instruction::is_stage_name;
 pub use mount::MountError;
 
 use instruction::Parsed;

@@ -3,7 +3,7 @@
 use super::ast::{Mount, MountFlag, MountKind, Sharing};
 use super::suggest;
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "type",
     "from",
     "source",
@@ -23,6 +23,8 @@ const KEYS: [&str; 19] = [
     "uid",
     "gid",
     "env",
+    "z",
+    "Z",
 ];
 
 /// Why a mount cannot be understood.
@@ -145,6 +147,10 @@ impl MountFlag {
         let mut sharing = None;
         let mut required = None;
         for field in fields(&self.text)? {
+            if matches!(field.as_str(), "z" | "Z") {
+                m.relabel = true;
+                continue;
+            }
             let (key, value) = match field.split_once('=') {
                 Some((k, v)) => (k.to_ascii_lowercase(), Some(v)),
                 None => (field.to_ascii_lowercase(), None),

@@ -25,9 +25,10 @@ impl Builder<'_> {
                 }
                 for (key, value) in new {
                     text.push_str(&format!(" {key}={value}"));
-                    state.config().set_env(&key, &value);
+                    state.environment.set(&key, value.clone());
                     state.variables.set(&key, value);
                 }
+                state.config().env = state.environment.pairs().iter().map(|(n, v)| format!("{n}={v}")).collect();
                 Ok(Outcome::config(text))
             }
             Kind::Label(pairs) => {
@@ -136,7 +137,7 @@ impl Builder<'_> {
             {
                 state.variables.set(&arg.name, v.clone());
             }
-            state.arguments.push((arg.name.clone(), value));
+            state.arguments.declare(&arg.name, value);
         }
         Ok(Outcome::config(format!("ARG {}", texts.join(" "))))
     }

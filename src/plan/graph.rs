@@ -45,6 +45,8 @@ pub(super) struct Graph<'a> {
     resolver: &'a mut dyn Resolver,
     /// Bases of all stages, expanded; stages that are not needed may have an impossible one.
     bases: Vec<Result<String, String>>,
+    /// Names of all stages, variables replaced, lower case.
+    pub(super) names: Vec<Option<String>>,
     images: HashMap<(String, Platform), Arc<ResolvedImage>>,
 }
 
@@ -54,11 +56,24 @@ impl<'a> Graph<'a> {
         request: &'a PlanRequest,
         resolver: &'a mut dyn Resolver,
         global: &dyn Lookup,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let expander = Expander::new(file.escape);
+        let mut names = vec![];
+        for stage in &file.stages {
+            let Some(written) = &stage.from.name else {
+                names.push(None);
+                continue;
+            };
+            let invalid = |message: String| Error::invalid(request, stage.span, message);
+            let name = expander.text(written, global).map_err(|e| invalid(e.to_string()))?.to_lowercase();
+            if !dockerfile::is_stage_name(&name) {
+                return Err(invalid(format!("invalid name `{name}` for a build stage")));
+            }
+            names.push(Some(name));
+        }
         let bases =
             file.stages.iter().map(|s| expander.text(&s.from.base, global).map_err(|e| e.to_string())).collect();
-        Graph { file, request, resolver, bases, images: HashMap::new() }
+        Ok(Graph { file, request, resolver, bases, names, images: HashMap::new() })
     }
 
     /// Number of the stage to build.
@@ -69,7 +84,7 @@ impl<'a> Graph<'a> {
         match self.named(wanted, self.file.stages.len()).or(number) {
             Some(n) => Ok(n),
             None => {
-                let names: Vec<&str> = self.file.stages.iter().filter_map(|s| s.from.name.as_deref()).collect();
+                let names: Vec<&str> = self.names.iter().flatten().map(String::as_str).collect();
                 let hint = suggest::hint(wanted, names.iter().copied()).or_else(|| {
                     (!names.is_empty()).then(|| format!("the Dockerfile has the stages `{}`", names.join("`, `")))
                 });
@@ -80,8 +95,8 @@ impl<'a> Graph<'a> {
 
     /// The last stage before `before` that has this name.
     fn named(&self, name: &str, before: usize) -> Option<usize> {
-        let stages = self.file.stages.get(..before)?;
-        stages.iter().rposition(|s| s.from.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(name)))
+        let names = self.names.get(..before)?;
+        names.iter().rposition(|n| n.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(name)))
     }
 
     /// The image of a name, asked for once.
@@ -129,10 +144,6 @@ impl<'a> Graph<'a> {
                     return Err(invalid(format!("the platform `{written}` is empty when its variables are replaced")));
                 }
                 let p: Platform = text.parse().map_err(|e: crate::oci::PlatformError| invalid(e.to_string()))?;
-                if !p.accepts(&self.request.platform) && !p.accepts(&self.request.build_platform) {
-                    let what = format!("FROM with the foreign platform `{p}`");
-                    return Err(Error::unsupported(self.request, span, what));
-                }
                 p
             }
         };

@@ -46,7 +46,7 @@ pub fn plan(request: &PlanRequest, resolver: &mut dyn Resolver) -> Result<Plan, 
     let file = dockerfile::parse(&request.dockerfile, &request.name)?;
     let args = scope::build_args(request);
     let global = scope::global(&file, request, &args)?;
-    let mut graph = graph::Graph::new(&file, request, resolver, &global);
+    let mut graph = graph::Graph::new(&file, request, resolver, &global)?;
     let target = graph.target()?;
 
     let mut opened = BTreeMap::new();

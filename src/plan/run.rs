@@ -20,6 +20,10 @@ impl Builder<'_> {
         if !run.devices.is_empty() {
             return Err(self.unsupported(span, "`RUN --device`"));
         }
+        let (request, platform) = (self.request(), &state.platform);
+        if !platform.accepts(&request.platform) && !platform.accepts(&request.build_platform) {
+            return Err(self.unsupported(span, format!("RUN on the foreign platform `{platform}`")));
+        }
         let (command, heredocs) = command(run);
         let argv = with_shell(state.image.config.shell.as_ref(), &command);
         if argv.is_empty() {
@@ -64,6 +68,9 @@ impl Builder<'_> {
             hint: e.hint,
             location: Box::new(self.request().location(span)),
         })?;
+        if options.relabel {
+            self.warnings.push(format!("the mount options `z` and `Z` label nothing here: line {}", span.start));
+        }
         if options.kind == MountKind::Ssh {
             return Err(self.unsupported(span, "`RUN --mount=type=ssh`"));
         }
@@ -119,18 +126,14 @@ fn command(run: &dockerfile::Run) -> (CommandLine, Vec<HeredocFile>) {
 
 /// The command as histories have it: the declared ARGs in front.
 fn history(argv: &[String], state: &State) -> String {
-    let mut arguments: Vec<(&str, &str)> = vec![];
-    for (name, value) in &state.arguments {
-        let value = state.variables.get(name).or(value.as_deref()).unwrap_or_default();
-        match arguments.iter_mut().find(|(n, _)| n == name) {
-            Some(old) => old.1 = value,
-            None => arguments.push((name, value)),
-        }
-    }
+    let arguments = state.arguments.pairs();
     let mut words = vec![];
     if !arguments.is_empty() {
         words.push(format!("|{}", arguments.len()));
-        words.extend(arguments.iter().map(|(n, v)| format!("{n}={v}")));
+    }
+    for (name, value) in arguments {
+        let value = state.variables.get(name).or(value.as_deref()).unwrap_or_default();
+        words.push(format!("{name}={value}"));
     }
     words.extend(argv.iter().cloned());
     words.join(" ")

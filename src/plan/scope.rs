@@ -4,7 +4,7 @@ use super::{Error, PlanRequest};
 use crate::dockerfile::expand::{Expander, Lookup};
 use crate::dockerfile::{Dockerfile, Kind};
 use crate::oci::Platform;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The proxy variables that work without an ARG, lower case; each exists in upper case too.
 const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
@@ -59,6 +59,29 @@ impl Variables {
 impl Lookup for Variables {
     fn get(&self, name: &str) -> Option<&str> {
         self.place.get(name).and_then(|i| self.list.get(*i)).map(|(_, v)| v.as_str())
+    }
+}
+
+/// The declared ARGs of a stage with their values, in the order of their first declaration.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Arguments {
+    list: Vec<(String, Option<String>)>,
+    place: HashMap<String, usize>,
+}
+
+impl Arguments {
+    pub(super) fn declare(&mut self, name: &str, value: Option<String>) {
+        match self.place.get(name).and_then(|i| self.list.get_mut(*i)) {
+            Some(slot) => slot.1 = value,
+            None => {
+                self.place.insert(name.to_owned(), self.list.len());
+                self.list.push((name.to_owned(), value));
+            }
+        }
+    }
+
+    pub(super) fn pairs(&self) -> &[(String, Option<String>)] {
+        &self.list
     }
 }
 
@@ -144,7 +167,7 @@ pub(super) fn global(
 /// The build arguments that no ARG of the file asks for, sorted.
 pub(super) fn unused(file: &Dockerfile, request: &PlanRequest, triggered: &[String]) -> Vec<String> {
     let instructions = file.global_args.iter().chain(file.stages.iter().flat_map(|s| &s.instructions));
-    let mut declared: Vec<&str> = triggered.iter().map(String::as_str).collect();
+    let mut declared: HashSet<&str> = triggered.iter().map(String::as_str).collect();
     for i in instructions {
         if let Kind::Arg(definitions) = &i.kind {
             declared.extend(definitions.iter().map(|d| d.name.as_str()));
@@ -160,7 +183,7 @@ pub(super) fn unused(file: &Dockerfile, request: &PlanRequest, triggered: &[Stri
         .map(|(n, _)| n.clone())
         .filter(|n| {
             let known = is_proxy(n) || is_switch(n) || built_in(n) || ALWAYS_USED.contains(&n.as_str());
-            !known && !declared.contains(&n.as_str())
+            !known && !declared.contains(n.as_str())
         })
         .collect();
     names.sort();

@@ -1,7 +1,7 @@
 //! One pass over the instructions of a stage: each becomes a step.
 
 use super::graph::{Graph, Opened, Origin, Start};
-use super::scope::{self, Variables};
+use super::scope::{self, Arguments, Variables};
 use super::{Base, CopyFrom, Error, Plan, PlanRequest, Stage, Step, StepId, StepKind};
 use crate::dockerfile::expand::{Expander, Lookup};
 use crate::dockerfile::{Instruction, Kind, Span};
@@ -14,6 +14,19 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// How histories name the program that wrote them; other tools look for this name.
 const COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// Most bytes that the steps of one build may take.
+const HEAVIEST: usize = 512 << 20;
+
+/// About how many bytes a config takes.
+fn weight(c: &ContainerConfig) -> usize {
+    /// What a string in a collection costs besides its text.
+    const EACH: usize = 64;
+    let texts = c.env.iter().chain(&c.on_build).chain(c.exposed_ports.keys()).chain(c.volumes.keys());
+    let pairs = c.labels.iter().map(|(k, v)| k.len() + v.len() + 2 * EACH);
+    let lists = c.cmd.iter().chain(&c.entrypoint).chain(&c.shell).flatten();
+    texts.chain(lists).map(|t| t.len() + EACH).chain(pairs).sum()
+}
 
 /// What a stage leaves to those that start from it.
 #[derive(Clone)]
@@ -30,9 +43,13 @@ pub(super) struct State {
     /// ENV and ARG, the later of a name wins.
     pub(super) variables: Variables,
     /// The declared ARGs with their values, in order.
-    pub(super) arguments: Vec<(String, Option<String>)>,
+    pub(super) arguments: Arguments,
+    /// ENV alone.
+    pub(super) environment: Variables,
     /// CMD was set in this stage.
     pub(super) cmd_set: bool,
+    /// Platform of the stage.
+    pub(super) platform: Platform,
 }
 
 impl State {
@@ -63,6 +80,10 @@ pub(super) struct Builder<'a> {
     pub(super) proxies: Vec<(String, String)>,
     pub(super) global: Variables,
     target: usize,
+    /// What the user should know.
+    pub(super) warnings: Vec<String>,
+    /// About how many bytes the steps take.
+    weight: usize,
     steps: Vec<Step>,
     stages: Vec<Stage>,
     finished: BTreeMap<usize, Finished>,
@@ -71,7 +92,18 @@ pub(super) struct Builder<'a> {
 impl<'a> Builder<'a> {
     pub(super) fn new(graph: Graph<'a>, args: HashMap<String, String>, global: Variables, target: usize) -> Self {
         let proxies = scope::proxies(&args);
-        Builder { graph, args, proxies, global, target, steps: vec![], stages: vec![], finished: BTreeMap::new() }
+        Builder {
+            graph,
+            args,
+            proxies,
+            global,
+            target,
+            warnings: vec![],
+            weight: 0,
+            steps: vec![],
+            stages: vec![],
+            finished: BTreeMap::new(),
+        }
     }
 
     pub(super) fn request(&self) -> &'a PlanRequest {
@@ -117,7 +149,7 @@ impl<'a> Builder<'a> {
     /// Plans one stage. The stages that it needs have been planned.
     pub(super) fn stage(&mut self, number: usize, opened: Opened) -> Result<(), Error> {
         let (span, name) = match self.graph.file.stages.get(number) {
-            Some(s) => (s.span, s.from.name.clone()),
+            Some(s) => (s.span, self.graph.names.get(number).cloned().flatten()),
             None => return Ok(()),
         };
         let (mut state, base, platform, inputs) = self.start(&opened, span)?;
@@ -138,7 +170,7 @@ impl<'a> Builder<'a> {
             kind: StepKind::Base(base),
             config: config.clone(),
             history: None,
-        });
+        })?;
         for (place, (instruction, _)) in opened.instructions.iter().enumerate() {
             let outcome = self.instruction(number, &mut state, instruction)?;
             if matches!(outcome.kind, StepKind::Config | StepKind::Workdir { .. }) && *config != state.image.config {
@@ -161,7 +193,7 @@ impl<'a> Builder<'a> {
                 kind: outcome.kind,
                 config: config.clone(),
                 history,
-            });
+            })?;
         }
         let labels = &self.request().labels;
         if number == self.target && !labels.is_empty() {
@@ -182,18 +214,33 @@ impl<'a> Builder<'a> {
                 kind: StepKind::Config,
                 config,
                 history: None,
-            });
+            })?;
         }
         self.stages.push(Stage { name, index: number, last, image: state.image.clone(), platform: platform.clone() });
         self.finished.insert(number, Finished { state, last, platform });
         Ok(())
     }
 
-    fn push(&mut self, mut step: Step) -> StepId {
+    fn push(&mut self, mut step: Step) -> Result<StepId, Error> {
         let id = StepId(self.steps.len());
         step.id = id;
+        // each step owns what it needs, which for thousands of variables in thousands of steps is too much
+        let own = match &step.kind {
+            StepKind::Run(run) => run.env.iter().map(|(n, v)| n.len() + v.len() + 64).sum(),
+            _ => 0,
+        };
+        let config = match self.steps.last() {
+            Some(last) if Arc::ptr_eq(&last.config, &step.config) => 0,
+            _ => weight(&step.config),
+        };
+        let history = step.history.as_ref().and_then(|h| h.created_by.as_ref()).map_or(0, String::len);
+        self.weight = self.weight.saturating_add(own).saturating_add(config).saturating_add(history);
+        if self.weight > HEAVIEST {
+            let what = format!("this is too much for one build: {} steps have come to over 512 MiB", self.steps.len());
+            return Err(self.invalid(step.span, what));
+        }
         self.steps.push(step);
-        id
+        Ok(id)
     }
 
     /// The state that a stage starts with.
@@ -211,7 +258,7 @@ impl<'a> Builder<'a> {
             Start::Scratch => {
                 let mut image = ImageConfig::scratch(&opened.platform);
                 image.config.working_dir = "/".into();
-                (State::of(image), Base::Scratch, opened.platform.clone(), vec![])
+                (State::of(image, &opened.platform), Base::Scratch, opened.platform.clone(), vec![])
             }
             Start::Image(found) => {
                 let mut image = found.config.clone();
@@ -226,7 +273,7 @@ impl<'a> Builder<'a> {
                     image.variant = opened.platform.variant.clone();
                 }
                 let platform = image.platform();
-                (State::of(image), Base::Image(found.clone()), platform, vec![])
+                (State::of(image, &platform), Base::Image(found.clone()), platform, vec![])
             }
         };
         state.cmd_set = false;
@@ -237,6 +284,7 @@ impl<'a> Builder<'a> {
         }
         if config.env("PATH").is_none() {
             config.env.push(format!("PATH={PATH}"));
+            state.environment.set("PATH", PATH);
             state.variables.set("PATH", PATH);
         }
         Ok((state, base, platform, inputs))
@@ -251,20 +299,28 @@ impl<'a> Builder<'a> {
         }
     }
 
-    pub(super) fn finish(self, warnings: Vec<String>, unused_build_args: Vec<String>) -> Result<Plan, Error> {
+    pub(super) fn finish(mut self, mut warnings: Vec<String>, unused_build_args: Vec<String>) -> Result<Plan, Error> {
+        warnings.append(&mut self.warnings);
         let target = self.stages.iter().position(|s| s.index == self.target).unwrap_or(0);
         Ok(Plan { steps: self.steps, stages: self.stages, target, warnings, unused_build_args })
     }
 }
 
 impl State {
-    fn of(image: ImageConfig) -> Self {
+    fn of(image: ImageConfig, platform: &Platform) -> Self {
         let mut variables = Variables::default();
         for entry in &image.config.env {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
             variables.set(name, value);
         }
-        State { image, variables, arguments: vec![], cmd_set: false }
+        State {
+            image,
+            arguments: Arguments::default(),
+            environment: variables.clone(),
+            variables,
+            cmd_set: false,
+            platform: platform.clone(),
+        }
     }
 }
 

@@ -176,6 +176,13 @@ fn only_needed_stages_are_planned() {
 }
 
 #[test]
+fn a_stage_name_may_hold_a_variable() {
+    let p = made("ARG N=One\nFROM plain AS $N\nRUN a\nFROM one\n");
+    assert_eq!(p.stages.iter().map(|s| s.name.as_deref()).collect::<Vec<_>>(), [Some("one"), None]);
+    assert!(fault("ARG N=1\nFROM plain AS $N\n").contains("invalid name `1`"));
+}
+
+#[test]
 fn a_target_is_a_name_or_a_number() {
     let mut r = request("FROM plain AS one\nFROM plain\nFROM plain AS three\n");
     for (t, index) in [("one", 0), ("ONE", 0), ("1", 1), ("three", 2)] {
@@ -270,7 +277,7 @@ fn faults_show_the_line() {
         ("FROM plain\nCOPY --chmod=999 a b\n", "invalid mode"),
         ("FROM plain\nENV A=${B:?why}\n", "B: why"),
         ("FROM $NONE\n", "is empty when its variables are replaced"),
-        ("FROM --platform=linux/s390x plain\n", "foreign platform"),
+        ("FROM --platform=linux/s390x plain\nRUN x\n", "RUN on the foreign platform"),
         ("RUN x\n", "RUN before the first FROM"),
         ("# nothing\n", "no instructions"),
     ] {
