@@ -304,7 +304,7 @@ impl<'a> Executor<'a> {
         let lowers = site.below.iter().map(|d| d.join("fs")).collect();
         let argv = run.argv.iter().map(Into::into).collect();
         let mut spec = StepSpec::new(lowers, site.active.upper(), site.active.work(), argv);
-        let stub = self.around.store.snapshots_dir().join(".mount-points");
+        let stub = self.around.store.mount_points_dir();
         sandbox::make_stub(&stub).map_err(|source| Error::File { path: stub.clone(), source })?;
         spec.stub = Some(stub);
         spec.env = run.env.iter().chain(&run.proxy_env).map(|(n, v)| (n.into(), v.into())).collect();

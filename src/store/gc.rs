@@ -158,7 +158,8 @@ impl Store {
             let Ok(entries) = fs::read_dir(&key) else { continue };
             for entry in entries.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let wanted = !stale && (!shrink || chains.iter().any(|c| c.0.hex() == name));
+                let in_use = name.starts_with('.') && !stale; // the lock of a layer that is being extracted
+                let wanted = in_use || !stale && (!shrink || chains.iter().any(|c| c.0.hex() == name));
                 if !wanted && !held.contains(&format!("snapshots/{key_name}/{name}")) {
                     removed += usize::from(self.drop_snapshot(&entry.path()));
                 }

@@ -8,6 +8,7 @@
 //!   snapshots/<key>/<chain>/    layer directories, derived from blobs (see `snapshot`)
 //!   steps/<key>                 the step cache (see `cache`)
 //!   compressed/<diff id>.<alg>  what a layer became when it was compressed: a descriptor, so that a push need not repeat it
+//!   mount-points/               an empty layer that gives every step's root file system the mount points it needs
 //!   leases/<id>                 one locked file a process: what it uses
 //!   tmp/<id>/                   one directory a process: what it is making
 //!   lock                        see below
@@ -105,6 +106,11 @@ impl Store {
     /// Where layer directories of one id map lie.
     pub fn snapshots_dir(&self) -> PathBuf {
         self.root.join("snapshots")
+    }
+
+    /// Where the layer of empty mount points lies.
+    pub fn mount_points_dir(&self) -> PathBuf {
+        self.root.join("mount-points")
     }
 
     /// Where the records of the step cache lie.
