@@ -9,6 +9,7 @@ use crate::sandbox::{self, RefusedCall};
 use crate::snapshot;
 use crate::source;
 use crate::store;
+use crate::ui::human;
 use std::path::PathBuf;
 
 /// An error of a build.
@@ -42,7 +43,7 @@ pub enum Error {
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
     /// The command of a RUN step ended with another code than 0.
-    #[error("process `{command}` did not complete successfully: exit code: {code}")]
+    #[error("process \"{command}\" did not complete successfully: exit code: {code}{}", because(.shortage))]
     RunFailed {
         /// The command.
         command: String,
@@ -50,6 +51,16 @@ pub enum Error {
         code: i32,
         /// Calls that failed because the pod maps one id only.
         refused: Vec<RefusedCall>,
+        /// A limit of the pod that was reached meanwhile.
+        shortage: Option<Shortage>,
+    },
+    /// The store's file system is full.
+    #[error("{source}{}", because(&Some(*.shortage)))]
+    NoSpace {
+        /// What could not be written.
+        source: Box<Error>,
+        /// What was needed, and what there is.
+        shortage: Shortage,
     },
     /// The value of `--chmod`.
     #[error(transparent)]
@@ -96,6 +107,62 @@ pub enum Error {
     Cancelled,
 }
 
+/// A limit that a step ran into: what it needed so far, and what it may have, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// The kernel killed a process because the pod's memory was used up.
+    Memory {
+        /// The largest process of the step.
+        used: u64,
+        /// The pod's limit.
+        limit: u64,
+    },
+    /// The file system that holds the store is full.
+    Storage {
+        /// What the step had written.
+        used: u64,
+        /// What the file system can hold.
+        limit: u64,
+    },
+}
+
+fn bytes(n: u64) -> String {
+    human::size(n, " ", 3)
+}
+
+fn because(shortage: &Option<Shortage>) -> String {
+    match shortage {
+        None => String::new(),
+        Some(Shortage::Memory { used, limit }) => {
+            format!(
+                ": out of memory: the largest process used {}, the limit of the pod is {}",
+                bytes(*used),
+                bytes(*limit)
+            )
+        }
+        Some(Shortage::Storage { used, limit }) => format!(
+            ": no space left: the step wrote {} so far, the file system of the store holds {}",
+            bytes(*used),
+            bytes(*limit)
+        ),
+    }
+}
+
+impl Shortage {
+    fn hint(&self) -> String {
+        match self {
+            Shortage::Memory { .. } => {
+                "raise `resources.limits.memory` of the container, or give the command fewer parallel jobs".into()
+            }
+            Shortage::Storage { .. } => {
+                "raise the `sizeLimit` of the emptyDir or the size of the volume that holds the store \
+                                         (`RBUILD_ROOT`), or free space with `rbuild prune`"
+                    .into()
+            }
+        }
+    }
+}
+
 impl Error {
     /// The exit code of the RUN command that made the build fail.
     pub fn run_code(&self) -> Option<i32> {
@@ -103,6 +170,18 @@ impl Error {
             Kind::RunFailed(code) => Some(code),
             _ => None,
         }
+    }
+
+    /// Whether the reason behind this error is a full file system.
+    pub(super) fn is_storage_full(&self) -> bool {
+        let mut at: Option<&dyn std::error::Error> = Some(self);
+        while let Some(e) = at {
+            if let Some(io) = e.downcast_ref::<std::io::Error>() {
+                return matches!(io.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+            }
+            at = e.source();
+        }
+        false
     }
 
     fn cause(&self) -> Option<&dyn Classified> {
@@ -116,7 +195,7 @@ impl Error {
             Error::Copy(e) => e,
             Error::Context(e) => e,
             Error::Sandbox(e) => e,
-            Error::Step { source, .. } => &**source,
+            Error::Step { source, .. } | Error::NoSpace { source, .. } => &**source,
             _ => return None,
         })
     }
@@ -145,6 +224,9 @@ impl Classified for Error {
                      (`allowPrivilegeEscalation: true` with newuidmap and /etc/subuid, or `hostUsers: false`)",
                     calls.join(", ")
                 ))
+            }
+            Error::RunFailed { shortage: Some(shortage), .. } | Error::NoSpace { shortage, .. } => {
+                Some(shortage.hint())
             }
             Error::RunFailed { code: 137, .. } => Some(
                 "the command was killed: most often the memory limit (`resources.limits.memory`) was reached".into(),

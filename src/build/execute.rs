@@ -1,7 +1,7 @@
 //! Executes the steps of a plan.
 
 use super::{
-    Error, OpenContext, Surroundings,
+    Error, OpenContext, Shortage, Surroundings,
     commit::{self, Built},
     keys::{self, Read},
     request::BuildRequest,
@@ -25,7 +25,11 @@ use crate::plan::{Base, Copy, CopyFrom, CopySource, Network, Plan, Run, Step, St
 use crate::sandbox::{self, StepSpec};
 use crate::snapshot::{Active, Snapshots};
 use crate::source::image::Images;
-use crate::sys::{idmap::IdMap, passwd};
+use crate::sys::{
+    idmap::IdMap,
+    limits::{Memory, Space},
+    passwd,
+};
 use crate::ui::{Event, FailedCommand, SourceExcerpt, StepKey, Stream};
 use std::{
     io::Read as _,
@@ -119,6 +123,8 @@ impl<'a> Executor<'a> {
         let sink = self.around.sink;
         sink.event(&Event::StepStarted { step: key });
         let done = self.execute(step, key, result_of).and_then(|done| self.end_of_stage(step, done));
+        // A step whose files are gone again (it was explained already) or that failed while its base was extracted.
+        let done = done.map_err(|e| self.explain_shortage(e));
         match done {
             Ok(done) => {
                 let id = done.stack.chain().map(|c| c.0.hex());
@@ -244,12 +250,14 @@ impl<'a> Executor<'a> {
             };
             let mut seen = dirs.clone();
             seen.push(active.layer());
-            work(&Site { below: &dirs, active: &active, view: rootfs::view(&self.snapshots, &seen)? })?;
+            work(&Site { below: &dirs, active: &active, view: rootfs::view(&self.snapshots, &seen)? })
+                .map_err(|e| self.explain_shortage(e))?;
             *slot = Some(active);
             return Ok((None, created));
         }
         let active = self.snapshots.prepare()?;
-        work(&Site { below: &dirs, active: &active, view: rootfs::view(&self.snapshots, &dirs)? })?;
+        work(&Site { below: &dirs, active: &active, view: rootfs::view(&self.snapshots, &dirs)? })
+            .map_err(|e| self.explain_shortage(e))?;
         let layer = self.finish_layer(active, &parent.stack, &dirs, always)?;
         for k in keys {
             self.cache.remember(k, layer.as_ref().map(|l| (l.diff_id, l.size)), &created)?;
@@ -267,8 +275,8 @@ impl<'a> Executor<'a> {
     ) -> Result<Option<Layer>, Error> {
         let view = rootfs::view(&self.snapshots, dirs)?;
         let mut blob = self.around.store.hashed_blob_writer()?;
-        let stats =
-            diff::write_layer(&active.layer(), &view, self.snapshots.map(), &diff::Times::default(), &mut blob)?;
+        let stats = diff::write_layer(&active.layer(), &view, self.snapshots.map(), &diff::Times::default(), &mut blob)
+            .map_err(|e| self.explain_shortage(e.into()))?;
         if stats.entries == 0 && !always {
             return Ok(None);
         }
@@ -293,6 +301,33 @@ impl<'a> Executor<'a> {
             Some(layer) => Ok(Done { stack: done.stack.with(layer), layered: true, ..done }),
             None => Ok(done),
         }
+    }
+
+    /// Says of an error for lack of space how much was needed. To be called while the step's files are still there.
+    fn explain_shortage(&self, e: Error) -> Error {
+        if matches!(e, Error::NoSpace { .. }) || !e.is_storage_full() {
+            return e;
+        }
+        match self.storage() {
+            Some((used, space)) => {
+                Error::NoSpace { source: Box::new(e), shortage: Shortage::Storage { used, limit: space.total } }
+            }
+            None => e,
+        }
+    }
+
+    /// What this build has written in steps that are not finished, and the room on the store's file system.
+    fn storage(&self) -> Option<(u64, Space)> {
+        let store = self.around.store;
+        Some((store.unfinished_bytes(), Space::at(store.root())?))
+    }
+
+    /// Whether a command may have failed because the store's file system is full.
+    fn storage_shortage(&self) -> Option<Shortage> {
+        let space = Space::at(self.around.store.root())?;
+        // The last blocks are often kept back, so "full" is a little more than nothing.
+        let full = space.free < (space.total / 100).min(4 << 20);
+        full.then(|| Shortage::Storage { used: self.around.store.unfinished_bytes(), limit: space.total })
     }
 
     fn network(&self, run: &Run) -> Network {
@@ -337,6 +372,7 @@ impl<'a> Executor<'a> {
             };
             sink.event(&Event::Output { step: key, stream, data });
         };
+        let kills = Memory::of_this_process().kills;
         let exit = sandbox::run(&spec, &mut out, self.around.cancel)?;
         for text in &exit.warnings {
             sink.event(&Event::Warning { text });
@@ -344,7 +380,12 @@ impl<'a> Executor<'a> {
         if exit.success() {
             return Ok(());
         }
-        Err(Error::RunFailed { command: run.argv.join(" "), code: exit.code, refused: exit.refused })
+        let memory = Memory::of_this_process();
+        let shortage = match memory.limit {
+            Some(limit) if memory.kills > kills => Some(Shortage::Memory { used: exit.usage.max_rss, limit }),
+            _ => self.storage_shortage(),
+        };
+        Err(Error::RunFailed { command: run.argv.join(" "), code: exit.code, refused: exit.refused, shortage })
     }
 
     fn copy(

@@ -22,7 +22,7 @@ mod schedule;
 mod stack;
 
 pub use commit::Built;
-pub use error::Error;
+pub use error::{Error, Shortage};
 
 use crate::oci::{Location, Reference};
 use crate::plan::{self, Plan, PlanRequest, Step, StepKind};

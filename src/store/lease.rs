@@ -56,6 +56,11 @@ impl Lease {
         Ok(())
     }
 
+    /// This process's temporary directory; it may not exist yet.
+    pub(super) fn tmp_dir(&self) -> &Path {
+        &self.tmp
+    }
+
     /// A fresh path in this process's temporary directory.
     pub(super) fn temp_path(&self, what: &str) -> Result<PathBuf, Error> {
         let n = self.next.fetch_add(1, Ordering::Relaxed);

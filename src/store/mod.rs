@@ -103,6 +103,22 @@ impl Store {
         self.lease.temp_dir(what)
     }
 
+    /// Bytes of regular files in this process's temporary directories: what it is making. For messages: what cannot be read
+    /// does not count.
+    pub fn unfinished_bytes(&self) -> u64 {
+        let (mut bytes, mut todo) = (0, vec![self.lease.tmp_dir().to_owned()]);
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                match entry.metadata() {
+                    Ok(m) if m.is_dir() => todo.push(entry.path()),
+                    Ok(m) if m.is_file() => bytes += m.len(),
+                    _ => {}
+                }
+            }
+        }
+        bytes
+    }
+
     /// Where layer directories of one id map lie.
     pub fn snapshots_dir(&self) -> PathBuf {
         self.root.join("snapshots")

@@ -7,6 +7,7 @@ pub mod idmap;
 pub mod memfd;
 pub mod mount;
 pub mod net;
+pub mod limits;
 pub mod passwd;
 pub mod process;
 pub mod seccomp;
