@@ -202,7 +202,7 @@ impl Classified for Error {
                 404 => Kind::NotFound,
                 409 => Kind::Conflict,
                 405 => Kind::Unsupported,
-                413 => Kind::Exhausted,
+                413 | 507 => Kind::Exhausted,
                 429 | 408 | 500..=599 => Kind::Network,
                 _ if errors.iter().any(|e| e.code == "DENIED" || e.code == "UNAUTHORIZED") => Kind::Denied,
                 _ => Kind::System,

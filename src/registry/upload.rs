@@ -119,6 +119,8 @@ impl Uploads<'_> {
         };
         match outcome {
             Ok(descriptor) => Ok((descriptor, Arrival::Uploaded)),
+            // a registry that lost an upload, or part of it, can be sent the blob anew
+            Err(e) if matches!(e.status(), Some(404 | 416)) => Err(self.lost(&e)),
             Err(e) => {
                 if !matches!(e, Error::Status { .. }) {
                     self.abandon(session);
@@ -321,7 +323,7 @@ impl Uploads<'_> {
                 if self.runtime.block_on(self.exists(&descriptor))? {
                     Ok(descriptor)
                 } else {
-                    Err(self.lost(e))
+                    Err(e)
                 }
             }
             Err(e) => Err(e),
@@ -332,8 +334,7 @@ impl Uploads<'_> {
         Error::Protocol { doing: self.doing.to_owned(), host: self.place.host.name.clone(), why: why.into() }
     }
 
-    /// A registry that forgot an upload can be sent the blob anew.
-    fn lost(&self, e: Error) -> Error {
+    fn lost(&self, e: &Error) -> Error {
         Error::Transport {
             doing: self.doing.to_owned(),
             host: self.place.host.name.clone(),

@@ -1,5 +1,6 @@
 //! Whole exchanges: with Debian's `docker-registry`, and with a small registry that misbehaves on purpose.
 
+mod fake;
 mod faulty;
 mod login;
 mod real;

@@ -218,6 +218,19 @@ fn a_private_ca_is_trusted_by_certs_d_and_by_cert_dir_only() {
 }
 
 #[test]
+fn a_password_is_not_sent_from_https_to_a_plain_token_server() {
+    let Some(server) = Server::with_careless_tokens() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    options.tls_verify = Some(true);
+    options.cert_dir = Some(server.dir.path().to_owned());
+    options.creds = Some(("user".into(), "pass".into()));
+    let name = reference(&format!("{}/x", server.host));
+    let e = Client::new(options).unwrap().resolve_digest(&name).unwrap_err();
+    assert!(matches!(&e, Error::Protocol { why, .. } if why.contains("not https")), "{e}");
+}
+
+#[test]
 fn plain_http_needs_permission() {
     let Some(server) = Server::open() else { return };
     let dir = tempfile::tempdir().unwrap();

@@ -55,6 +55,17 @@ impl Server {
 
     /// Starts a registry behind TLS. Its CA lies in `ca.crt` of its directory.
     pub(super) fn with_tls() -> Option<Server> {
+        Server::behind_tls("")
+    }
+
+    /// Starts a registry behind TLS that sends its clients for a token to an address without TLS.
+    pub(super) fn with_careless_tokens() -> Option<Server> {
+        Server::behind_tls(
+            "auth:\n  token:\n    realm: http://127.0.0.1:1/token\n    service: s\n    issuer: i\n    rootcertbundle: ROOT/ca.crt\n",
+        )
+    }
+
+    fn behind_tls(more: &str) -> Option<Server> {
         if !has("openssl") {
             return None;
         }
@@ -68,7 +79,7 @@ impl Server {
             openssl(&format!("req -x509 {key} -keyout ca.key -out ca.crt -subj /CN=test-ca -days 2"));
             openssl(&format!("req {key} -keyout tls.key -out tls.csr -subj /CN=registry"));
             openssl("x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out tls.crt -days 2 -extfile ext");
-            String::new()
+            more.replace("ROOT", &dir.display().to_string())
         })
     }
 
