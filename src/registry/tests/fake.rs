@@ -41,6 +41,7 @@ pub(super) struct State {
     pub(super) blobs: Mutex<HashMap<String, Bytes>>,
     pub(super) manifests: Mutex<HashMap<String, (String, Bytes)>>,
     uploads: Mutex<HashMap<String, Vec<u8>>>,
+    opened: AtomicUsize,
     pub(super) log: Mutex<Vec<Seen>>,
     /// For hooks that count.
     pub(super) count: AtomicUsize,
@@ -109,7 +110,7 @@ impl State {
                     return answer(201, "");
                 }
                 let mut uploads = self.uploads.lock().unwrap();
-                let id = format!("u{}", uploads.len());
+                let id = format!("u{}", self.opened.fetch_add(1, Ordering::SeqCst));
                 uploads.insert(id.clone(), vec![]);
                 // relative, and with a query of its own that must be kept
                 let location = format!("/v2/{}/{id}?state=a%2Fb", path.trim_end_matches('/'));

@@ -20,6 +20,7 @@ fn an_image_goes_there_and_comes_back() {
     assert_eq!(client.resolve_digest(&reference(&name)).unwrap(), pushed);
     assert_pulls(&client, &name, &image);
     assert_pulls(&client, &format!("{}/a/b@{}", server.host, pushed.digest), &image);
+    assert_pulls(&client, &name.replace("127.0.0.1", "localhost"), &image);
 
     // a second push sends nothing
     let (again, arrivals) = push(&client, &format!("{}/a/b:2", server.host), &image).unwrap();
@@ -271,4 +272,62 @@ fn configuration_leads_elsewhere_and_mirrors_come_first() {
     let other = Image::new(vec![noise(12, 1000)]);
     push(&client, &format!("{}/m/library/thing", mirror.host), &other).unwrap();
     assert_pulls(&client, "docker.io/library/thing", &other);
+}
+
+#[test]
+fn memory_does_not_grow_with_a_blob() {
+    const CHUNKS: usize = 3000;
+    struct Large(Vec<u8>);
+    impl PushSource for Large {
+        fn layers(&self) -> Vec<LayerSource<'_>> {
+            let write = Box::new(|out: &mut dyn Write| (0..CHUNKS).try_for_each(|_| out.write_all(&self.0)));
+            vec![LayerSource::Stream { media_type: media::OCI_LAYER.into(), known: None, mount_from: None, write }]
+        }
+        fn config(&self) -> Document {
+            let rootfs = RootFs { diff_ids: vec![DiffId(Digest::of("any"))], ..Default::default() };
+            let config = ImageConfig { rootfs, ..ImageConfig::scratch(&Platform::host()) };
+            Document { media_type: media::OCI_CONFIG.into(), bytes: serde_json::to_vec(&config).unwrap() }
+        }
+        fn finish(&self, layers: &[Descriptor], config: &Descriptor) -> io::Result<Document> {
+            Image::new(vec![]).finish(layers, config)
+        }
+    }
+    /// Bytes of memory that are this process's own and not a file's.
+    fn anonymous() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+    const ALONE: &str = "RBUILD_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        // other tests of this process would be measured too
+        let mut alone = Command::new(std::env::current_exe().unwrap());
+        alone.args(["--exact", "registry::tests::real::memory_does_not_grow_with_a_blob"]).env(ALONE, "1");
+        let out = alone.output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+        return;
+    }
+    let Some(server) = Server::open() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let client = client(dir.path());
+    let name = reference(&format!("{}/large", server.host));
+    let image = Large(noise(1, 100_000));
+    let limit = anonymous() + (24 << 20);
+    let peak = Mutex::new(0);
+    client
+        .push(&name, &image, &|event| {
+            if !matches!(event, PushEvent::LayerSent { bytes, .. } if bytes % (4 << 20) == 0) {
+                return;
+            }
+            let mut peak = peak.lock().unwrap();
+            *peak = anonymous().max(*peak);
+        })
+        .unwrap();
+    let peak = peak.into_inner().unwrap();
+    assert!(peak > 0 && peak < limit, "{peak} of {limit}");
+    let resolved = client.resolve(&name, &Platform::host()).unwrap();
+    let mut sink = Slow(0);
+    client.fetch_blob(&name, &resolved.manifest.layers[0], &mut sink).unwrap();
+    assert_eq!(sink.0, (CHUNKS * 100_000) as u64);
+    assert!(anonymous() < limit);
 }
