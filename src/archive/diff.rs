@@ -1,508 +1,491 @@
-//! From a layer directory to a layer: what a step changed, as an OCI layer tar that is the same for the same changes.
+//! Writing layers: from what a step left in its upper directory, or from a whole tree, to a tar archive.
 //!
-//! Entries come depth first, the names of a directory sorted by their bytes. overlayfs' own marks become the
-//! [image specification's](https://github.com/opencontainers/image-spec/blob/main/layer.md): a whiteout of `x` is the empty
-//! file `.wh.x`, written only where a lower layer has `x`; an opaque directory holds `.wh..wh..opq`. No `user.overlay.*`
-//! attribute gets into a layer. Sockets are left out, as every tool does: they mean nothing without their process.
+//! Entries come in one order: a directory before what is in it; in a directory first the mark that it is opaque, then
+//! whiteouts, then all else, each sorted by the bytes of the name. Parents of what changed are in the layer too, as every
+//! other tool puts them there. Of a file with several names the first carries the data, the others are hardlinks.
+//! Sockets are left out. Together with the writer's rules the bytes depend only on the files.
 //!
-//! A directory that overlayfs copied up for nothing (same metadata, nothing below it changed) is left out, so that the
-//! layer does not tell what driver made it. The root itself has no entry.
+//! What overlayfs copies up without need is no change: an upper file or directory that equals the lower one in all
+//! metadata (time included) and contents is left out.
+//!
+//! The root directory has an entry (`./`) only if its mode, owner or attributes changed: its time changes with every step.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Stat};
 
 use super::error::Error;
-use super::merged::{self, Merged};
-use super::node::{self, Disk, Kind, Node, Xattrs};
-use super::record::Records;
+use super::extract::{OPAQUE, WHITEOUT};
+use super::merged::{self, FS, Merged};
+use super::node::{self, Disk, Kind, Meta, Node, Time, Xattrs};
+use super::record::{Record, Records};
 use super::tarfile::{Entry, EntryKind, TarWriter};
 use crate::oci::{DiffId, Hashing};
-use crate::sys::idmap::IdMap;
-use std::collections::HashMap;
-use std::ffi::OsString;
-use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
 
-/// The name that marks a directory as opaque.
-const OPAQUE: &[u8] = b".wh..wh..opq";
-/// What stands before the name of something that is gone.
-const WHITEOUT: &[u8] = b".wh.";
+/// Bytes of a layer that are gathered before they are hashed and written.
+const BUFFER: usize = 256 << 10;
 
-/// Which modification times a layer gets, in seconds since 1970. By default each file's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How modification times go into a layer. Fractions of a second are always dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Times {
-    /// No time is later than this one (`SOURCE_DATE_EPOCH`).
+    /// Times later than this become this (`SOURCE_DATE_EPOCH`), in seconds since 1970.
     pub clamp_to: Option<i64>,
-    /// Every time is this one (`--timestamp`); goes before `clamp_to`.
+    /// All times become this (`--timestamp`); wins over `clamp_to`.
     pub set_to: Option<i64>,
 }
 
 impl Times {
-    fn of(&self, mtime: i64) -> i64 {
+    fn apply(&self, time: Time) -> i64 {
         match (self.set_to, self.clamp_to) {
-            (Some(t), _) => t,
-            (None, Some(t)) => mtime.min(t),
-            (None, None) => mtime,
+            (Some(set), _) => set,
+            (None, Some(clamp)) => time.sec.min(clamp),
+            (None, None) => time.sec,
         }
     }
 }
 
-/// What was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A layer that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerStats {
-    /// Digest of the whole tar.
+    /// Digest of the tar.
     pub diff_id: DiffId,
-    /// Length of the tar in bytes.
+    /// Bytes of the tar.
     pub size: u64,
-    /// Number of entries; 0 means that nothing changed.
+    /// Entries; 0 means that nothing changed.
     pub entries: u64,
 }
 
-/// Writes what the layer directory `upper` changes of `lower` as a layer.
+/// Writes what the layer directory `upper` changes in `lower` as a tar archive.
+///
+/// Recorded metadata that files keep through overlayfs' copy-up (see `docs/records.md`) is added to the records of
+/// `upper`, so that it reads right as a lower layer later.
 ///
 /// # Errors
-/// A file-system call fails, or writing to `out` does.
-pub fn write_layer(
-    upper: &Path,
-    lower: &Merged,
-    map: &IdMap,
-    times: &Times,
-    out: impl Write,
-) -> Result<LayerStats, Error> {
-    let changes = Changes {
-        own: Merged::open(&[upper], map)?,
-        fs: merged::open_fs(upper)?,
-        dir: upper.join(merged::FS),
-        records: Records::load(upper)?,
-        lower,
-        map,
-    };
-    write(&changes, times, out)
-}
-
-/// Writes all files of a view as one layer.
-///
-/// # Errors
-/// A file-system call fails, or writing to `out` does.
-pub fn write_tree(view: &Merged, times: &Times, out: impl Write) -> Result<LayerStats, Error> {
-    write(&Whole(view), times, out)
-}
-
-/// One name in a directory that goes into the layer.
-enum Item {
-    /// A file of any kind.
-    Node(Box<Node>),
-    /// Something of the lower layers that is gone.
-    Gone,
-}
-
-/// What a layer is written from.
-trait Source {
-    /// The names of a directory, sorted by their bytes.
-    fn list(&self, dir: &Path) -> Result<Vec<(OsString, Item)>, Error>;
-    /// The view that the nodes belong to.
-    fn view(&self) -> &Merged;
-    /// Whether a directory hides what lower layers have in it.
-    fn hides_lower(&self, dir: &Node) -> Result<bool, Error>;
-    /// Whether a directory is the same in the lower layers, apart from what is in it.
-    fn is_unchanged(&self, dir: &Node) -> Result<bool, Error>;
-}
-
-/// The changes in one layer directory.
-struct Changes<'a> {
-    own: Merged,
-    fs: std::os::fd::OwnedFd,
-    dir: PathBuf,
-    records: Records,
-    lower: &'a Merged,
-    map: &'a IdMap,
-}
-
-impl Changes<'_> {
-    /// Whether overlayfs made this file by copying a lower one.
-    fn is_copy(&self, path: &Path) -> bool {
-        rustix::fs::lgetxattr(self.dir.join(path), "user.overlay.origin", &mut [0; 256]).is_ok()
+/// A file-system call fails, `out` fails, or a file has a name that means a whiteout in layers.
+pub fn write_layer(upper: &Path, lower: &Merged, times: &Times, out: impl Write) -> Result<LayerStats, Error> {
+    let mut records = Records::load(upper)?;
+    let fs = merged::open_fs(upper)?;
+    let mut walk =
+        Walk { dir: upper, fs: &fs, lower, records: &mut records, changed: false, emitter: Emitter::new(out, *times) };
+    walk.run()?;
+    let (stats, changed) = (walk.emitter.finish()?, walk.changed);
+    if changed {
+        records.save(upper)?;
     }
+    Ok(stats)
 }
 
-impl Source for Changes<'_> {
-    fn list(&self, dir: &Path) -> Result<Vec<(OsString, Item)>, Error> {
-        let failed = |e: rustix::io::Errno| Error::file("read directory", &self.dir.join(dir))(e);
-        let fd = merged::open_dir(&self.fs, dir).map_err(failed)?;
-        let mut names = merged::names(&fd).map_err(failed)?;
-        names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
-        let mut items = Vec::with_capacity(names.len());
-        for name in names {
-            let Some(stat) = merged::stat(&fd, Path::new(&name)).map_err(failed)? else { continue };
-            let path = dir.join(&name);
-            if node::is_whiteout(&stat) {
-                if self.lower.lookup(&path)?.is_some() {
-                    items.push((name, Item::Gone));
-                }
-                continue;
-            }
-            let mut record = self.records.get(&path).cloned();
-            if record.is_none() {
-                // A copied-up file is still whose it was below, though the disk cannot say so.
-                let below = self.lower.lookup(&path)?.and_then(|n| n.record);
-                record = below.filter(|_| self.is_copy(&path)).map(|below| {
-                    // Mode and attributes are the copy's own: the step may have changed them.
-                    let kept = super::record::Record {
-                        uid: below.uid,
-                        gid: below.gid,
-                        device: below.device,
-                        ..Default::default()
-                    };
-                    std::sync::Arc::new(kept)
-                });
-            }
-            let meta = node::meta(&stat, record.as_deref(), self.map);
-            items.push((name, Item::Node(Box::new(Node { layer: 0, path, meta, disk: Disk::of(&stat), record }))));
+/// Writes a whole tree as a tar archive: for `--squash` and for exports.
+///
+/// # Errors
+/// As [`write_layer`].
+pub fn write_tree(tree: &Merged, times: &Times, out: impl Write) -> Result<LayerStats, Error> {
+    let mut emitter = Emitter::new(out, *times);
+    if let Some(root) = tree.lookup(Path::new(""))? {
+        let xattrs = tree.xattrs(&root)?;
+        if root_differs(Some((&root.meta, &xattrs)), None) {
+            emitter.write(&root.path, &root.meta, &xattrs, Data::None, 0)?;
         }
-        Ok(items)
-    }
-
-    fn view(&self) -> &Merged {
-        &self.own
-    }
-
-    fn hides_lower(&self, dir: &Node) -> Result<bool, Error> {
-        let marked = dir.record.as_ref().is_some_and(|r| r.opaque) || {
-            let failed = |e: rustix::io::Errno| Error::file("open directory", &self.dir.join(&dir.path))(e);
-            let fd = merged::open_dir(&self.fs, &dir.path).map_err(failed)?;
-            merged::opaque_mark(&fd).map_err(failed)?
-        };
-        Ok(marked && self.lower.lookup(&dir.path)?.is_some_and(|n| n.is_dir()))
-    }
-
-    fn is_unchanged(&self, dir: &Node) -> Result<bool, Error> {
-        let Some(below) = self.lower.lookup(&dir.path)?.filter(Node::is_dir) else { return Ok(false) };
-        let key = |n: &Node| (n.meta.uid, n.meta.gid, n.meta.mode, n.meta.mtime.sec);
-        Ok(key(dir) == key(&below) && self.own.xattrs(dir)? == self.lower.xattrs(&below)?)
-    }
-}
-
-/// All files of a view.
-struct Whole<'a>(&'a Merged);
-
-impl Source for Whole<'_> {
-    fn list(&self, dir: &Path) -> Result<Vec<(OsString, Item)>, Error> {
-        let nodes = self.0.read_dir(dir)?.into_iter();
-        Ok(nodes.map(|(name, node)| (name, Item::Node(Box::new(node)))).collect())
-    }
-
-    fn view(&self) -> &Merged {
-        self.0
-    }
-
-    fn hides_lower(&self, _: &Node) -> Result<bool, Error> {
-        Ok(false)
-    }
-
-    fn is_unchanged(&self, _: &Node) -> Result<bool, Error> {
-        Ok(false)
-    }
-}
-
-fn write(source: &impl Source, times: &Times, out: impl Write) -> Result<LayerStats, Error> {
-    let mut layer = Layer {
-        source,
-        times,
-        tar: TarWriter::new(BufWriter::with_capacity(1 << 18, Hashing::new(out))),
-        links: HashMap::new(),
-        pending: vec![],
-    };
-    layer.walk()?;
-    let entries = layer.tar.entries();
-    let out = layer.tar.finish().map_err(Error::Output)?;
-    let hashing = out.into_inner().map_err(|e| Error::Output(e.into_error()))?;
-    let (_, digest, size) = hashing.finish();
-    Ok(LayerStats { diff_id: DiffId(digest), size, entries })
-}
-
-/// A layer that is being written.
-struct Layer<'a, S, W: Write> {
-    source: &'a S,
-    times: &'a Times,
-    tar: TarWriter<BufWriter<Hashing<W>>>,
-    /// Files with more names than one: where the first name was written.
-    links: HashMap<(u64, u64, usize), PathBuf>,
-    /// Directories on the way to where the walk is, whose entries are not written yet.
-    pending: Vec<Node>,
-}
-
-/// A directory that the walk is in.
-struct Frame {
-    items: std::vec::IntoIter<(OsString, Item)>,
-    path: PathBuf,
-}
-
-impl<S: Source, W: Write> Layer<'_, S, W> {
-    fn walk(&mut self) -> Result<(), Error> {
-        let mut frames = vec![Frame { items: self.source.list(Path::new(""))?.into_iter(), path: PathBuf::new() }];
-        while let Some(frame) = frames.last_mut() {
-            let Some((name, item)) = frame.items.next() else {
-                let left = frames.pop().map(|f| f.path).unwrap_or_default();
-                self.leave(&left)?;
+        let mut levels = vec![tree.read_dir(&root.path)?.into_iter()];
+        while let Some(level) = levels.last_mut() {
+            let Some((_, node)) = level.next() else {
+                levels.pop();
                 continue;
             };
-            match item {
-                Item::Gone => {
-                    let name = [WHITEOUT, name.as_bytes()].concat();
-                    let path = frame.path.join(std::ffi::OsStr::from_bytes(&name));
-                    self.mark(&path)?;
-                }
-                Item::Node(dir) if dir.is_dir() => {
-                    let items = self.source.list(&dir.path)?.into_iter();
-                    frames.push(Frame { items, path: dir.path.clone() });
-                    let hides = self.source.hides_lower(&dir)?;
-                    let opaque = hides.then(|| dir.path.join(std::ffi::OsStr::from_bytes(OPAQUE)));
-                    self.pending.push(*dir);
-                    if let Some(mark) = opaque {
-                        self.mark(&mark)?;
-                    }
-                }
-                Item::Node(node) => self.node(&node)?,
+            let xattrs = tree.xattrs(&node)?;
+            let data = match node.meta.kind {
+                Kind::File => Data::File(tree.open_file(&node)?),
+                Kind::Symlink => Data::Link(tree.read_link(&node)?),
+                _ => Data::None,
+            };
+            emitter.write(&node.path, &node.meta, &xattrs, data, node.layer)?;
+            if node.is_dir() {
+                levels.push(tree.read_dir(&node.path)?.into_iter());
             }
         }
-        Ok(())
+    }
+    emitter.finish()
+}
+
+/// Whether a root directory needs an entry. Without a lower one, what extraction makes by itself needs none.
+fn root_differs(upper: Option<(&Meta, &Xattrs)>, lower: Option<(&Meta, &Xattrs)>) -> bool {
+    let none = Xattrs::new();
+    let key = |root: Option<(&Meta, &Xattrs)>| match root {
+        Some((meta, xattrs)) => (meta.mode, meta.uid, meta.gid, xattrs.clone()),
+        None => (0o755, 0, 0, none.clone()),
+    };
+    key(upper) != key(lower)
+}
+
+/// What follows a header.
+enum Data {
+    None,
+    File(File),
+    Link(PathBuf),
+}
+
+/// Turns files into entries, and second names into hardlinks.
+struct Emitter<W: Write> {
+    tar: TarWriter<BufWriter<Hashing<W>>>,
+    times: Times,
+    entries: u64,
+    /// First name of each file that has more, and how many are still to come.
+    links: HashMap<(usize, u64, u64), (PathBuf, u64)>,
+}
+
+impl<W: Write> Emitter<W> {
+    fn new(out: W, times: Times) -> Self {
+        let out = BufWriter::with_capacity(BUFFER, Hashing::new(out));
+        Emitter { tar: TarWriter::new(out), times, entries: 0, links: HashMap::new() }
     }
 
-    /// The walk leaves a directory: one that nothing needed is written only where it says something itself.
-    fn leave(&mut self, path: &Path) -> Result<(), Error> {
-        let Some(dir) = self.pending.pop_if(|d| d.path == path) else { return Ok(()) };
-        if self.source.is_unchanged(&dir)? {
-            return Ok(());
+    fn write(&mut self, path: &Path, meta: &Meta, xattrs: &Xattrs, data: Data, layer: usize) -> Result<(), Error> {
+        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(WHITEOUT)) {
+            let path = path.display();
+            return Err(Error::Unsupported(format!("file name `{path}`: in a layer it would mean a removal")));
         }
-        self.pending.push(dir);
-        self.flush()
-    }
-
-    /// Writes the directories that lead to what comes next.
-    fn flush(&mut self) -> Result<(), Error> {
-        for dir in std::mem::take(&mut self.pending) {
-            let xattrs = self.source.view().xattrs(&dir)?;
-            self.append(&dir, EntryKind::Dir, &xattrs)?;
-        }
-        Ok(())
-    }
-
-    /// Writes a whiteout or an opaque mark. It has no metadata that anybody reads.
-    fn mark(&mut self, path: &Path) -> Result<(), Error> {
-        self.flush()?;
-        let entry = Entry { mode: 0, ..Entry::file(path.as_os_str().as_bytes(), 0) };
-        self.tar.append(&entry).map_err(Error::Output)
-    }
-
-    fn node(&mut self, node: &Node) -> Result<(), Error> {
-        if node.meta.kind == Kind::Socket {
-            return Ok(());
-        }
-        self.flush()?;
-        if node.meta.nlink > 1 {
-            let key = (node.meta.dev, node.meta.ino, node.layer);
-            if let Some(first) = self.links.get(&key) {
-                let first = first.as_os_str().as_bytes().to_vec();
-                return self.append(node, EntryKind::Hardlink(&first), &Xattrs::new());
-            }
-            self.links.insert(key, node.path.clone());
-        }
-        let view = self.source.view();
-        let xattrs = view.xattrs(node)?;
-        let target = match node.meta.kind {
-            Kind::Symlink => view.read_link(node)?,
-            _ => PathBuf::new(),
+        let target = match &data {
+            Data::Link(target) => node::bytes(target),
+            _ => b"",
         };
-        match EntryKind::of(node.meta.kind, target.as_os_str().as_bytes()) {
-            Some(kind) => self.append(node, kind, &xattrs),
-            None => Ok(()),
-        }
-    }
-
-    fn append(&mut self, node: &Node, kind: EntryKind, xattrs: &Xattrs) -> Result<(), Error> {
-        let is_file = kind == EntryKind::File;
-        let entry = Entry {
-            path: node.path.as_os_str().as_bytes(),
+        let Some(kind) = EntryKind::of(meta.kind, target) else { return Ok(()) };
+        let mut entry = Entry {
+            path: node::bytes(path),
             kind,
-            mode: node.meta.mode,
-            uid: node.meta.uid,
-            gid: node.meta.gid,
-            size: if is_file { node.meta.size } else { 0 },
-            mtime: self.times.of(node.meta.mtime.sec),
+            mode: if meta.kind == Kind::Symlink { 0o777 } else { meta.mode },
+            uid: meta.uid,
+            gid: meta.gid,
+            size: 0,
+            mtime: self.times.apply(meta.mtime),
             xattrs: (!xattrs.is_empty()).then_some(xattrs),
         };
-        if !is_file || entry.size == 0 {
-            return self.tar.append(&entry).map_err(Error::Output);
+        self.entries += 1;
+        if meta.nlink > 1 && meta.kind != Kind::Dir {
+            match self.links.entry((layer, meta.dev, meta.ino)) {
+                Slot::Vacant(slot) => drop(slot.insert((path.to_owned(), meta.nlink - 1))),
+                Slot::Occupied(mut slot) => {
+                    let (first, left) = slot.get_mut();
+                    *left = left.saturating_sub(1);
+                    let (first, last) = (first.clone(), *left == 0);
+                    if last {
+                        slot.remove();
+                    }
+                    entry = Entry { kind: EntryKind::Hardlink(node::bytes(&first)), xattrs: None, ..entry };
+                    return self.tar.append(&entry).map_err(Error::Output);
+                }
+            }
         }
-        let file = self.source.view().open_file(node)?;
-        let mut reading = None;
-        let content = Remember { inner: file, error: &mut reading };
-        match self.tar.append_file(&entry, content) {
-            Ok(()) => Ok(()),
-            Err(e) => Err(match reading {
-                Some(read) => Error::file("read", &node.path)(read),
-                None if e.kind() == io::ErrorKind::UnexpectedEof => Error::file("read", &node.path)(e),
-                None => Error::Output(e),
-            }),
+        match &data {
+            Data::File(file) => {
+                entry.size = meta.size;
+                // A failed read must not be taken for a failed write.
+                let mut failed = None;
+                let content = Watched { inner: file, failed: &mut failed };
+                match self.tar.append_file(&entry, content) {
+                    Ok(()) => Ok(()),
+                    Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(Error::file("read", path)(e)),
+                    Err(e) => Err(match failed {
+                        Some(read) => Error::file("read", path)(read),
+                        None => Error::Output(e),
+                    }),
+                }
+            }
+            _ => self.tar.append(&entry).map_err(Error::Output),
         }
+    }
+
+    /// The empty file that hides lower files.
+    fn whiteout(&mut self, dir: &Path, name: &[u8]) -> Result<(), Error> {
+        let path = dir.join(OsStr::from_bytes(name));
+        let mtime = self.times.set_to.unwrap_or(0);
+        self.entries += 1;
+        self.tar.append(&Entry { mtime, ..Entry::file(node::bytes(&path), 0) }).map_err(Error::Output)
+    }
+
+    fn finish(self) -> Result<LayerStats, Error> {
+        let entries = self.entries;
+        let buffered = self.tar.finish().map_err(Error::Output)?;
+        let hashing = buffered.into_inner().map_err(|e| Error::Output(e.into_error()))?;
+        let (_, digest, size) = hashing.finish();
+        Ok(LayerStats { diff_id: DiffId(digest), size, entries })
     }
 }
 
-/// Tells a failed read from a failed write in a copy.
-struct Remember<'a, R> {
-    inner: R,
-    error: &'a mut Option<io::Error>,
+/// Remembers why a read failed.
+struct Watched<'a> {
+    inner: &'a File,
+    failed: &'a mut Option<io::Error>,
 }
 
-impl<R: Read> Read for Remember<'_, R> {
+impl Read for Watched<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(buf).inspect_err(|e| {
-            if e.kind() != io::ErrorKind::Interrupted {
-                *self.error = Some(e.kind().into());
+        self.inner.read(buf).map_err(|e| {
+            let kind = e.kind();
+            if kind != io::ErrorKind::Interrupted {
+                *self.failed = Some(e);
             }
+            kind.into()
         })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+/// A walk over an upper directory.
+struct Walk<'a, W: Write> {
+    dir: &'a Path,
+    fs: &'a OwnedFd,
+    lower: &'a Merged,
+    records: &'a mut Records,
+    /// Whether `records` has to be saved.
+    changed: bool,
+    emitter: Emitter<W>,
+}
 
-    /// A layer directory in which `fill` makes files.
-    fn layer(fill: impl FnOnce(&Path)) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        let fs = dir.path().join("fs");
-        fs::create_dir(&fs).unwrap();
-        fill(&fs);
-        dir
-    }
+/// A directory on the way from the root to where the walk is.
+struct Level {
+    path: PathBuf,
+    /// Names to come, in reverse order.
+    names: Vec<OsString>,
+    /// Whether a lower directory shows through.
+    lower: bool,
+    /// The entry of the directory itself, until something in it has changed.
+    pending: Option<(Meta, Xattrs)>,
+}
 
-    fn names(tar: &[u8]) -> Vec<String> {
-        let mut archive = tar::Archive::new(tar);
-        let entries = archive.entries().unwrap();
-        entries.map(|e| String::from_utf8_lossy(&e.unwrap().path_bytes()).into_owned()).collect()
-    }
+/// A file of the upper layer.
+struct Found {
+    meta: Meta,
+    xattrs: Xattrs,
+    /// Open, for regular files and directories.
+    fd: Option<OwnedFd>,
+    /// What the lower layers have there.
+    below: Option<Node>,
+}
 
-    fn diff(upper: &Path, lower: &[&Path]) -> Vec<u8> {
-        let lower = Merged::open(lower, &IdMap::Plain).unwrap();
-        let mut out = vec![];
-        let stats = write_layer(upper, &lower, &IdMap::Plain, &Times::default(), &mut out).unwrap();
-        assert_eq!((stats.size, stats.diff_id.0), (out.len() as u64, crate::oci::Digest::of(&out)));
-        out
-    }
-
-    fn whiteout(path: &Path) {
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            path,
-            rustix::fs::FileType::CharacterDevice,
-            rustix::fs::Mode::empty(),
-            rustix::fs::makedev(0, 0),
-        )
-        .unwrap();
-    }
-
-    #[test]
-    fn entries_are_sorted_and_parents_come_first() {
-        let upper = layer(|fs| {
-            fs::create_dir_all(fs.join("b/c")).unwrap();
-            fs::write(fs.join("b/c/x"), "1").unwrap();
-            fs::write(fs.join("b-file"), "2").unwrap();
-            symlink("/nowhere", fs.join("a")).unwrap();
-        });
-        let tar = diff(upper.path(), &[]);
-        assert_eq!(names(&tar), ["a", "b/", "b/c/", "b/c/x", "b-file"]);
-        assert_eq!(tar, diff(upper.path(), &[]));
-    }
-
-    #[test]
-    fn what_is_gone_is_a_whiteout_only_where_it_was() {
-        let lower = layer(|fs| {
-            fs::create_dir(fs.join("d")).unwrap();
-            fs::write(fs.join("d/there"), "").unwrap();
-        });
-        let upper = layer(|fs| {
-            fs::create_dir(fs.join("d")).unwrap();
-            whiteout(&fs.join("d/there"));
-            whiteout(&fs.join("d/never"));
-        });
-        assert_eq!(names(&diff(upper.path(), &[lower.path()])), ["d/", "d/.wh.there"]);
-    }
-
-    #[test]
-    fn an_opaque_directory_is_marked() {
-        let lower = layer(|fs| {
-            fs::create_dir(fs.join("d")).unwrap();
-            fs::write(fs.join("d/old"), "").unwrap();
-        });
-        let upper = layer(|fs| {
-            for name in ["d", "new"] {
-                let dir = fs.join(name);
-                fs::create_dir(&dir).unwrap();
-                fs::write(dir.join("file"), "").unwrap();
-                let flags = rustix::fs::XattrFlags::empty();
-                rustix::fs::setxattr(&dir, "user.overlay.opaque", b"y", flags).unwrap();
-            }
-        });
-        let tar = diff(upper.path(), &[lower.path()]);
-        assert_eq!(names(&tar), ["d/", "d/.wh..wh..opq", "d/file", "new/", "new/file"]);
-        assert!(!tar.windows(7).any(|w| w == b"overlay"));
-    }
-
-    #[test]
-    fn a_directory_that_was_only_copied_up_is_left_out() {
-        let lower = layer(|fs| fs::create_dir_all(fs.join("a/b")).unwrap());
-        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000);
-        let upper = layer(|fs| fs::create_dir_all(fs.join("a/b")).unwrap());
-        for dir in [lower.path(), upper.path()] {
-            for sub in ["fs/a/b", "fs/a"] {
-                fs::File::open(dir.join(sub)).unwrap().set_modified(time).unwrap();
+impl<W: Write> Walk<'_, W> {
+    fn run(&mut self) -> Result<(), Error> {
+        let below = self.lower.lookup(Path::new(""))?;
+        let stat = self.stat(Path::new(""))?.ok_or_else(|| Error::Missing(self.dir.join(FS)))?;
+        let root = self.inspect(Path::new(""), &stat, below)?;
+        let lower = match &root.below {
+            Some(node) => Some((&node.meta, self.lower.xattrs(node)?)),
+            None => None,
+        };
+        if root_differs(Some((&root.meta, &root.xattrs)), lower.as_ref().map(|(meta, xattrs)| (*meta, xattrs))) {
+            self.emitter.write(Path::new(""), &root.meta, &root.xattrs, Data::None, 0)?;
+        }
+        let lower = root.below.is_some();
+        let mut levels = vec![];
+        self.enter(&mut levels, PathBuf::new(), root, lower, None, false)?;
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.names.pop() else {
+                levels.pop();
+                continue;
+            };
+            let path = level.path.join(&name);
+            let below = if level.lower { self.lower.lookup(&path)? } else { None };
+            let Some(stat) = self.stat(&path)? else { return Err(Error::Missing(self.absolute(&path))) };
+            let found = self.inspect(&path, &stat, below)?;
+            if found.meta.kind == Kind::Dir {
+                self.directory(&mut levels, path, found)?;
+            } else if found.meta.kind != Kind::Socket && !self.same_file(&path, &found)? {
+                self.parents(&mut levels)?;
+                let data = match found.meta.kind {
+                    Kind::File => found.fd.map(|fd| Data::File(File::from(fd))).unwrap_or(Data::None),
+                    Kind::Symlink => Data::Link(self.link(&path)?),
+                    _ => Data::None,
+                };
+                self.emitter.write(&path, &found.meta, &found.xattrs, data, 0)?;
             }
         }
-        assert_eq!(names(&diff(upper.path(), &[lower.path()])), Vec::<String>::new());
-        fs::set_permissions(upper.path().join("fs/a/b"), fs::Permissions::from_mode(0o700)).unwrap();
-        assert_eq!(names(&diff(upper.path(), &[lower.path()])), ["a/", "a/b/"]);
+        Ok(())
     }
 
-    #[test]
-    fn a_second_name_is_a_link() {
-        let upper = layer(|fs| {
-            fs::write(fs.join("one"), "content").unwrap();
-            fs::hard_link(fs.join("one"), fs.join("two")).unwrap();
-        });
-        let tar = diff(upper.path(), &[]);
-        let mut archive = tar::Archive::new(&tar[..]);
-        let kinds: Vec<_> = archive.entries().unwrap().map(|e| e.unwrap().header().entry_type()).collect();
-        assert_eq!(kinds, [tar::EntryType::Regular, tar::EntryType::Link]);
-    }
-
-    #[test]
-    fn times_are_clamped_or_set() {
-        let upper = layer(|fs| fs::write(fs.join("f"), "").unwrap());
-        let mtime = |times: Times| {
-            let mut out = vec![];
-            let lower = Merged::open::<&Path>(&[], &IdMap::Plain).unwrap();
-            write_layer(upper.path(), &lower, &IdMap::Plain, &times, &mut out).unwrap();
-            tar::Archive::new(&out[..]).entries().unwrap().next().unwrap().unwrap().header().mtime().unwrap()
+    fn directory(&mut self, levels: &mut Vec<Level>, path: PathBuf, found: Found) -> Result<(), Error> {
+        let merges = found.below.as_ref().is_some_and(Node::is_dir);
+        let marked = match &found.fd {
+            Some(fd) => merged::opaque_mark(fd).map_err(|e| self.failed("inspect", &path, e))?,
+            None => false,
         };
-        assert_eq!(mtime(Times { clamp_to: Some(1000), set_to: None }), 1000);
-        assert_eq!(mtime(Times { clamp_to: Some(1000), set_to: Some(2000) }), 2000);
-        assert!(mtime(Times { clamp_to: Some(1 << 33), set_to: None }) < 1 << 33);
+        let opaque = marked || self.records.get(&path).is_some_and(|record| record.opaque);
+        let same = match &found.below {
+            Some(node) if merges && !opaque => {
+                same_meta(&found.meta, &node.meta) && found.xattrs == self.lower.xattrs(node)?
+            }
+            _ => false,
+        };
+        let pending = if same {
+            Some((found.meta, found.xattrs.clone()))
+        } else {
+            self.parents(levels)?;
+            self.emitter.write(&path, &found.meta, &found.xattrs, Data::None, 0)?;
+            None
+        };
+        if opaque && merges {
+            self.emitter.whiteout(&path, OPAQUE)?;
+        }
+        self.enter(levels, path, found, merges && !opaque, pending, true)
     }
 
-    #[test]
-    fn a_view_is_written_whole() {
-        let lower = layer(|fs| {
-            fs::write(fs.join("gone"), "").unwrap();
-            fs::write(fs.join("kept"), "").unwrap();
-        });
-        let upper = layer(|fs| {
-            whiteout(&fs.join("gone"));
-            fs::write(fs.join("new"), "").unwrap();
-        });
-        let view = Merged::open(&[lower.path(), upper.path()], &IdMap::Plain).unwrap();
-        let mut out = vec![];
-        write_tree(&view, &Times::default(), &mut out).unwrap();
-        assert_eq!(names(&out), ["kept", "new"]);
+    /// Lists a directory, writes its whiteouts, and puts it on the stack.
+    fn enter(
+        &mut self,
+        levels: &mut Vec<Level>,
+        path: PathBuf,
+        found: Found,
+        lower: bool,
+        pending: Option<(Meta, Xattrs)>,
+        has_entry: bool,
+    ) -> Result<(), Error> {
+        let (mut names, mut hidden) = (Vec::new(), Vec::new());
+        if let Some(fd) = &found.fd {
+            for (name, kind) in merged::typed_names(fd).map_err(|e| self.failed("read directory", &path, e))? {
+                let device = matches!(kind, FileType::CharacterDevice | FileType::Unknown);
+                if device && self.stat(&path.join(&name))?.is_some_and(|stat| node::is_whiteout(&stat)) {
+                    if lower {
+                        hidden.push(name);
+                    }
+                } else {
+                    names.push(name);
+                }
+            }
+        }
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        hidden.sort_unstable();
+        let pending = if has_entry { pending } else { None };
+        levels.push(Level { path: path.clone(), names, lower, pending });
+        for name in hidden {
+            if self.lower.lookup(&path.join(&name))?.is_some() {
+                self.parents(levels)?;
+                self.emitter.whiteout(&path, &[WHITEOUT, name.as_bytes()].concat())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the entries of the directories on the way, where that has not been done.
+    fn parents(&mut self, levels: &mut [Level]) -> Result<(), Error> {
+        for level in levels {
+            if let Some((meta, xattrs)) = level.pending.take() {
+                self.emitter.write(&level.path, &meta, &xattrs, Data::None, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn absolute(&self, path: &Path) -> PathBuf {
+        self.dir.join(FS).join(path)
+    }
+
+    fn failed(&self, action: &'static str, path: &Path, e: rustix::io::Errno) -> Error {
+        Error::file(action, &self.absolute(path))(e)
+    }
+
+    fn stat(&self, path: &Path) -> Result<Option<Stat>, Error> {
+        merged::stat(self.fs, path).map_err(|e| self.failed("inspect", path, e))
+    }
+
+    fn link(&self, path: &Path) -> Result<PathBuf, Error> {
+        let target =
+            rustix::fs::readlinkat(self.fs, path, Vec::new()).map_err(|e| self.failed("read link", path, e))?;
+        Ok(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
+    }
+
+    fn inspect(&mut self, path: &Path, stat: &Stat, below: Option<Node>) -> Result<Found, Error> {
+        let fd = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::Directory => {
+                Some(merged::open_file(self.fs, path).map_err(|e| self.failed("open", path, e))?)
+            }
+            _ => None,
+        };
+        let mut xattrs = match &fd {
+            Some(fd) => node::read_xattrs(fd.as_fd()).map_err(|e| self.failed("read attributes of", path, e))?,
+            None => Xattrs::new(),
+        };
+        if self.records.get(path).is_none()
+            && let (Some(fd), Some(below)) = (&fd, &below)
+            && let Some(record) = &below.record
+            && merged::origin_mark(fd).map_err(|e| self.failed("read attributes of", path, e))?
+        {
+            self.records.insert(path, inherited(stat, &below.disk, record, &xattrs));
+            self.changed = true;
+        }
+        let record: Option<Arc<Record>> = self.records.get(path).cloned();
+        if let Some(record) = &record {
+            xattrs.extend(record.xattrs.clone());
+        }
+        let meta = node::meta(stat, record.as_deref(), self.lower.id_map());
+        Ok(Found { meta, xattrs, fd, below })
+    }
+
+    /// Whether a file was copied up, but is what the lower layers have.
+    fn same_file(&self, path: &Path, found: &Found) -> Result<bool, Error> {
+        let Some(below) = &found.below else { return Ok(false) };
+        // A file with several names may be linked to from elsewhere in this layer.
+        if !same_meta(&found.meta, &below.meta)
+            || found.meta.size != below.meta.size
+            || found.meta.nlink > 1
+            || found.xattrs != self.lower.xattrs(below)?
+        {
+            return Ok(false);
+        }
+        match found.meta.kind {
+            Kind::Symlink => Ok(self.link(path)? == self.lower.read_link(below)?),
+            Kind::File => {
+                // A descriptor of its own: the position of the other is needed at the start.
+                let upper = merged::open_file(self.fs, path).map_err(|e| self.failed("open", path, e))?;
+                same_contents(File::from(upper), self.lower.open_file(below)?)
+                    .map_err(Error::file("read", &self.absolute(path)))
+            }
+            _ => Ok(true),
+        }
     }
 }
+
+/// What a copied-up file keeps of the lower file's record: each value whose counterpart on disk was left alone.
+fn inherited(stat: &Stat, below: &Disk, record: &Record, xattrs: &Xattrs) -> Record {
+    let disk = Disk::of(stat);
+    let owner = (disk.uid, disk.gid) == (below.uid, below.gid);
+    let mut kept = Record {
+        uid: record.uid.filter(|_| owner),
+        gid: record.gid.filter(|_| owner),
+        mode: record.mode.filter(|_| disk.mode == below.mode),
+        device: record.device.filter(|_| stat.st_size == 0),
+        xattrs: record.xattrs.clone(),
+        opaque: false,
+    };
+    kept.xattrs.retain(|name, _| !xattrs.contains_key(name));
+    kept
+}
+
+fn same_meta(a: &Meta, b: &Meta) -> bool {
+    (a.kind, a.mode, a.uid, a.gid, a.mtime) == (b.kind, b.mode, b.uid, b.gid, b.mtime)
+}
+
+fn same_contents(mut a: impl Read, mut b: impl Read) -> std::io::Result<bool> {
+    const CHUNK: u64 = 64 << 10;
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    loop {
+        left.clear();
+        right.clear();
+        a.by_ref().take(CHUNK).read_to_end(&mut left)?;
+        b.by_ref().take(CHUNK).read_to_end(&mut right)?;
+        if left != right {
+            return Ok(false);
+        }
+        if left.is_empty() {
+            return Ok(true);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "diff_tests.rs"]
+mod tests;

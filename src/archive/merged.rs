@@ -12,7 +12,7 @@
 //! parents the view itself has found to be directories of that layer, so no symbolic link is ever followed by the kernel.
 //! Symbolic links are followed only by [`Merged::resolve`], inside the root.
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -167,14 +167,33 @@ pub(crate) fn opaque_mark(fd: impl AsFd) -> rustix::io::Result<bool> {
     Ok(false)
 }
 
+/// Whether overlayfs made a file as a copy of a lower one.
+pub(crate) fn origin_mark(fd: impl AsFd) -> rustix::io::Result<bool> {
+    use rustix::io::Errno;
+    for name in ["user.overlay.origin", "trusted.overlay.origin"] {
+        let mut value = [0; 256];
+        match rustix::fs::fgetxattr(&fd, name, &mut value) {
+            Ok(_) | Err(Errno::RANGE) => return Ok(true),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
+}
+
 /// The names in an open directory, unsorted.
 pub(crate) fn names(fd: impl AsFd) -> rustix::io::Result<Vec<OsString>> {
+    Ok(typed_names(fd)?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// The names in an open directory, unsorted, with their kinds where the file system says them.
+pub(crate) fn typed_names(fd: impl AsFd) -> rustix::io::Result<Vec<(OsString, FileType)>> {
     let mut out = Vec::new();
     for entry in rustix::fs::Dir::read_from(fd)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
-            out.push(OsStr::from_bytes(name).to_owned());
+            out.push((OsStr::from_bytes(name).to_owned(), entry.file_type()));
         }
     }
     Ok(out)
@@ -375,7 +394,7 @@ impl Merged {
         for (place, index) in above.iter().copied().enumerate() {
             let layer = self.layer(index)?;
             let Some(stat) = layer.stat(dir)? else { continue };
-            if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
                 break;
             }
             out.push(index);

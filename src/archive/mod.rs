@@ -25,6 +25,7 @@ pub mod error;
 pub mod extract;
 pub mod merged;
 pub mod node;
+pub mod reader;
 pub mod record;
 pub mod retime;
 pub mod tarfile;

@@ -7,7 +7,8 @@
 use super::node::{Kind, Xattrs};
 use std::io::{self, Read, Write};
 
-const BLOCK: usize = 512;
+/// Size of a header, and the unit that content is padded to, in bytes.
+pub const BLOCK: usize = 512;
 /// The largest number that eleven octal digits hold.
 const OCTAL_11: u64 = 0o777_7777_7777;
 /// The largest number that seven octal digits hold.
@@ -35,7 +36,7 @@ pub enum EntryKind<'a> {
 /// One entry's header.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// Path, relative, without a trailing slash.
+    /// Path, relative, without a trailing slash; empty for the root directory, which becomes `./`.
     pub path: &'a [u8],
     /// What it is.
     pub kind: EntryKind<'a>,
@@ -153,7 +154,7 @@ impl<W: Write> TarWriter<W> {
     fn header(&mut self, entry: &Entry) -> io::Result<()> {
         let mut path = entry.path.to_vec();
         if entry.kind == EntryKind::Dir {
-            path.push(b'/');
+            path.extend_from_slice(if path.is_empty() { b"./" } else { b"/" });
         }
         let (kind, link, device) = match entry.kind {
             EntryKind::File => (b'0', &b""[..], (0, 0)),
@@ -167,6 +168,10 @@ impl<W: Write> TarWriter<W> {
         // Keys in the order of their bytes: upper case first.
         let mut pax = Pax::default();
         for (name, value) in entry.xattrs.into_iter().flatten() {
+            if name.contains(&b'=') || name.contains(&b'\n') {
+                let message = format!("an archive cannot hold an extended attribute named `{}`", name.escape_ascii());
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            }
             pax.record(&[b"SCHILY.xattr.", name.as_slice()].concat(), value);
         }
         let gid = pax.number(b"gid", entry.gid.into(), OCTAL_7);

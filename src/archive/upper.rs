@@ -68,18 +68,21 @@ struct State {
 }
 
 impl<'a> Upper<'a> {
-    /// Makes the layer directory `dir` (its parent exists; `dir` may, but then it is empty), with a root directory that
+    /// Makes the layer directory `dir` (its parent exists; `dir` and its `fs/` may, but empty), with a root directory that
     /// has the metadata of the lower root, or mode 0755, owner 0:0 where there is none.
     ///
     /// # Errors
     /// A file-system call fails.
     pub fn create(dir: &Path, lower: &'a Merged) -> Result<Upper<'a>, Error> {
         let fs = dir.join(FS);
-        match std::fs::create_dir(dir) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::file("create directory", dir)(e)),
-            _ => {}
+        for dir in [dir, &fs] {
+            match std::fs::create_dir(dir) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(Error::file("create directory", dir)(e));
+                }
+                _ => {}
+            }
         }
-        std::fs::create_dir(&fs).map_err(Error::file("create directory", &fs))?;
         let mut upper = Upper::open(dir, lower)?;
         // A volume with an fsGroup is set-group-id, and may have a default ACL: neither may reach the files of an image.
         match rustix::fs::fremovexattr(&upper.fs, "system.posix_acl_default") {
@@ -461,34 +464,38 @@ impl<'a> Upper<'a> {
         if let Some(state) = self.cache.borrow().get(node::bytes(path)) {
             return Ok(Some(state.clone()));
         }
+        // From the nearest parent that is remembered; looking upwards finds it soon.
         let mut state = State { upper: Some(self.fs.clone()), lower: !self.root_opaque && self.lower.layers() > 0 };
-        let mut at = PathBuf::new();
-        for name in path.components() {
-            at.push(name);
-            if let Some(known) = self.cache.borrow().get(node::bytes(&at)) {
+        let mut missing: Vec<&Path> = vec![path];
+        for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+            if let Some(known) = self.cache.borrow().get(node::bytes(parent)) {
                 state = known.clone();
-                continue;
+                break;
             }
-            state = match self.stat(&state, &at, name.as_os_str())? {
+            missing.push(parent);
+        }
+        for at in missing.into_iter().rev() {
+            let Some(name) = at.file_name() else { continue };
+            state = match self.stat(&state, at, name)? {
                 Some(stat) if is_dir(&stat) => {
                     let open = |at: &Path| match &state.upper {
                         Some(fd) => merged::open_dir(fd, Path::new(&name)).map_err(|e| self.failed("open", at, e)),
                         None => Err(Error::Missing(at.to_owned())),
                     };
-                    let fd = open(&at)?;
+                    let fd = open(at)?;
                     let lower = state.lower
-                        && self.lower.lookup(&at)?.is_some_and(|node| node.is_dir())
-                        && !self.records.get(&at).is_some_and(|record| record.opaque)
-                        && !merged::opaque_mark(&fd).map_err(|e| self.failed("inspect", &at, e))?;
+                        && self.lower.lookup(at)?.is_some_and(|node| node.is_dir())
+                        && !self.records.get(at).is_some_and(|record| record.opaque)
+                        && !merged::opaque_mark(&fd).map_err(|e| self.failed("inspect", at, e))?;
                     State { upper: Some(Arc::new(fd)), lower }
                 }
                 Some(_) => return Ok(None),
-                None if state.lower && self.lower.lookup(&at)?.is_some_and(|node| node.is_dir()) => {
+                None if state.lower && self.lower.lookup(at)?.is_some_and(|node| node.is_dir()) => {
                     State { upper: None, lower: true }
                 }
                 None => return Ok(None),
             };
-            self.remember(&at, &state);
+            self.remember(at, &state);
         }
         Ok(Some(state))
     }

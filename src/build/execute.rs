@@ -246,7 +246,7 @@ impl<'a> Executor<'a> {
             let mut slot = self.stage_layers[step.stage].lock().unwrap_or_else(PoisonError::into_inner);
             let active = match slot.take() {
                 Some(active) => active,
-                None => self.snapshots.prepare()?,
+                None => self.start_layer(&dirs)?,
             };
             let mut seen = dirs.clone();
             seen.push(active.layer());
@@ -255,7 +255,7 @@ impl<'a> Executor<'a> {
             *slot = Some(active);
             return Ok((None, created));
         }
-        let active = self.snapshots.prepare()?;
+        let active = self.start_layer(&dirs)?;
         work(&Site { below: &dirs, active: &active, view: rootfs::view(&self.snapshots, &dirs)? })
             .map_err(|e| self.explain_shortage(e))?;
         let layer = self.finish_layer(active, &parent.stack, &dirs, always)?;
@@ -263,6 +263,14 @@ impl<'a> Executor<'a> {
             self.cache.remember(k, layer.as_ref().map(|l| (l.diff_id, l.size)), &created)?;
         }
         Ok((layer, created))
+    }
+
+    /// An empty layer on top of `dirs`. Its root directory is the one that steps see, so it has the metadata of the root below.
+    fn start_layer(&self, dirs: &[PathBuf]) -> Result<Active, Error> {
+        let active = self.snapshots.prepare()?;
+        let view = rootfs::view(&self.snapshots, dirs)?;
+        Upper::create(&active.layer(), &view)?.finish()?;
+        Ok(active)
     }
 
     /// Makes a layer of what a step changed: the blob, and the directory for the steps above.
@@ -275,7 +283,7 @@ impl<'a> Executor<'a> {
     ) -> Result<Option<Layer>, Error> {
         let view = rootfs::view(&self.snapshots, dirs)?;
         let mut blob = self.around.store.hashed_blob_writer()?;
-        let stats = diff::write_layer(&active.layer(), &view, self.snapshots.map(), &diff::Times::default(), &mut blob)
+        let stats = diff::write_layer(&active.layer(), &view, &diff::Times::default(), &mut blob)
             .map_err(|e| self.explain_shortage(e.into()))?;
         if stats.entries == 0 && !always {
             return Ok(None);

@@ -144,7 +144,7 @@ impl<'a> Snapshots<'a> {
         let lower = Merged::open(below, &self.map)?;
         let blob = self.store.open_blob(&layer.blob)?;
         let mut tar = Hashing::new(Decoder::new(blob).map_err(|source| Error::Unreadable { layer: *layer, source })?);
-        extract::extract(&mut tar, &active.layer(), &lower, &self.map, &Limits::default())?;
+        extract::extract(&mut tar, &active.layer(), &lower, &Limits::default())?;
         // The extractor stops at the end-of-archive marker; the digest is of everything.
         io::copy(&mut tar.by_ref(), &mut io::sink()).map_err(|source| Error::Unreadable { layer: *layer, source })?;
         let (_, found, _) = tar.finish();
