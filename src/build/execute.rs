@@ -162,6 +162,12 @@ impl<'a> Executor<'a> {
             StepKind::Base(base) => return self.base(base, result_of),
             StepKind::Config => return Ok(self.config(step, parent)),
             StepKind::Run(run) => {
+                if !run.mounts.is_empty() {
+                    return Err(Error::Unsupported {
+                        what: "`RUN --mount`".into(),
+                        hint: "copy what the command needs with COPY, and remove it again in the same RUN".into(),
+                    });
+                }
                 let network = self.network(run);
                 let hosts: Vec<String> = self.request.security.add_hosts.iter().map(|(n, _)| n.clone()).collect();
                 let platform = &self.plan.stages[step.stage].platform;
