@@ -10,12 +10,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Files below this size are not worth a clone.
-const WORTH_A_CLONE: u64 = 1 << 16;
+/// Files below this size are read and written at once: that is cheaper than the calls that avoid it.
+const SMALL: u64 = 1 << 16;
 /// Bytes read and written at once.
 const BUFFER: usize = 1 << 18;
 /// Bytes that one call may copy.
-const SPAN: u64 = 1 << 30;
+const SPAN: usize = 1 << 30;
 
 /// What is known of the ways to copy.
 #[derive(Debug)]
@@ -32,11 +32,19 @@ impl Default for Transfer {
 }
 
 impl Transfer {
-    /// Copies all of `from` to `to`, which is new and empty; gives the number of bytes that `to` has then.
+    /// Copies all of `from` to `to`, which is new and empty; gives the number of bytes that `to` has then. What is appended
+    /// to `from` meanwhile is left out.
     pub(super) fn run(&mut self, from: &File, to: &File) -> io::Result<u64> {
         let stat = rustix::fs::fstat(from)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        if self.clone && size >= WORTH_A_CLONE {
+        if size == 0 {
+            // Files of /proc and the like have content all the same.
+            return self.by_reading(from, to, 0, u64::MAX);
+        }
+        if size < SMALL {
+            return self.by_reading(from, to, 0, size);
+        }
+        if self.clone {
             match rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd()) {
                 Ok(()) => return Ok(size),
                 Err(_) => self.clone = false,
@@ -44,10 +52,10 @@ impl Transfer {
         }
         const BLOCK: u64 = 512; // the unit of `st_blocks`, whatever the file system's is
         let stored = u64::try_from(stat.st_blocks).unwrap_or(u64::MAX).saturating_mul(BLOCK);
-        if size > 0 && stored < size {
+        if stored < size {
             return self.sparse(from, to, size);
         }
-        self.span(from, to, 0, None, size > 0)
+        self.span(from, to, 0, size)
     }
 
     /// Copies only what is not a hole.
@@ -58,28 +66,24 @@ impl Transfer {
                 Ok(data) => data,
                 Err(Errno::NXIO) => break,
                 // The file system does not know.
-                Err(_) => return self.span(from, to, at, None, true),
+                Err(_) => return self.span(from, to, at, size),
             };
             let end = rustix::fs::seek(from, SeekFrom::Hole(data)).unwrap_or(size).min(size);
             if end <= data {
                 break;
             }
-            self.span(from, to, data, Some(end), true)?;
+            self.span(from, to, data, end)?;
             at = end;
         }
         rustix::fs::ftruncate(to, size)?;
         Ok(size)
     }
 
-    /// Copies from `start` to `end`, or to the end of the file; gives where it stopped.
-    fn span(&mut self, from: &File, to: &File, start: u64, end: Option<u64>, in_kernel: bool) -> io::Result<u64> {
+    /// Copies from `start` to `end`; gives where it stopped, which is before `end` where the file ends.
+    fn span(&mut self, from: &File, to: &File, start: u64, end: u64) -> io::Result<u64> {
         let (mut read, mut written) = (start, start);
-        while in_kernel && self.in_kernel {
-            let wanted = end.map_or(SPAN, |end| end.saturating_sub(read).min(SPAN));
-            let wanted = usize::try_from(wanted).unwrap_or(BUFFER);
-            if wanted == 0 {
-                return Ok(written);
-            }
+        while self.in_kernel && read < end {
+            let wanted = usize::try_from(end - read).unwrap_or(usize::MAX).min(SPAN);
             match rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut written), wanted) {
                 // Some file systems of special files answer 0 where there is more: reading tells.
                 Ok(0) => break,
@@ -88,21 +92,26 @@ impl Transfer {
                 Err(_) => self.in_kernel = false,
             }
         }
+        if read < end { self.by_reading(from, to, read, end) } else { Ok(written) }
+    }
+
+    fn by_reading(&mut self, from: &File, to: &File, start: u64, end: u64) -> io::Result<u64> {
+        let mut at = start;
         self.buffer.resize(BUFFER, 0);
-        loop {
-            let most = end.map_or(BUFFER as u64, |end| end.saturating_sub(read).min(BUFFER as u64));
-            let room = self.buffer.get_mut(..usize::try_from(most).unwrap_or(0)).unwrap_or_default();
-            match from.read_at(room, read) {
-                Ok(0) => return Ok(written),
+        while at < end {
+            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(BUFFER);
+            let room = self.buffer.get_mut(..most).unwrap_or_default();
+            match from.read_at(room, at) {
+                Ok(0) => break,
                 Ok(n) => {
-                    to.write_all_at(room.get(..n).unwrap_or_default(), written)?;
-                    read += n as u64;
-                    written += n as u64;
+                    to.write_all_at(room.get(..n).unwrap_or_default(), at)?;
+                    at += n as u64;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
+        Ok(at)
     }
 }
 

@@ -4,7 +4,7 @@ use super::transfer::Transfer;
 use super::tree::Tree;
 use super::{Copied, Error, Found, Request, Selection, Source, Walk, select, shown};
 use crate::archive;
-use crate::archive::node::{Kind, Meta, Time, Xattrs, clean};
+use crate::archive::node::{Kind, Meta, Node, Time, Xattrs, clean};
 use crate::archive::upper::{Attrs, Upper};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -132,6 +132,9 @@ impl Writer<'_, '_, '_> {
         }
         let base = self.upper.ensure_dir(&dest.path, &self.made())?;
         let mut links = Links::new();
+        // The directory that this copy has made, below which nothing can be in the way. A walk goes depth first, so it
+        // holds until the walk leaves it.
+        let mut fresh = dest.meta.is_none().then(|| base.clone());
         for found in Walk::new(self.tree, selection, &self.request.exclude) {
             let found = found?;
             if found.rel.as_os_str().is_empty() {
@@ -139,18 +142,26 @@ impl Writer<'_, '_, '_> {
             }
             let target = base.join(&found.rel);
             let source = selection.path.join(&found.rel);
+            if !fresh.as_ref().is_some_and(|dir| target.starts_with(dir)) {
+                fresh = None;
+            }
+            let existing = if fresh.is_some() { None } else { self.upper.lookup(&target)? };
             if found.meta.kind == Kind::Dir {
-                self.directory(&source, &found, &target)?;
+                if existing.is_none() && fresh.is_none() {
+                    fresh = Some(target.clone());
+                }
+                self.directory(&source, &found, &target, existing)?;
+            } else if matches!(&existing, Some(node) if node.is_dir()) {
+                return Err(Error::FileOverDir(shown(&target)));
             } else {
-                self.no_dir(&target)?;
                 self.leaf(&source, &found.meta, &target, &mut links)?;
             }
         }
         Ok(())
     }
 
-    fn directory(&mut self, source: &Path, found: &Found, target: &Path) -> Result<(), Error> {
-        let attrs = match self.upper.lookup(target)? {
+    fn directory(&mut self, source: &Path, found: &Found, target: &Path, existing: Option<Node>) -> Result<(), Error> {
+        let attrs = match existing {
             None => self.attrs_of(&found.meta, self.tree.xattrs(source, None)?),
             Some(node) if !node.is_dir() => return Err(Error::DirOverFile(shown(target))),
             Some(node) => {
