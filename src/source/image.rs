@@ -33,6 +33,8 @@ pub enum Pull {
 
 /// Layers of one image that are fetched at the same time.
 const PARALLEL: usize = 4;
+/// Fewest digits of an image id that FROM takes for one.
+const SHORTEST_ID: usize = 12;
 /// Longest image config that is read, in bytes.
 const CONFIG_LIMIT: u64 = registry::MAX_CONFIG_BYTES;
 
@@ -187,6 +189,8 @@ impl<'a> Images<'a> {
 
     fn local(&self, name: &str, platform: &Platform) -> Result<Option<Image>, Error> {
         let found = match self.store.find(name) {
+            // `FROM cafe` is a name, even where some image's id begins so.
+            Ok(found) if name.len() < SHORTEST_ID && found.name.as_deref().is_none_or(|n| !n.contains(name)) => None,
             Ok(found) => Some(found.descriptor),
             Err(store::Error::UnknownImage(_) | store::Error::MissingBlob(_)) => None,
             Err(e) => return Err(e.into()),
