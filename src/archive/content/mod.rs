@@ -7,6 +7,10 @@
 //! Reading and hashing files takes the time. It is done by [`WORKERS`] threads, batch by batch, so that memory does not
 //! grow with the tree; and a [`Memo`] lets files be skipped that have not changed since they were last hashed.
 
+mod memo;
+
+pub use memo::FileMemo;
+
 use crate::archive::Error as TreeError;
 use crate::archive::copy::tree::below;
 use crate::archive::copy::{Error, Found, Request, Source, Tree, Walk, select};
