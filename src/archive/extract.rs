@@ -71,7 +71,7 @@ pub fn extract(tar: impl Read, into: &Path, lower: &Merged, limits: &Limits) -> 
 }
 
 /// Extracts a user's archive (already decompressed) below the directory `dest` of the tree that `upper` writes, as ADD
-/// does: owners, modes and times are the archive's, missing directories get `missing`. Names and links are resolved with
+/// does: owners (unless there is an `owner`), modes and times are the archive's, missing directories get `missing`. Names and links are resolved with
 /// `dest` as their root.
 ///
 /// # Errors
@@ -81,11 +81,14 @@ pub fn unpack_archive(
     upper: &mut Upper<'_>,
     dest: &Path,
     missing: &Attrs,
+    owner: Option<(u32, u32)>,
     limits: &Limits,
 ) -> Result<(), Error> {
     let base = upper.ensure_dir(dest, missing)?;
     let mut reader = Reader::new(tar);
-    Extractor::new(upper, &base, false, limits).run(&mut reader)?;
+    let mut extractor = Extractor::new(upper, &base, false, limits);
+    extractor.owner = owner;
+    extractor.run(&mut reader)?;
     reader.drain()
 }
 
@@ -95,6 +98,8 @@ struct Extractor<'u, 'l> {
     base: PathBuf,
     /// Whether `.wh.` names are whiteouts.
     layer: bool,
+    /// Owner of every entry, in place of its own.
+    owner: Option<(u32, u32)>,
     limits: Limits,
     entries: u64,
     bytes: u64,
@@ -107,7 +112,7 @@ impl<'u, 'l> Extractor<'u, 'l> {
     fn new(upper: &'u mut Upper<'l>, base: &Path, layer: bool, limits: &Limits) -> Self {
         let generation = upper.generation();
         let (base, known) = (base.to_owned(), HashSet::new());
-        Extractor { upper, base, layer, limits: *limits, entries: 0, bytes: 0, known, generation }
+        Extractor { upper, base, layer, owner: None, limits: *limits, entries: 0, bytes: 0, known, generation }
     }
 
     fn run(&mut self, reader: &mut Reader<impl Read>) -> Result<(), Error> {
@@ -127,13 +132,8 @@ impl<'u, 'l> Extractor<'u, 'l> {
 
     fn entry(&mut self, entry: &Entry, reader: &mut Reader<impl Read>) -> Result<(), Error> {
         let path = cleaned(&entry.name)?;
-        let attrs = Attrs {
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            mtime: Some(entry.mtime),
-            xattrs: entry.xattrs.clone(),
-        };
+        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        let attrs = Attrs { mode: entry.mode, uid, gid, mtime: Some(entry.mtime), xattrs: entry.xattrs.clone() };
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             // Of the root itself only the metadata can be set.
             return if entry.kind == Type::Dir { self.upper.dir(&self.base.clone(), &attrs) } else { Ok(()) };

@@ -398,8 +398,15 @@ fn user_archives_unpack_below_their_directory_and_whiteouts_are_plain_names() {
     let into = stack.dir.path().join("1");
     let mut upper = Upper::create(&into, &view).unwrap();
     let archive = tar(&["../up=1", ".wh.old=2", "0700 d/", "sub/f=3", "a->/d", "a/g=4", "h=>/up"]);
-    unpack_archive(archive.as_slice(), &mut upper, Path::new("/srv"), &Attrs::root(0o755, None), &Limits::default())
-        .unwrap();
+    unpack_archive(
+        archive.as_slice(),
+        &mut upper,
+        Path::new("/srv"),
+        &Attrs::root(0o755, None),
+        None,
+        &Limits::default(),
+    )
+    .unwrap();
     upper.finish().unwrap();
     let stack = Stack { layers: vec![stack.layers[0].clone(), into], dir: stack.dir };
     assert_eq!(

@@ -1,13 +1,14 @@
 //! The engine of COPY and ADD: from a tree (the build context, a stage, an image) onto an upper directory, with no mount.
 //!
 //! One instruction is a [`Request`]; its sources are read through [`Tree`], which is all that this module knows of where
-//! they are. The work has three parts, each a file of its own:
+//! they are. The work has parts, each a file of its own:
 //!
 //! * `select`: which entries the sources name — wildcards, links in the path, `--exclude`, `--parents` — as a list of
 //!   [`Selection`]s, each the root of a [`Walk`]. Content hashes (`archive::content`) use the same, so that the step cache
 //!   sees exactly what a copy would read.
-//! * `place`: where they go — a directory or a name, links in the destination, what may replace what.
-//! * `write`: the bytes, with owners, modes, times, attributes and hard links.
+//! * `write`: where they go — a directory or a name, links in the destination, what may replace what — and writing them
+//!   there, with owners, modes, times, attributes and hard links.
+//! * `transfer`: the bytes of one file. `unpack`: archives that ADD takes apart.
 //!
 //! The semantics are BuildKit's: the *contents* of a directory are copied, the directory that is made for them is `0755`
 //! of root (or of `--chown`, with `--chmod`); a source that is a link is followed, a link inside a copied directory is
@@ -19,6 +20,7 @@ pub mod mode;
 mod select;
 mod transfer;
 pub mod tree;
+mod unpack;
 mod walk;
 mod write;
 
@@ -118,12 +120,13 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] archive::Error),
     /// An archive could not be unpacked.
-    #[error("cannot unpack `{path}`: {reason}")]
+    #[error("cannot unpack `{path}`: {error}")]
     Unpack {
         /// The archive as written.
         path: String,
         /// Why not.
-        reason: String,
+        #[source]
+        error: archive::Error,
     },
 }
 
@@ -156,7 +159,7 @@ impl Classified for Error {
             | Error::DirOverFile(_)
             | Error::FileOverDir(_) => K::Usage,
             Error::File(error) => error.kind(),
-            Error::Unpack { .. } => K::Corrupt,
+            Error::Unpack { error, .. } => error.kind(),
         }
     }
 
@@ -176,7 +179,7 @@ impl Classified for Error {
             }
             Error::NoMatch(_) => Some("name at least one source that exists beside optional wildcards".to_owned()),
             Error::BadWildcard(_) => Some(r"write `\[` or `[[]` for a bracket that is part of the name".to_owned()),
-            Error::File(error) => error.hint(),
+            Error::File(error) | Error::Unpack { error, .. } => error.hint(),
             _ => None,
         }
     }

@@ -429,3 +429,64 @@ fn exclusions() {
     assert_eq!(paths(&["s"], &["*", "!deep/keep.md"]), ["deep", "deep/keep.md"]);
     assert_eq!(paths(&["s/*"], &["*.md", "only"]), ["keep.txt"]);
 }
+
+/// A tar archive of one directory and one file of 7:8.
+fn archive() -> Vec<u8> {
+    let mut out = tar::Builder::new(Vec::new());
+    for (name, kind, content) in [("top/", tar::EntryType::Directory, ""), ("top/file", tar::EntryType::Regular, "in")]
+    {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(0o750);
+        header.set_uid(7);
+        header.set_gid(8);
+        header.set_size(content.len() as u64);
+        out.append_data(&mut header, name, content.as_bytes()).unwrap();
+    }
+    out.into_inner().unwrap()
+}
+
+#[test]
+fn archives_are_told_by_content_and_unpacked() {
+    let dir = tempfile::tempdir().unwrap();
+    let none = Merged::open::<PathBuf>(&[], &IdMap::Plain).unwrap();
+    let mut upper = Upper::create(&dir.path().join("layer"), &none).unwrap();
+    let mut packed = Vec::new();
+    crate::archive::compress::gzip(archive().as_slice(), &mut packed, 1).unwrap();
+    let mut cut = archive();
+    cut.truncate(1024 + 513);
+    let put = |upper: &mut Upper<'_>, name: &str, bytes: &[u8]| {
+        let fill = |f: &mut fs::File| {
+            std::io::Write::write_all(f, bytes).unwrap();
+            Ok(())
+        };
+        upper.file(Path::new(name), &Attrs::root(0o644, None), fill).unwrap();
+    };
+    put(&mut upper, "plain", &archive());
+    put(&mut upper, "packed.txt", &packed);
+    put(&mut upper, "text.tar", b"not really");
+    put(&mut upper, "empty.tar", b"");
+    put(&mut upper, "cut.tar", &cut);
+    upper.symlink(Path::new("link"), Path::new("plain"), &Attrs::root(0o777, None)).unwrap();
+    upper.finish().unwrap();
+    let tree = Merged::open(&[dir.path().join("layer")], &IdMap::Plain).unwrap();
+    let add = |source: &str, chown| {
+        let mut ask = request(&[source], "/new/dir");
+        ask.unpack = true;
+        ask.chown = chown;
+        copied(&tree, &[], &ask)
+    };
+    for source in ["plain", "packed.txt", "link", "p*d.txt"] {
+        let got = add(source, None).unwrap();
+        assert_eq!(got["new/dir"], "/ 755", "{source}");
+        assert_eq!(got["new/dir/top"], "/ 750 7:8", "{source}");
+        assert_eq!(got["new/dir/top/file"], "in 750 7:8", "{source}");
+    }
+    assert_eq!(add("plain", Some((1, 2))).unwrap()["new/dir/top/file"], "in 750 1:2");
+    assert_eq!(add("text.tar", None).unwrap()["new/dir"], "not really 644");
+    assert_eq!(add("empty.tar", None).unwrap()["new/dir"], " 644");
+    let error = add("cut.tar", None).unwrap_err().to_string();
+    assert!(error.starts_with("cannot unpack `cut.tar`: "), "{error}");
+    let copied = copied(&tree, &[], &request(&["plain"], "/x")).unwrap();
+    assert!(!copied.contains_key("x/top"), "COPY leaves archives alone");
+}

@@ -2,7 +2,7 @@
 
 use super::transfer::Transfer;
 use super::tree::Tree;
-use super::{Copied, Error, Found, Request, Selection, Source, Walk, select, shown};
+use super::{Copied, Error, Found, Request, Selection, Source, Walk, escaped, select, shown, unpack};
 use crate::archive;
 use crate::archive::node::{Kind, Meta, Node, Time, Xattrs, clean};
 use crate::archive::upper::{Attrs, Upper};
@@ -103,8 +103,16 @@ impl Writer<'_, '_, '_> {
         }
     }
 
-    /// Copies anything but a directory.
+    /// Copies anything but a directory; an archive is unpacked where the request says so.
     fn single(&mut self, selection: &Selection) -> Result<(), Error> {
+        let may_unpack = self.request.unpack && selection.meta.kind == Kind::File;
+        if may_unpack && unpack::is_archive(self.tree, &selection.path)? {
+            let (made, dest) = (self.made(), clean(Path::new(&self.request.dest)));
+            unpack::unpack(self.tree, &selection.path, self.upper, &dest, &made, self.request.chown)
+                .map_err(|error| Error::Unpack { path: escaped(&selection.written), error })?;
+            self.copied.entries += 1;
+            return Ok(());
+        }
         let target = self.file_target(Path::new(&selection.name))?;
         self.no_dir(&target)?;
         self.leaf(&selection.path, &selection.meta, &target, &mut Links::new())
