@@ -12,6 +12,7 @@ use super::{
 };
 use crate::archive::{
     Time,
+    content::{self, FileMemo},
     copy::{self, Item, Mode, Tree},
     diff,
     merged::Merged,
@@ -34,7 +35,7 @@ use crate::ui::{Event, FailedCommand, SourceExcerpt, StepKey, Stream};
 use std::{
     io::Read as _,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 /// Steps that run at once where the user does not say: a step mostly waits for the network, a disk or a compiler, and the
@@ -66,6 +67,8 @@ pub(super) struct Executor<'a> {
     /// With one layer a stage: the layer that the stage's steps fill one after the other.
     stage_layers: Vec<Mutex<Option<Active>>>,
     started: String,
+    /// Digests of files of the build context, from this build and earlier ones.
+    memo: OnceLock<FileMemo>,
 }
 
 /// A place where a step changes files.
@@ -99,6 +102,7 @@ impl<'a> Executor<'a> {
             cache: StepCache::new(around.store, request.cache.ttl),
             stage_layers: plan.stages.iter().map(|_| Mutex::new(None)).collect(),
             started: now.to_string(),
+            memo: OnceLock::new(),
         })
     }
 
@@ -115,6 +119,9 @@ impl<'a> Executor<'a> {
             || Error::Cancelled,
             |id, result_of| self.step(&self.plan.steps[id.0], result_of),
         )?;
+        if let Some(Err(e)) = self.memo.get().map(FileMemo::save) {
+            tracing::debug!(error = %e, "cannot keep the digests of context files");
+        }
         self.commit(&results)
     }
 
@@ -433,8 +440,11 @@ impl<'a> Executor<'a> {
             None => &self.context.files,
         };
         let request = self.copy_request(copy)?;
+        let from_context = matches!(copy.from, CopyFrom::Context);
+        let memo = from_context.then(|| self.memo.get_or_init(|| FileMemo::open(&self.around.store.file_memo_path())));
+        let memo = memo.map(|m| m as &dyn content::Memo);
         if self.request.output.layers {
-            let digest = crate::archive::content::digest(&request, tree, None)?;
+            let digest = content::digest(&request, tree, memo)?;
             keys.push(keys::copy(below, copy, &Read::Content(digest)));
         }
         self.cached(step, key, parent, &keys, true, |site| {

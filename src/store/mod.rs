@@ -8,6 +8,7 @@
 //!   snapshots/<key>/<chain>/    layer directories, derived from blobs (see `snapshot`)
 //!   steps/<key>                 the step cache (see `cache`)
 //!   compressed/<diff id>.<alg>  what a layer became when it was compressed: a descriptor, so that a push need not repeat it
+//!   file-digests                digests of build contexts' files, by inode and time, so that they are not read again
 //!   mount-points/               an empty layer that gives every step's root file system the mount points it needs
 //!   leases/<id>                 one locked file a process: what it uses
 //!   tmp/<id>/                   one directory a process: what it is making
@@ -127,6 +128,11 @@ impl Store {
     /// Where the layer of empty mount points lies.
     pub fn mount_points_dir(&self) -> PathBuf {
         self.root.join("mount-points")
+    }
+
+    /// Where the digests of build contexts' files are remembered.
+    pub fn file_memo_path(&self) -> PathBuf {
+        self.root.join("file-digests")
     }
 
     /// Where the records of the step cache lie.
