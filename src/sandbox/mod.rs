@@ -3,6 +3,7 @@
 mod etc;
 mod init;
 mod message;
+mod profile;
 mod run;
 mod spec;
 mod stub;

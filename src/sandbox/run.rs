@@ -2,7 +2,7 @@
 
 use super::message::{Created, INIT_NAME, Isolation, Message, Order};
 use super::spec::{Network, Stdin, StepSpec};
-use super::{Cancel, Error, Exit, Stream, Usage, etc};
+use super::{Cancel, Error, Exit, Stream, Usage, etc, profile};
 use crate::sys::idmap::{self, IdMap};
 use crate::sys::memfd;
 use crate::sys::process::{self, Rusage, Spawn, Spawned, spawn};
@@ -64,7 +64,7 @@ fn attempt(
 ) -> Result<Option<Exit>, Error> {
     let started = Instant::now();
     let broken = setup("cannot start a step");
-    let filters: Vec<Vec<u8>> = Vec::new();
+    let filters: Vec<Vec<u8>> = profile::filter(spec)?.into_iter().collect();
     let one_id = IdMap::current() == IdMap::One;
     let order = Order {
         step: spec.clone(),

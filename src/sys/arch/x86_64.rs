@@ -9,8 +9,6 @@ use std::sync::OnceLock;
 pub const AUDIT_NATIVE: u32 = 0xC000_003E;
 /// `AUDIT_ARCH_I386`: what a seccomp filter sees for calls of 32-bit programs.
 pub const AUDIT_COMPAT: Option<u32> = Some(0x4000_0003);
-/// Native call numbers from here on belong to another ABI and are unknown to [`syscall`].
-pub const FOREIGN_ABI_FROM: Option<u32> = Some(0x4000_0000);
 
 /// The numbers of one system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +34,11 @@ fn table() -> &'static Table {
         })
         .collect()
     })
+}
+
+/// All system calls that this processor knows.
+pub fn syscalls() -> impl Iterator<Item = (&'static str, Numbers)> {
+    table().iter().copied()
 }
 
 /// The numbers of the system call `name`; `None` for a name that this processor does not know.
