@@ -42,8 +42,21 @@ pub(super) struct Order {
     pub resolv_conf: String,
     /// Text of `/etc/hosts`.
     pub hosts: String,
-    /// Length in bytes of each seccomp filter that follows.
-    pub filters: Vec<usize>,
+    /// Kind and length in bytes of each seccomp filter that follows, in the order in which they are to be loaded.
+    pub filters: Vec<(FilterKind, usize)>,
+    /// Whether Landlock keeps the step's signals inside.
+    pub scope_signals: bool,
+}
+
+/// What a filter is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum FilterKind {
+    /// It answers by itself.
+    Profile,
+    /// It asks the tracer.
+    Gate,
+    /// It notifies init of what one id makes fail.
+    OneId,
 }
 
 impl Order {
@@ -56,7 +69,7 @@ impl Order {
     }
 
     /// Reads what [`Order::encode`] wrote, and the filters behind it.
-    pub(super) fn decode(mut from: impl Read) -> io::Result<(Order, Vec<Vec<u8>>)> {
+    pub(super) fn decode(mut from: impl Read) -> io::Result<(Order, Vec<(FilterKind, Vec<u8>)>)> {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes)?;
         let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
@@ -65,9 +78,9 @@ impl Order {
         let (text, mut rest) = rest.split_at_checked(length).ok_or_else(short)?;
         let order: Order = serde_json::from_slice(text)?;
         let mut filters = Vec::new();
-        for &length in &order.filters {
+        for &(kind, length) in &order.filters {
             let (filter, further) = rest.split_at_checked(length).ok_or_else(short)?;
-            filters.push(filter.to_vec());
+            filters.push((kind, filter.to_vec()));
             rest = further;
         }
         Ok((order, filters))
@@ -145,14 +158,16 @@ mod tests {
             node_root: false,
             resolv_conf: String::new(),
             hosts: "x".to_owned(),
-            filters: vec![3, 0, 2],
+            filters: vec![(FilterKind::Profile, 3), (FilterKind::Gate, 0), (FilterKind::OneId, 2)],
+            scope_signals: false,
         };
         let mut bytes = order.encode().unwrap();
         bytes.extend(b"abcde");
         let (read, filters) = Order::decode(&bytes[..]).unwrap();
         assert_eq!(read.step.lowers, [odd]);
         assert_eq!(read.step.env, order.step.env);
-        assert_eq!(filters, [b"abc".to_vec(), vec![], b"de".to_vec()]);
+        let filters: Vec<&[u8]> = filters.iter().map(|(_, f)| f.as_slice()).collect();
+        assert_eq!(filters, [&b"abc"[..], b"", b"de"]);
         assert!(Order::decode(&bytes[..bytes.len() - 1]).is_err());
         assert!(Order::decode(&b"x"[..]).is_err());
     }

@@ -1,8 +1,10 @@
 //! Running one command on one root file system.
 
 mod etc;
+mod gate;
 mod init;
 mod message;
+mod one_id;
 mod profile;
 mod run;
 mod spec;

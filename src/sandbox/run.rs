@@ -1,11 +1,13 @@
 //! The builder's side of a step: start its init, pass its output on, wait for its end, clean up.
 
-use super::message::{Created, INIT_NAME, Isolation, Message, Order};
+use super::message::{Created, FilterKind, INIT_NAME, Isolation, Message, Order};
 use super::spec::{Network, Stdin, StepSpec};
-use super::{Cancel, Error, Exit, Stream, Usage, etc, profile};
+use super::{Cancel, Error, Exit, Stream, Usage, etc, gate, one_id, profile};
 use crate::sys::idmap::{self, IdMap};
+use crate::sys::landlock::can_scope_signals;
 use crate::sys::memfd;
 use crate::sys::process::{self, Rusage, Spawn, Spawned, spawn};
+use crate::sys::seccomp::{self, Policy, compile};
 use crate::sys::userns::{Rung, entered};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::ffi::CString;
@@ -64,8 +66,9 @@ fn attempt(
 ) -> Result<Option<Exit>, Error> {
     let started = Instant::now();
     let broken = setup("cannot start a step");
-    let filters: Vec<Vec<u8>> = profile::filter(spec)?.into_iter().collect();
     let one_id = IdMap::current() == IdMap::One;
+    let scope_signals = isolation == Isolation::Traced && can_scope_signals();
+    let filters = filters(spec, isolation, one_id, scope_signals)?;
     let order = Order {
         step: spec.clone(),
         isolation,
@@ -73,11 +76,12 @@ fn attempt(
         node_root: node_root(),
         resolv_conf: etc::resolv_conf(),
         hosts: etc::hosts(spec),
-        filters: filters.iter().map(Vec::len).collect(),
+        filters: filters.iter().map(|(kind, filter)| (*kind, filter.len())).collect(),
+        scope_signals,
     };
     let text = order.encode().map_err(&broken)?;
     let mut parts: Vec<&[u8]> = vec![&text];
-    parts.extend(filters.iter().map(Vec::as_slice));
+    parts.extend(filters.iter().map(|(_, filter)| filter.as_slice()));
     let order_file = memfd::sealed("order", &parts).map_err(&broken)?;
 
     let null = File::open("/dev/null").map_err(&broken)?;
@@ -135,6 +139,28 @@ fn attempt(
         return Err(Error::Cancelled);
     }
     step.report.conclude(status, rusage, started)
+}
+
+/// The filters of a step, in the order in which they are loaded: the profile comes last, since it may refuse loading.
+fn filters(
+    spec: &StepSpec,
+    isolation: Isolation,
+    one_id: bool,
+    scope_signals: bool,
+) -> Result<Vec<(FilterKind, Vec<u8>)>, Error> {
+    let mut filters = Vec::new();
+    let mut add = |kind, policy: &Policy| {
+        let invalid = |e: seccomp::Error| Error::Setup { message: e.to_string(), errno: 0, hint: None };
+        compile(policy).map(|filter| filters.push((kind, filter))).map_err(invalid)
+    };
+    if one_id {
+        add(FilterKind::OneId, &one_id::policy())?;
+    }
+    if isolation == Isolation::Traced {
+        add(FilterKind::Gate, &gate::policy(!scope_signals))?;
+    }
+    filters.extend(profile::filter(spec)?.map(|filter| (FilterKind::Profile, filter)));
+    Ok(filters)
 }
 
 /// What init told.

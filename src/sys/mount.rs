@@ -12,7 +12,6 @@ use rustix::mount::{
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// A refused mount: what the kernel said, beyond the error number, where it said something.
@@ -31,6 +30,11 @@ pub struct Error {
 impl Error {
     fn new(call: &'static str, source: impl Into<io::Error>) -> Error {
         Error { call, log: String::new(), source: source.into() }
+    }
+
+    /// Whether the call may only be unknown to the kernel, or refused by a filter that does not know it.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.errno(), libc::ENOSYS | libc::EPERM)
     }
 
     /// The error number, 0 where there is none.
@@ -96,7 +100,7 @@ pub fn new_filesystem(
 ) -> Result<OwnedFd, Error> {
     match detached_filesystem(kind, options, attributes) {
         Ok(mount) => attach(mount.as_fd(), target).map(|()| mount),
-        Err(e) if e.call == "fsopen" && matches!(e.errno(), libc::ENOSYS | libc::EPERM) => {
+        Err(e) if e.call == "fsopen" && e.is_refused() => {
             let text: Vec<String> = options.iter().map(|(k, v)| format!("{k}={v}")).collect();
             let text = CString::new(text.join(",")).map_err(|e| Error::new("mount", io::Error::other(e)))?;
             rustix::mount::mount(kind, magic_link(target), kind, attributes.old_api(), text.as_c_str())
@@ -367,13 +371,22 @@ pub fn pivot(root: BorrowedFd<'_>) -> Result<(), Error> {
     rustix::process::chdir("/").map_err(|e| Error::new("chdir", e))
 }
 
-/// Removes what is mounted at the entry `name` of a directory; the rest of the kernel's work happens later.
-pub fn detach_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Error> {
-    let mut path = magic_link(dir).into_os_string();
-    path.push("/");
-    path.push(OsStr::from_bytes(name.as_bytes()));
-    rustix::mount::unmount(Path::new(&path), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+/// Removes what is mounted at `name`, relative to the current directory; the rest of the kernel's work happens later.
+pub fn detach_relative(name: &OsStr) -> Result<(), Error> {
+    rustix::mount::unmount(Path::new(name), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
         .map_err(|e| Error::new("umount", e))
+}
+
+/// As [`bind_at`], not recursive, by the newer calls only: [`Error::is_refused`] tells that they are not to be had.
+pub fn bind_at_new(dir: BorrowedFd<'_>, name: &OsStr, target: BorrowedFd<'_>) -> Result<(), Error> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let tree = rustix::mount::open_tree(dir, name, flags).map_err(|e| Error::new("open_tree", e))?;
+    attach(tree.as_fd(), target)
+}
+
+/// mount(2) with MS_BIND, by paths: for places that no link of `/proc` leads to.
+pub fn bind_paths(from: &str, to: &str) -> Result<(), Error> {
+    rustix::mount::mount_bind(from, to).map_err(|e| Error::new("mount(MS_BIND)", e))
 }
 
 #[cfg(test)]

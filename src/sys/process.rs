@@ -5,6 +5,7 @@ use rustix::thread::UnshareFlags;
 use std::ffi::{CString, c_void};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// What [`fork`] answers.
@@ -56,7 +57,7 @@ pub enum Status {
 }
 
 impl Status {
-    fn of(raw: i32) -> Status {
+    pub(super) fn of(raw: i32) -> Status {
         if libc::WIFSIGNALED(raw) {
             Status::Signaled(libc::WTERMSIG(raw))
         } else {
@@ -369,4 +370,53 @@ pub fn exec(path: &std::ffi::CStr, argv: &[CString], env: &[CString]) -> io::Err
     // SAFETY: both lists end with a null pointer and point to C strings that live on.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Adopts every orphan among the descendants of this process.
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: plain call.
+    match unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The process group of a process.
+pub fn group_of(pid: i32) -> Option<i32> {
+    // SAFETY: plain call.
+    match unsafe { libc::getpgid(pid) } {
+        -1 => None,
+        group => Some(group),
+    }
+}
+
+/// Sends a descriptor to the process at the other end.
+pub fn send_descriptor(to: &UnixStream, fd: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let fds = [fd.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(to.as_raw_fd(), &[io::IoSlice::new(&[0])], &control, MsgFlags::empty(), None)?;
+    Ok(())
+}
+
+/// Takes a descriptor that the other end has sent already; `None` if it has not. Does not wait.
+pub fn receive_descriptor(from: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut byte = [0];
+    let mut space = nix::cmsg_space!(RawFd);
+    let mut data = [io::IoSliceMut::new(&mut byte)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = match recvmsg::<()>(from.as_raw_fd(), &mut data, Some(&mut space), flags) {
+        Err(nix::errno::Errno::EAGAIN) => return Ok(None),
+        other => other?,
+    };
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control
+            && let Some(&fd) = fds.first()
+        {
+            // SAFETY: the kernel has just made this descriptor for us.
+            return Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok(None)
 }

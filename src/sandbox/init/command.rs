@@ -1,15 +1,17 @@
 //! The child that becomes the step's command.
 
-use super::super::message::Order;
+use super::super::message::{FilterKind, Order};
 use super::super::spec::Stdin;
 use super::Failure;
 use crate::sys;
 use crate::sys::process::{Fork, exec, exit_now, fork};
+use crate::sys::seccomp::Listener;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// Where programs are looked for when the environment has no PATH.
@@ -28,27 +30,50 @@ pub(super) enum NotStarted {
     Other(Failure),
 }
 
-/// Starts the command; the answer is its pid.
-pub(super) fn start(order: &Order, filters: &[Vec<u8>]) -> Result<i32, NotStarted> {
+/// A command that runs.
+pub(super) struct Started {
+    /// Its pid.
+    pub(super) pid: i32,
+    /// Where its calls are reported that one id makes fail.
+    pub(super) listener: Option<Listener>,
+}
+
+/// Starts the command. `adopt` is called with its pid before it does anything.
+pub(super) fn start(
+    order: &Order,
+    filters: &[(FilterKind, Vec<u8>)],
+    adopt: &mut dyn FnMut(i32) -> io::Result<()>,
+) -> Result<Started, NotStarted> {
     let other = |e: io::Error| {
         NotStarted::Other(Failure::new(format!("cannot start a process: {e}"), e.raw_os_error().unwrap_or(0)))
     };
     let (mut read, write) = io::pipe().map_err(other)?;
+    let (mut go_read, mut go_write) = io::pipe().map_err(other)?;
+    let (ours, theirs) = UnixStream::pair().map_err(other)?;
     match fork().map_err(other)? {
         Fork::Child => {
-            drop(read);
-            let error = become_command(order, filters);
+            drop((read, go_write, ours));
+            if go_read.read(&mut [0]).unwrap_or(0) == 0 {
+                exit_now(127);
+            }
+            let error = become_command(order, filters, &theirs);
             let mut pipe = write;
             let _ = pipe.write_all(&error.encode());
             exit_now(127)
         }
         Fork::Parent(pid) => {
-            drop(write);
+            drop((write, go_read, theirs));
+            adopt(pid).map_err(|e| {
+                sys::process::kill(pid, libc::SIGKILL);
+                NotStarted::Other(Failure::new(format!("cannot trace the command: {e}"), e.raw_os_error().unwrap_or(0)))
+            })?;
+            go_write.write_all(&[1]).map_err(other)?;
             // The pipe closes when the program starts.
             let mut report = Vec::new();
             read.read_to_end(&mut report).map_err(other)?;
+            let listener = sys::process::receive_descriptor(&ours).ok().flatten().map(Listener::new);
             match NotStarted::decode(&report) {
-                None => Ok(pid),
+                None => Ok(Started { pid, listener }),
                 Some(error) => Err(error),
             }
         }
@@ -77,14 +102,14 @@ impl NotStarted {
 }
 
 /// Returns only on failure.
-fn become_command(order: &Order, filters: &[Vec<u8>]) -> NotStarted {
-    match prepare(order, filters) {
+fn become_command(order: &Order, filters: &[(FilterKind, Vec<u8>)], init: &UnixStream) -> NotStarted {
+    match prepare(order, filters, init) {
         Ok(()) => execute(order),
         Err(failure) => NotStarted::Other(failure),
     }
 }
 
-fn prepare(order: &Order, filters: &[Vec<u8>]) -> Result<(), Failure> {
+fn prepare(order: &Order, filters: &[(FilterKind, Vec<u8>)], init: &UnixStream) -> Result<(), Failure> {
     use super::Context as _;
     let step = &order.step;
     sys::process::reset_signals();
@@ -114,9 +139,22 @@ fn prepare(order: &Order, filters: &[Vec<u8>]) -> Result<(), Failure> {
     if step.no_new_privileges {
         sys::caps::set_no_new_privileges().context(|| "cannot set no_new_privs".to_owned())?;
     }
+    if order.scope_signals {
+        sys::landlock::scope_signals().context(|| "cannot keep the signals of the step inside".to_owned())?;
+    }
     // While there is still the privilege to load one without no_new_privs.
-    for filter in filters {
-        sys::seccomp::load(filter).context(|| "cannot load the seccomp filter".to_owned())?;
+    for (kind, filter) in filters {
+        match kind {
+            // Only for better messages: kernels before 5.5 do without.
+            FilterKind::OneId => {
+                if let Ok(listener) = sys::seccomp::load_with_listener(filter) {
+                    let _ = sys::process::send_descriptor(init, listener.as_fd());
+                }
+            }
+            FilterKind::Gate | FilterKind::Profile => {
+                sys::seccomp::load(filter).context(|| "cannot load the seccomp filter".to_owned())?;
+            }
+        }
     }
     change_user(order)
 }

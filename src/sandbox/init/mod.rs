@@ -5,12 +5,14 @@
 //! passes signals on and reports how the command ended. When it goes, whatever the command left running goes too.
 
 mod command;
+mod composed;
 mod device;
 mod proc;
 mod reap;
 mod rootfs;
+mod tracees;
 
-use super::message::{INIT_NAME, LEASH_FD, MESSAGE_FD, Message, ORDER_FD, Order};
+use super::message::{FilterKind, INIT_NAME, LEASH_FD, MESSAGE_FD, Message, ORDER_FD, Order};
 use crate::sys;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -94,7 +96,7 @@ fn whole_life() -> i32 {
     };
     let mut reporter = Reporter(messages.into());
     match Order::decode(File::from(order)) {
-        Ok((order, filters)) => live(order, &filters, &mut reporter, leash).unwrap_or_else(|f| reporter.fail(f)),
+        Ok((order, filters)) => live(order, filters, &mut reporter, leash).unwrap_or_else(|f| reporter.fail(f)),
         Err(e) => reporter.fail(Failure::new(format!("cannot read the order of the builder: {e}"), 0)),
     }
 }
@@ -105,7 +107,12 @@ fn inherited() -> Option<(OwnedFd, OwnedFd, OwnedFd)> {
     Some((take(ORDER_FD)?, take(MESSAGE_FD)?, take(LEASH_FD)?))
 }
 
-fn live(order: Order, filters: &[Vec<u8>], reporter: &mut Reporter, leash: OwnedFd) -> Result<i32, Failure> {
+fn live(
+    order: Order,
+    filters: Vec<(FilterKind, Vec<u8>)>,
+    reporter: &mut Reporter,
+    leash: OwnedFd,
+) -> Result<i32, Failure> {
     // Rather the step than the builder, when memory runs out.
     let _ = std::fs::write("/proc/self/oom_score_adj", "200");
     rustix::process::umask(rustix::fs::Mode::empty());
@@ -119,7 +126,7 @@ fn live(order: Order, filters: &[Vec<u8>], reporter: &mut Reporter, leash: Owned
         }
     };
     let root = rootfs::mount(&order)?;
-    rootfs::populate(&root, &order, &proc, reporter)?;
+    let composed = rootfs::populate(&root, &order, &proc, reporter)?;
     sys::mount::pivot(root.top()).context(|| "cannot change the root of the step".to_owned())?;
     drop(root);
     rustix::system::sethostname(order.step.hostname.as_bytes())
@@ -128,5 +135,5 @@ fn live(order: Order, filters: &[Vec<u8>], reporter: &mut Reporter, leash: Owned
         sys::net::loopback_up().context(|| "cannot switch the loopback interface on".to_owned())?;
     }
     sys::caps::set_undumpable();
-    reap::supervise(&order, filters, proc, reporter, leash)
+    reap::supervise(&order, &filters, composed, reporter, leash)
 }

@@ -1,6 +1,7 @@
 //! `/proc` of a step.
 
 use super::super::message::{Isolation, Order};
+use super::composed::{self, Composed};
 use super::rootfs::Root;
 use super::{Context as _, Failure, Reporter};
 use crate::sys::mount::{self, Attributes};
@@ -14,7 +15,7 @@ pub(super) enum Proc {
     Fresh(OwnedFd),
     /// The same, mounted over `/proc` of the namespace of mounts: all that kernels before 5.2 can do.
     FreshOverOld,
-    /// The pod's.
+    /// The pod's, in part.
     Composed,
 }
 
@@ -33,7 +34,7 @@ pub(super) fn prepare(isolation: Isolation) -> Result<Option<Proc>, Failure> {
     let what = || "cannot make a proc file system".to_owned();
     match mount::detached_filesystem("proc", &[], GUARDED) {
         Ok(fd) => Ok(Some(Proc::Fresh(fd))),
-        Err(e) if e.call == "fsopen" && matches!(e.errno(), libc::ENOSYS | libc::EPERM) => {
+        Err(e) if e.call == "fsopen" && e.is_refused() => {
             let place = openat(CWD, "/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(what)?;
             match mount::new_filesystem("proc", &[], GUARDED, place.as_fd()) {
                 Ok(_) => Ok(Some(Proc::FreshOverOld)),
@@ -46,8 +47,13 @@ pub(super) fn prepare(isolation: Isolation) -> Result<Option<Proc>, Failure> {
     }
 }
 
-/// Mounts `/proc`.
-pub(super) fn mount(root: &Root, order: &Order, proc: &Proc, reporter: &mut Reporter) -> Result<(), Failure> {
+/// Mounts `/proc`; the answer is what has to be kept up while the step runs.
+pub(super) fn mount(
+    root: &Root,
+    order: &Order,
+    proc: &Proc,
+    reporter: &mut Reporter,
+) -> Result<Option<Composed>, Failure> {
     let what = || "cannot mount `/proc`".to_owned();
     let target = root.directory("proc", reporter)?;
     match proc {
@@ -55,12 +61,12 @@ pub(super) fn mount(root: &Root, order: &Order, proc: &Proc, reporter: &mut Repo
         Proc::FreshOverOld => {
             mount::bind_at(CWD, OsStr::new("/proc"), target.as_fd(), false, Attributes::default()).context(what)?;
         }
-        Proc::Composed => return Err(Failure::new("cannot mount `/proc`: the pod's is covered in part", libc::EPERM)),
+        Proc::Composed => return composed::mount(root, target.as_fd(), reporter).map(Some),
     }
     if order.node_root {
         cover(root)?;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Root of the step is the node's root by its number: the entries of `/proc` that only numbers guard are put out of reach.

@@ -2,6 +2,7 @@
 
 use super::super::message::{Created, Message, Order};
 use super::super::spec::{Mount, MountKind};
+use super::composed::Composed;
 use super::proc::Proc;
 use super::{Context as _, Failure, Reporter, device, proc};
 use crate::sys::fs::{Missing, exists, resolve_or_create};
@@ -117,9 +118,14 @@ fn change_time(stat: &rustix::fs::Stat) -> (i64, i64) {
     (stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0))
 }
 
-/// Mounts everything that lies over the image.
-pub(super) fn populate(root: &Root, order: &Order, proc: &Proc, reporter: &mut Reporter) -> Result<(), Failure> {
-    proc::mount(root, order, proc, reporter)?;
+/// Mounts everything that lies over the image; the answer is [`proc::mount`]'s.
+pub(super) fn populate(
+    root: &Root,
+    order: &Order,
+    proc: &Proc,
+    reporter: &mut Reporter,
+) -> Result<Option<Composed>, Failure> {
+    let composed = proc::mount(root, order, proc, reporter)?;
     system(root, order, reporter)?;
     let dev = device::mount(root, order, reporter)?;
     for (path, text) in [("/etc/resolv.conf", &order.resolv_conf), ("/etc/hosts", &order.hosts)] {
@@ -130,7 +136,7 @@ pub(super) fn populate(root: &Root, order: &Order, proc: &Proc, reporter: &mut R
     for wanted in &order.step.mounts {
         further(root, wanted, reporter)?;
     }
-    Ok(())
+    Ok(composed)
 }
 
 /// `/sys`: the node's, for reading.

@@ -114,6 +114,32 @@ pub(in crate::sys) unsafe fn raw_clone(
     answer
 }
 
+/// Code segment of 32-bit programs.
+const COMPAT_CODE_SEGMENT: u64 = 0x23;
+
+/// Whether a stopped thread is in a call of the 32-bit ABI.
+pub(in crate::sys) fn is_compat(registers: &libc::user_regs_struct) -> bool {
+    registers.cs == COMPAT_CODE_SEGMENT
+}
+
+/// Number and first arguments of the call that a stopped thread is about to make.
+pub(in crate::sys) fn call_of(registers: &libc::user_regs_struct) -> (u32, [u64; 3]) {
+    // The number is an int to the kernel.
+    let number = (registers.orig_rax & 0xffff_ffff) as u32;
+    let args = if is_compat(registers) {
+        [registers.rbx, registers.rcx, registers.rdx]
+    } else {
+        [registers.rdi, registers.rsi, registers.rdx]
+    };
+    (number, args)
+}
+
+/// Changes the registers of a stopped thread so that it makes no call, and sees `result` as the answer.
+pub(in crate::sys) fn skip_call(registers: &mut libc::user_regs_struct, result: i64) {
+    registers.orig_rax = u64::MAX;
+    registers.rax = result.cast_unsigned();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
