@@ -363,11 +363,20 @@ fn radix36(mut number: usize) -> String {
 }
 
 /// Makes the mount at `root` the root of this namespace and lets go of everything else.
+///
+/// Filters that allow mounts to root of a pod's own user namespace may still refuse pivot_root. There the mount is moved over
+/// the old root: nothing leads below it, since `..` at the top of a namespace stays there, and a step may not unmount.
 pub fn pivot(root: BorrowedFd<'_>) -> Result<(), Error> {
     rustix::process::fchdir(root).map_err(|e| Error::new("fchdir", e))?;
-    rustix::process::pivot_root(".", ".").map_err(|e| Error::new("pivot_root", e))?;
-    // The old root now lies on top of the new one.
-    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|e| Error::new("umount(old root)", e))?;
+    match rustix::process::pivot_root(".", ".") {
+        // The old root now lies on top of the new one.
+        Ok(()) => rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|e| Error::new("umount(old root)", e))?,
+        Err(Errno::PERM | Errno::NOSYS | Errno::INVAL) => {
+            rustix::mount::mount_move(".", "/").map_err(|e| Error::new("mount(MS_MOVE)", e))?;
+            rustix::process::chroot(".").map_err(|e| Error::new("chroot", e))?;
+        }
+        Err(e) => return Err(Error::new("pivot_root", e)),
+    }
     rustix::process::chdir("/").map_err(|e| Error::new("chdir", e))
 }
 
