@@ -93,7 +93,7 @@ mod tests {
         for signals in [false, true] {
             let policy = policy(signals);
             assert!(policy.rules.keys().all(|name| arch::syscall(name).is_some()));
-            assert!(seccomp::compile(&policy).unwrap().len() < 200 * 8);
+            assert!(seccomp::compile(&policy).unwrap().len() < 400 * 8);
         }
         for number in 1..=6 {
             assert_eq!(Question::from_number(number).unwrap() as u16, number);

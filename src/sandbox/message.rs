@@ -48,6 +48,9 @@ pub(super) struct Order {
     pub scope_signals: bool,
 }
 
+/// A compiled filter and what it is for.
+pub(super) type Filter = (FilterKind, Vec<u8>);
+
 /// What a filter is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum FilterKind {
@@ -69,7 +72,7 @@ impl Order {
     }
 
     /// Reads what [`Order::encode`] wrote, and the filters behind it.
-    pub(super) fn decode(mut from: impl Read) -> io::Result<(Order, Vec<(FilterKind, Vec<u8>)>)> {
+    pub(super) fn decode(mut from: impl Read) -> io::Result<(Order, Vec<Filter>)> {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes)?;
         let short = || io::Error::from(io::ErrorKind::UnexpectedEof);

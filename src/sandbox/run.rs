@@ -1,6 +1,6 @@
 //! The builder's side of a step: start its init, pass its output on, wait for its end, clean up.
 
-use super::message::{Created, FilterKind, INIT_NAME, Isolation, Message, Order};
+use super::message::{Created, Filter, FilterKind, INIT_NAME, Isolation, Message, Order};
 use super::spec::{Network, Stdin, StepSpec};
 use super::{Cancel, Error, Exit, Stream, Usage, etc, gate, one_id, profile};
 use crate::sys::idmap::{self, IdMap};
@@ -142,12 +142,7 @@ fn attempt(
 }
 
 /// The filters of a step, in the order in which they are loaded: the profile comes last, since it may refuse loading.
-fn filters(
-    spec: &StepSpec,
-    isolation: Isolation,
-    one_id: bool,
-    scope_signals: bool,
-) -> Result<Vec<(FilterKind, Vec<u8>)>, Error> {
+fn filters(spec: &StepSpec, isolation: Isolation, one_id: bool, scope_signals: bool) -> Result<Vec<Filter>, Error> {
     let mut filters = Vec::new();
     let mut add = |kind, policy: &Policy| {
         let invalid = |e: seccomp::Error| Error::Setup { message: e.to_string(), errno: 0, hint: None };

@@ -1,6 +1,6 @@
 //! The child that becomes the step's command.
 
-use super::super::message::{FilterKind, Order};
+use super::super::message::{Filter, FilterKind, Order};
 use super::super::spec::Stdin;
 use super::Failure;
 use crate::sys;
@@ -41,7 +41,7 @@ pub(super) struct Started {
 /// Starts the command. `adopt` is called with its pid before it does anything.
 pub(super) fn start(
     order: &Order,
-    filters: &[(FilterKind, Vec<u8>)],
+    filters: &[Filter],
     adopt: &mut dyn FnMut(i32) -> io::Result<()>,
 ) -> Result<Started, NotStarted> {
     let other = |e: io::Error| {
@@ -102,14 +102,14 @@ impl NotStarted {
 }
 
 /// Returns only on failure.
-fn become_command(order: &Order, filters: &[(FilterKind, Vec<u8>)], init: &UnixStream) -> NotStarted {
+fn become_command(order: &Order, filters: &[Filter], init: &UnixStream) -> NotStarted {
     match prepare(order, filters, init) {
         Ok(()) => execute(order),
         Err(failure) => NotStarted::Other(failure),
     }
 }
 
-fn prepare(order: &Order, filters: &[(FilterKind, Vec<u8>)], init: &UnixStream) -> Result<(), Failure> {
+fn prepare(order: &Order, filters: &[Filter], init: &UnixStream) -> Result<(), Failure> {
     use super::Context as _;
     let step = &order.step;
     sys::process::reset_signals();

@@ -12,7 +12,7 @@ mod reap;
 mod rootfs;
 mod tracees;
 
-use super::message::{FilterKind, INIT_NAME, LEASH_FD, MESSAGE_FD, Message, ORDER_FD, Order};
+use super::message::{Filter, INIT_NAME, LEASH_FD, MESSAGE_FD, Message, ORDER_FD, Order};
 use crate::sys;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -107,12 +107,7 @@ fn inherited() -> Option<(OwnedFd, OwnedFd, OwnedFd)> {
     Some((take(ORDER_FD)?, take(MESSAGE_FD)?, take(LEASH_FD)?))
 }
 
-fn live(
-    order: Order,
-    filters: Vec<(FilterKind, Vec<u8>)>,
-    reporter: &mut Reporter,
-    leash: OwnedFd,
-) -> Result<i32, Failure> {
+fn live(order: Order, filters: Vec<Filter>, reporter: &mut Reporter, leash: OwnedFd) -> Result<i32, Failure> {
     // Rather the step than the builder, when memory runs out.
     let _ = std::fs::write("/proc/self/oom_score_adj", "200");
     rustix::process::umask(rustix::fs::Mode::empty());

@@ -1,6 +1,6 @@
 //! Staying until the command has ended.
 
-use super::super::message::{FilterKind, Message, Order};
+use super::super::message::{Filter, Message, Order};
 use super::super::{RefusedCall, one_id};
 use super::command::{self, NotStarted, Started};
 use super::composed::Composed;
@@ -29,7 +29,7 @@ const MAX_REFUSED: usize = 16;
 /// Runs the command and stays until it has ended, and with it all that it left running.
 pub(super) fn supervise(
     order: &Order,
-    filters: &[(FilterKind, Vec<u8>)],
+    filters: &[Filter],
     composed: Option<Composed>,
     reporter: &mut Reporter,
     leash: OwnedFd,

@@ -5,6 +5,7 @@ use super::composed::Composed;
 use crate::sys::process::{self, Status, group_of};
 use crate::sys::ptrace::{self, Event};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 
 /// All threads that are alive.
@@ -75,9 +76,8 @@ impl Tracees {
             }
             return Some(status);
         }
-        if !self.threads.contains_key(&tid) {
-            let process = ptrace::is_process(tid);
-            self.threads.insert(tid, process);
+        if let Entry::Vacant(new) = self.threads.entry(tid) {
+            let process = *new.insert(ptrace::is_process(tid));
             if process && !self.ending {
                 // A process that cannot be shown is one that ended already.
                 let _ = self.proc.add(tid);
