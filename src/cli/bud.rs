@@ -505,7 +505,7 @@ pub(super) fn add_host(text: &str) -> Result<(String, String), Error> {
 }
 
 /// `SOURCE:TARGET[:OPTIONS]`.
-fn volume(text: &str) -> Result<VolumeMount, Error> {
+pub(super) fn volume(text: &str) -> Result<VolumeMount, Error> {
     let bad = || {
         Error::usage_hint(
             format!("invalid volume `{text}`"),

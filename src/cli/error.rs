@@ -164,6 +164,7 @@ from_classified!(
     crate::registry::Error,
     crate::sandbox::Error,
     crate::snapshot::Error,
+    crate::source::archives::Error,
     crate::source::image::Error,
     crate::store::Error,
     crate::sys::userns::Error,

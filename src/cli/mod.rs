@@ -21,23 +21,43 @@ mod bud;
 mod bud_foreign;
 #[cfg(test)]
 mod bud_tests;
+mod check;
+mod debug_table;
 mod delivery;
 pub mod dialect;
 mod error;
 mod foreign;
 mod global;
+mod history;
+mod images;
+mod import;
+mod info;
+mod inspect;
+mod listing;
+mod load;
+mod login;
 mod names;
 mod output;
+mod prune;
+mod pull;
+mod push;
 mod registry_flags;
+mod rmi;
+mod run;
+mod save;
 mod table;
+mod tag;
 mod template;
+mod unshare;
 mod values;
+mod version;
 
 pub use error::Error;
 pub use global::Global;
 
 use crate::ui::Terminal;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use names::Naming;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
@@ -83,13 +103,41 @@ impl foreign::Table for StorageFlags {
 enum Verb {
     #[command(visible_alias = "build", alias = "build-using-dockerfile")]
     Bud(Box<bud::BudArgs>),
+    Images(images::ImagesArgs),
+    Tag(tag::TagArgs),
+    Rmi(rmi::RmiArgs),
+    Inspect(inspect::InspectArgs),
+    History(history::HistoryArgs),
+    Pull(Box<pull::PullArgs>),
+    Push(Box<push::PushArgs>),
+    Load(load::LoadArgs),
+    Save(save::SaveArgs),
+    Import(import::ImportArgs),
+    Login(login::LoginArgs),
+    Logout(login::LogoutArgs),
+    Run(Box<run::RunArgs>),
+    Unshare(unshare::UnshareArgs),
+    Version(version::VersionArgs),
+    Info(info::InfoArgs),
+    Check(check::CheckArgs),
+    Prune(prune::PruneArgs),
+    /// Answer questions about the Dockerfile language
+    #[command(hide = true)]
+    DebugTable,
+    /// Everything else, which is refused by name.
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
 }
 
 impl Verb {
     /// See the table in the module's head.
     fn enters_namespace(&self) -> bool {
         match self {
-            Verb::Bud(_) => true,
+            Verb::Bud(_) | Verb::Run(_) | Verb::Unshare(_) => true,
+            Verb::Rmi(_) | Verb::Prune(_) | Verb::Check(_) | Verb::Info(_) => true,
+            Verb::Images(_) | Verb::Tag(_) | Verb::Inspect(_) | Verb::History(_) => false,
+            Verb::Pull(_) | Verb::Push(_) | Verb::Load(_) | Verb::Save(_) | Verb::Import(_) => false,
+            Verb::Login(_) | Verb::Logout(_) | Verb::Version(_) | Verb::DebugTable | Verb::Other(_) => false,
         }
     }
 }
@@ -106,7 +154,7 @@ pub fn main() -> ExitCode {
 }
 
 fn rbuild(args: &[OsString]) -> u8 {
-    match parse::<Cli>(args).and_then(run) {
+    match parse::<Cli>(args).and_then(dispatch) {
         Ok(()) => 0,
         Err(e) => {
             e.show(&mut Terminal::stdio());
@@ -115,7 +163,7 @@ fn rbuild(args: &[OsString]) -> u8 {
     }
 }
 
-fn run(cli: Cli) -> Result<(), Error> {
+fn dispatch(cli: Cli) -> Result<(), Error> {
     diagnostics(&cli.global);
     cli.storage.check(foreign::warn)?;
     if cli.verb.enters_namespace() {
@@ -124,7 +172,62 @@ fn run(cli: Cli) -> Result<(), Error> {
     let global = &cli.global;
     match cli.verb {
         Verb::Bud(args) => bud::run(&args, global),
+        Verb::Images(args) => images::run(&args, global),
+        Verb::Tag(args) => tag::run(&args, Naming::Buildah, global),
+        Verb::Rmi(args) => rmi::run(&args, global),
+        Verb::Inspect(args) => inspect::run(&args, global),
+        Verb::History(args) => history::run(&args, global),
+        Verb::Pull(args) => pull::run(&args, global),
+        Verb::Push(args) => push::run(&args, global),
+        Verb::Load(args) => load::run(&args, Naming::Buildah, global),
+        Verb::Save(args) => save::run(&args, global),
+        Verb::Import(args) => import::run(&args, Naming::Buildah, global),
+        Verb::Login(args) => login::login(&args, global),
+        Verb::Logout(args) => login::logout(&args, global),
+        Verb::Run(args) => run::run(&args, global),
+        Verb::Unshare(args) => unshare::run(&args),
+        Verb::Version(args) => version::run(&args),
+        Verb::Info(args) => info::run(&args, global),
+        Verb::Check(args) => check::run(&args, global),
+        Verb::Prune(args) => prune::run(&args, global),
+        Verb::DebugTable => debug_table::run(),
+        Verb::Other(words) => Err(other_verb(&words)),
     }
+}
+
+/// Verbs of buildah that rbuild does not have, and what to do instead.
+const FOREIGN_VERBS: &[(&str, &str)] = &[
+    ("add", WORKING_CONTAINERS),
+    ("commit", WORKING_CONTAINERS),
+    ("config", WORKING_CONTAINERS),
+    ("containers", WORKING_CONTAINERS),
+    ("copy", WORKING_CONTAINERS),
+    ("from", WORKING_CONTAINERS),
+    ("mount", WORKING_CONTAINERS),
+    ("rename", WORKING_CONTAINERS),
+    ("rm", WORKING_CONTAINERS),
+    ("umount", WORKING_CONTAINERS),
+    ("manifest", "build and push one platform at a time; indexes are not made yet"),
+    ("mkcw", "images for confidential virtual machines are not made here"),
+    ("source", "source images are not made here"),
+];
+const WORKING_CONTAINERS: &str = "there are no working containers: write a Dockerfile, and build it with `rbuild bud`";
+
+fn other_verb(words: &[OsString]) -> Error {
+    let verb = words.first().map(|w| w.to_string_lossy().into_owned()).unwrap_or_default();
+    match FOREIGN_VERBS.iter().find(|(name, _)| *name == verb) {
+        Some((_, hint)) => Error::unsupported(format!("`{verb}`"), *hint),
+        None => Error::usage_hint(format!("unknown command `{verb}`"), unknown_verb_hint(&verb)),
+    }
+}
+
+fn unknown_verb_hint(verb: &str) -> String {
+    let near = Cli::command().get_subcommands().find_map(|c| {
+        let name = c.get_name().to_owned();
+        let close = name.starts_with(verb) || (verb.starts_with(&name) && !verb.is_empty());
+        (close && !c.is_hide_set()).then_some(name)
+    });
+    near.map_or("see `rbuild --help`".into(), |n| format!("did you mean `{n}`?"))
 }
 
 /// Parses a command line. Help and version are printed, and end the program as [`Error::Silent`] 0.
@@ -180,4 +283,53 @@ fn diagnostics(global: &Global) {
         _ => LevelFilter::WARN,
     };
     let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(true).try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+        foreign::assert_sound::<StorageFlags>();
+        foreign::assert_sound::<pull::PullFlags>();
+        foreign::assert_sound::<push::PushFlags>();
+        foreign::assert_sound::<run::RunFlags>();
+    }
+
+    fn refused(line: &[&str]) -> String {
+        let args: Vec<OsString> = line.iter().map(Into::into).collect();
+        let result = parse::<Cli>(&args).and_then(|cli| match cli.verb {
+            Verb::Other(words) => Err(other_verb(&words)),
+            Verb::Push(push) => push.foreign.check(|_| ()),
+            _ => Ok(()),
+        });
+        match result {
+            Err(e) => format!("{e} | {}", e.hint().unwrap_or_default()),
+            Ok(()) => "accepted".into(),
+        }
+    }
+
+    #[test]
+    fn what_buildah_has_beyond_rbuild_is_refused_by_name() {
+        let lines = [
+            &["rbuild", "from", "x"][..],
+            &["rbuild", "manifest", "create", "x"],
+            &["rbuild", "imagess"],
+            &["rbuild", "frobnicate"],
+            &["rbuild", "push", "--all", "x"],
+            &["rbuild", "push", "--sign-by=me", "x"],
+            &["rbuild", "tag", "x"],
+        ];
+        insta::assert_snapshot!(lines.map(refused).join("\n"), @r#"
+        `from` is not supported | there are no working containers: write a Dockerfile, and build it with `rbuild bud`
+        `manifest` is not supported | build and push one platform at a time; indexes are not made yet
+        unknown command `imagess` | did you mean `images`?
+        unknown command `frobnicate` | see `rbuild --help`
+        `--all` is not supported | push each image by its name: indexes are not made yet
+        `--sign-by` is not supported | sign the image after the push, with a tool such as cosign or skopeo
+        the following required arguments were not provided: <NAMES>... |
+        "#);
+    }
 }

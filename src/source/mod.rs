@@ -5,6 +5,7 @@
 //! * [`image`]: images, found in the store or in a registry.
 //! * [`beneath`]: opening files below a directory, whatever links an attacker puts in the way.
 
+pub mod archives;
 mod beneath;
 pub mod files;
 pub mod image;

@@ -1,0 +1,176 @@
+//! The images of the store as lists show them.
+
+use super::Error;
+use crate::export::StoredImage;
+use crate::oci::{Digest, Platform, Reference};
+use crate::store::Store;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+/// An image with all its names.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Full names; empty for an image without one.
+    pub names: Vec<Reference>,
+    /// The image id.
+    pub id: Digest,
+    /// Digest of its manifest in the store.
+    pub manifest: Digest,
+    /// Creation time.
+    pub created: Option<Timestamp>,
+    /// Creation time as the config has it.
+    pub created_text: String,
+    /// Bytes of its layers.
+    pub size: u64,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether the manifest is one that a registry knows: no layer lies uncompressed.
+    pub published: bool,
+}
+
+/// All images, newest first. One that cannot be read is left out with a warning.
+pub fn images(store: &Store) -> Result<Vec<Listed>, Error> {
+    let mut all: Vec<Listed> = vec![];
+    for entry in store.list()? {
+        let name = entry.name.as_deref().and_then(|n| n.parse::<Reference>().ok());
+        if let Some(known) = all.iter_mut().find(|l| l.manifest == entry.descriptor.digest) {
+            known.names.extend(name);
+            continue;
+        }
+        let image = match StoredImage::load(store, &entry.descriptor, &Platform::host()) {
+            Ok(image) => image,
+            Err(e) => {
+                tracing::warn!(name = entry.name, "{e}");
+                continue;
+            }
+        };
+        let created_text = image.config.created.clone().unwrap_or_default();
+        all.push(Listed {
+            names: name.into_iter().collect(),
+            id: image.id(),
+            manifest: entry.descriptor.digest,
+            created: created_text.parse().ok(),
+            created_text,
+            size: image.size(),
+            labels: image.config.config.labels.clone(),
+            published: is_published(&image),
+        });
+    }
+    all.iter_mut().for_each(|l| l.names.sort());
+    all.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.names.cmp(&b.names)));
+    Ok(all)
+}
+
+/// Whether the manifest in the store is one that can be in a registry, too.
+pub fn is_published(image: &StoredImage<'_>) -> bool {
+    image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids).all(|(l, d)| l.digest != d.0)
+}
+
+/// Keeps the images that all filters accept: `dangling=BOOL`, `label=KEY[=VALUE]`, `reference=NAME`, `before=IMAGE`,
+/// `since=IMAGE`.
+///
+/// # Errors
+/// An unknown filter, or an image in a filter that does not exist.
+pub fn filter(store: &Store, images: Vec<Listed>, filters: &[String]) -> Result<Vec<Listed>, Error> {
+    let mut kept = images;
+    for text in filters {
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| Error::usage(format!("invalid filter `{text}`: expected `NAME=VALUE`")))?;
+        match key {
+            "dangling" => {
+                let wanted = super::values::boolean(value).map_err(Error::usage)?;
+                kept.retain(|l| l.names.is_empty() == wanted);
+            }
+            "label" => {
+                let (name, wanted) = match value.split_once('=') {
+                    Some((n, v)) => (n, Some(v)),
+                    None => (value, None),
+                };
+                kept.retain(|l| l.labels.get(name).is_some_and(|v| wanted.is_none_or(|w| w == v)));
+            }
+            "reference" => {
+                kept.retain_mut(|l| {
+                    l.names.retain(|n| matches(n, value));
+                    !l.names.is_empty()
+                });
+            }
+            "before" | "since" => {
+                let other = store.find(value)?;
+                let image = StoredImage::load(store, &other.descriptor, &Platform::host())?;
+                let time: Option<Timestamp> = image.config.created.as_deref().and_then(|c| c.parse().ok());
+                kept.retain(|l| if key == "before" { l.created < time } else { l.created > time });
+            }
+            "readonly" => {
+                let wanted = super::values::boolean(value).map_err(Error::usage)?;
+                kept.retain(|_| !wanted);
+            }
+            _ => {
+                return Err(Error::unsupported(
+                    format!("filter `{key}`"),
+                    "use `dangling`, `label`, `reference`, `before` or `since`",
+                ));
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// Whether a name is meant by what a user wrote: any part of it from the right, with or without tag, `*` for anything but
+/// a slash.
+pub fn matches(name: &Reference, pattern: &str) -> bool {
+    let with_tag = pattern.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    let full = match with_tag {
+        true => Reference { digest: None, ..name.clone() }.to_string(),
+        false => name.name(),
+    };
+    let depth = pattern.matches('/').count();
+    let parts: Vec<&str> = full.split('/').collect();
+    let tail = parts.get(parts.len().saturating_sub(depth + 1)..).unwrap_or_default().join("/");
+    glob(pattern.as_bytes(), tail.as_bytes()) || glob(pattern.as_bytes(), full.as_bytes())
+}
+
+/// `*` stands for any number of characters but `/`, `?` for one.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    // The classic loop with one point to come back to: no recursion, at most pattern × text steps.
+    let (mut p, mut t, mut back) = (0, 0, None);
+    while t < text.len() {
+        match (pattern.get(p), text.get(t)) {
+            (Some(b'*'), _) => {
+                back = Some((p, t));
+                p += 1;
+            }
+            (Some(b'?'), Some(c)) if *c != b'/' => (p, t) = (p + 1, t + 1),
+            (Some(a), Some(b)) if a == b && *a != b'*' => (p, t) = (p + 1, t + 1),
+            _ => match back {
+                Some((bp, bt)) if text.get(bt) != Some(&b'/') => {
+                    back = Some((bp, bt + 1));
+                    (p, t) = (bp + 1, bt + 1);
+                }
+                _ => return false,
+            },
+        }
+    }
+    pattern.get(p..).unwrap_or_default().iter().all(|b| *b == b'*')
+}
+
+/// How long ago a time was, in seconds.
+pub fn age_seconds(created: Option<Timestamp>) -> i64 {
+    created.map_or(0, |t| Timestamp::now().as_second().saturating_sub(t.as_second()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_matched_from_the_right() {
+        let name: Reference = "localhost/a/worker:1".parse().unwrap();
+        for yes in ["worker", "a/worker", "localhost/a/worker", "worker:1", "work*", "*/worker:?", "localhost/*/*"] {
+            assert!(matches(&name, yes), "{yes}");
+        }
+        for no in ["work", "b/worker", "worker:2", "*:2", "x/localhost/a/worker"] {
+            assert!(!matches(&name, no), "{no}");
+        }
+    }
+}

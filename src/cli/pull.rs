@@ -1,0 +1,116 @@
+//! `rbuild pull`: an image from a registry, an archive or a directory into the store.
+
+use super::foreign::{self, Flag, Foreign, Table, Verdict, boolean, text};
+use super::names::Naming;
+use super::{
+    Error, Global, output,
+    registry_flags::{self, RegistryArgs},
+    values,
+};
+use crate::build::request::RegistryOptions;
+use crate::oci::{Digest, Location, Platform, Reference};
+use crate::source::archives;
+use crate::source::image::{Images, Pull};
+use crate::store::Store;
+use crate::ui::{Buildah, Silent, Sink, Terminal};
+
+/// Bring an image into the store
+#[derive(Clone, Debug, clap::Args)]
+pub struct PullArgs {
+    /// The image: a name, or a place with a transport
+    pub image: String,
+    /// When to ask the registry: always, missing, newer, never
+    #[arg(long, value_name = "POLICY", default_value = "always")]
+    pub policy: String,
+    /// Platform of the image
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Vec<String>,
+    /// Operating system of the image
+    #[arg(long)]
+    pub os: Option<String>,
+    /// Architecture of the image
+    #[arg(long)]
+    pub arch: Option<String>,
+    /// Variant of the architecture
+    #[arg(long)]
+    pub variant: Option<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How registries are spoken to.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// What buildah has beyond this.
+    #[command(flatten)]
+    pub foreign: Foreign<PullFlags>,
+}
+
+/// Flags of `pull` without a meaning here.
+#[derive(Debug)]
+pub struct PullFlags;
+
+impl Table for PullFlags {
+    const FLAGS: &'static [Flag] = &[
+        foreign::short('a', boolean("all-tags", Verdict::RefusedIfTrue("pull each tag by its name"))),
+        text("decryption-key", Verdict::Refused("decrypt the image with skopeo first")),
+        text("signature-policy", Verdict::Refused("rbuild checks no signatures: verify the image before the pull")),
+        boolean("remove-signatures", Verdict::NoEffect),
+        text("blob-cache", Verdict::NoEffect),
+    ];
+}
+
+/// Pulls an image and prints its id.
+pub fn run(args: &PullArgs, global: &Global) -> Result<(), Error> {
+    args.foreign.check(foreign::warn)?;
+    let policy = match super::bud::pull_policy(&args.policy)? {
+        crate::build::request::PullPolicy::Missing => Pull::Missing,
+        crate::build::request::PullPolicy::Always => Pull::Always,
+        crate::build::request::PullPolicy::Newer => Pull::Newer,
+        crate::build::request::PullPolicy::Never => Pull::Never,
+    };
+    let (os, arch, variant) = (args.os.as_deref(), args.arch.as_deref(), args.variant.as_deref());
+    let (platform, _) = values::platform(&args.platform, os, arch, variant)?;
+    let sink: Box<dyn Sink> = match args.quiet {
+        true => Box::new(Silent),
+        false => Box::new(Buildah::new(Terminal::stdio(), true)),
+    };
+    let store = global.store()?;
+    let registry = args.registry.lower()?;
+    let id = match args.image.parse::<Location>()? {
+        Location::Store(_) => from_registry(&store, &args.image, policy, &platform, &registry, global, &*sink)?.0,
+        Location::Registry(r) => from_registry(&store, &r.to_string(), policy, &platform, &registry, global, &*sink)?.0,
+        place => {
+            let loaded = archives::open(&store, &place, &platform).map_err(Error::from)?;
+            if loaded.len() > 1 {
+                return Err(archives::Error::Several(place.to_string()).into());
+            }
+            let image = loaded.into_iter().next().ok_or_else(|| archives::Error::NoImage(place.to_string()))?;
+            name_loaded(&store, &image, Naming::Buildah)?;
+            image.id
+        }
+    };
+    output::print_line(&id.hex())
+}
+
+/// Pulls from a registry. Returns image id and full name.
+pub fn from_registry(
+    store: &Store,
+    name: &str,
+    policy: Pull,
+    platform: &Platform,
+    registry: &RegistryOptions,
+    global: &Global,
+    sink: &dyn Sink,
+) -> Result<(Digest, Reference), Error> {
+    let client = registry_flags::client(registry, global)?;
+    let images = Images::new(store, &client, policy, sink);
+    let image = images.resolve(name, platform)?;
+    images.fetch(&image, &|_| ())?;
+    Ok((image.manifest.config.digest, image.reference))
+}
+
+/// Gives a loaded image the names that its archive has for it.
+pub fn name_loaded(store: &Store, image: &archives::Loaded, naming: Naming) -> Result<(), Error> {
+    let names: Vec<String> = image.names.iter().map(|n| naming.complete(n.clone()).to_string()).collect();
+    Ok(store.publish(&names, &image.manifest)?)
+}

@@ -1,0 +1,135 @@
+//! `rbuild push`: an image of the store to a registry, an archive or a directory.
+
+use super::foreign::{self, Flag, Foreign, Table, Verdict, boolean, text};
+use super::names::{self, Naming};
+use super::{
+    Error, Global, bud,
+    registry_flags::{self, RegistryArgs},
+};
+use crate::build::request::RegistryOptions;
+use crate::export::{self, Form, StoredImage, exporter};
+use crate::oci::{Compression, Descriptor, Location, Platform, Reference};
+use crate::store::Store;
+use crate::ui::{Buildah, Silent, Sink, Terminal};
+use std::path::PathBuf;
+
+/// Write an image to a registry, an archive or a directory
+#[derive(Clone, Debug, clap::Args)]
+pub struct PushArgs {
+    /// The image: name or id
+    pub image: String,
+    /// Where to: a name, or a place with a transport; left out, the registry of the image's own name
+    pub destination: Option<String>,
+    /// Format of the manifest: oci, docker (v2s2); left out, the image's own
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Compression of layers: gzip, zstd, none
+    #[arg(long, value_name = "FORMAT")]
+    pub compression_format: Option<String>,
+    /// Send layers as they lie in the store
+    #[arg(short = 'D', long)]
+    pub disable_compression: bool,
+    /// File for the digest of the manifest
+    #[arg(long, value_name = "PATH")]
+    pub digestfile: Option<PathBuf>,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How registries are spoken to.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// What buildah has beyond this.
+    #[command(flatten)]
+    pub foreign: Foreign<PushFlags>,
+}
+
+/// Flags of `push` without a meaning here, or without one yet.
+#[derive(Debug)]
+pub struct PushFlags;
+
+const ENCRYPT: Verdict = Verdict::Refused("encrypt the image with skopeo after the push");
+const INDEX: Verdict = Verdict::RefusedIfTrue("push each image by its name: indexes are not made yet");
+
+impl Table for PushFlags {
+    const FLAGS: &'static [Flag] = &[
+        boolean("all", INDEX),
+        boolean("rm", Verdict::RefusedIfTrue("remove the image with `rbuild rmi` after the push")),
+        text("add-compression", Verdict::Refused("push twice, under two tags, with `--compression-format`")),
+        boolean("force-compression", Verdict::RefusedIfTrue("layers that are compressed already stay as they are")),
+        text("compression-level", Verdict::Refused("the level is fixed, so that a layer has one digest everywhere")),
+        text("encryption-key", ENCRYPT),
+        text("encrypt-layer", ENCRYPT),
+        text("sign-by", Verdict::Refused("sign the image after the push, with a tool such as cosign or skopeo")),
+        text("signature-policy", Verdict::Refused("rbuild neither makes nor checks signatures")),
+        boolean("remove-signatures", Verdict::NoEffect),
+        text("blob-cache", Verdict::NoEffect),
+    ];
+}
+
+/// Pushes an image.
+pub fn run(args: &PushArgs, global: &Global) -> Result<(), Error> {
+    args.foreign.check(foreign::warn)?;
+    let compression = args.compression_format.as_deref().map(bud::compression).transpose()?;
+    let form = Form {
+        format: args.format.as_deref().map(bud::manifest_format).transpose()?,
+        compression: if args.disable_compression { Some(Compression::None) } else { compression },
+    };
+    let sink: Box<dyn Sink> = match args.quiet {
+        true => Box::new(Silent),
+        false => Box::new(Buildah::new(Terminal::stdio(), true)),
+    };
+    let store = global.store()?;
+    let to = args.destination.as_deref();
+    let doing = format!("pushing image `{}` to `{}`", args.image, to.unwrap_or(&args.image));
+    let pushed = push(&store, &args.image, to, &form, &args.registry.lower()?, global, &*sink);
+    let manifest = pushed.map_err(|e| e.doing(doing))?;
+    if let Some(path) = &args.digestfile {
+        std::fs::write(path, manifest.digest.to_string()).map_err(Error::file("write", path))?;
+    }
+    Ok(())
+}
+
+/// Pushes an image of the store, and returns its manifest at the destination.
+pub fn push(
+    store: &Store,
+    image: &str,
+    to: Option<&str>,
+    form: &Form,
+    registry: &RegistryOptions,
+    global: &Global,
+    sink: &dyn Sink,
+) -> Result<Descriptor, Error> {
+    let found = store.find(image)?;
+    let name: Option<Reference> = found.name.as_deref().and_then(|n| n.parse().ok());
+    let destination = match to {
+        None => Location::Registry(own_name(image, name.as_ref())?),
+        Some(text) if Location::has_transport(text) => names::place(text, Naming::Buildah)?,
+        // A bare name is a registry's: pushing from the store to itself would be `tag`.
+        Some(text) => Location::Registry(text.parse::<Reference>()?.docker_normalized().with_default_tag()),
+    };
+    let image = StoredImage::load(store, &found.descriptor, &Platform::host())?;
+    let client = registry_flags::client(registry, global)?;
+    match exporter(&destination, name.as_ref()) {
+        Some(exporter) => Ok(exporter.export(&image, form, export::Surroundings { client: &client, sink })?.manifest),
+        None => {
+            let Location::Store(to) = destination else {
+                return Err(Error::usage("nothing to push to"));
+            };
+            store.publish(&[to.to_string()], &found.descriptor)?;
+            Ok(found.descriptor)
+        }
+    }
+}
+
+/// The name under which an image goes to a registry when no other is given: its own.
+fn own_name(typed: &str, found: Option<&Reference>) -> Result<Reference, Error> {
+    let by_id = || {
+        Error::usage_hint(
+            format!("`{typed}` says no registry to push to"),
+            format!("write where to: `rbuild push {typed} REGISTRY/NAME:TAG`"),
+        )
+    };
+    let name = found.cloned().ok_or_else(by_id)?;
+    // `localhost/x` is the name of an image that no registry has, not a registry on this machine.
+    if name.registry.as_deref() == Some("localhost") { Err(by_id()) } else { Ok(name) }
+}
