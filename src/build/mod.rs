@@ -53,6 +53,7 @@ pub struct Surroundings<'a> {
 /// # Errors
 /// Whatever kept the image from being built; then no name has changed.
 pub fn build(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Error> {
+    around.store.drop_leftovers()?;
     let context = open_context(request)?;
     let sink = around.sink;
     sink.event(&Event::DockerfileRead { name: &context.dockerfile_name, size: context.dockerfile.len() as u64 });

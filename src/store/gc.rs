@@ -51,9 +51,9 @@ impl Store {
     /// # Errors
     /// Where the store cannot be read. What cannot be removed (another pod's id map) is passed over.
     pub fn collect_garbage(&self, options: GcOptions) -> Result<Collected, Error> {
+        self.drop_leftovers()?;
         let _lock = self.lock_exclusive()?;
-        let (held, dead) = lease::survey(&self.root)?;
-        self.drop_dead(&dead)?;
+        let (held, _) = lease::survey(&self.root)?;
         let mut done = Collected::default();
         let mut roots: HashSet<Digest> = HashSet::new();
         let mut chains: HashSet<ChainId> = HashSet::new();
@@ -101,14 +101,35 @@ impl Store {
         Ok(done)
     }
 
-    fn drop_dead(&self, dead: &[String]) -> Result<(), Error> {
-        for id in dead {
-            let tmp = self.root.join("tmp").join(id);
-            if let Err(e) = remove_tree(&tmp) {
-                tracing::debug!(path = %tmp.display(), error = %e, "cannot remove what a dead process left");
-                continue;
+    /// Drops what processes left behind that were killed. Quick where there is nothing to do; call it before work that
+    /// needs room.
+    ///
+    /// # Errors
+    /// Where the leases cannot be read. What cannot be removed (another pod's id map) is passed over.
+    pub fn drop_leftovers(&self) -> Result<(), Error> {
+        let moved = {
+            let _lock = self.lock_exclusive()?;
+            let (_, dead) = lease::survey(&self.root)?;
+            let mut moved = vec![];
+            for id in dead {
+                let (tmp, away) = (self.root.join("tmp").join(&id), self.lease.temp_path("left")?);
+                match fs::rename(&tmp, &away) {
+                    Ok(()) => moved.push(away),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) => {
+                        tracing::debug!(path = %tmp.display(), error = %e, "cannot take what a dead process left");
+                        continue;
+                    }
+                }
+                let _ = fs::remove_file(self.root.join("leases").join(&id));
             }
-            let _ = fs::remove_file(self.root.join("leases").join(id));
+            moved
+        };
+        // Removing takes time, and nobody has to wait for it.
+        for path in moved {
+            if let Err(e) = remove_tree(&path) {
+                tracing::debug!(path = %path.display(), error = %e, "cannot remove what a dead process left");
+            }
         }
         Ok(())
     }
