@@ -207,17 +207,19 @@ impl Lab {
         run.command.env("RBUILD_ROOT", self.store());
         if is_root() {
             run.command.uid(self.user.uid).gid(self.user.gid);
+            run.ids = Some((self.user.uid, self.user.gid));
         }
         run
     }
 
     /// Imports the busybox base as `localhost/busybox:latest` into the store.
     pub fn import_busybox(&self) {
-        let tar = self.path("busybox.tar");
-        if !tar.exists() {
+        if !self.path("busybox.tar").exists() {
             self.write("busybox.tar", busybox_tar());
         }
-        self.rbuild(["import"]).arg(&tar).arg("localhost/busybox:latest").ok();
+        // The same image in every lab: a file name without the lab's directory, and one time.
+        let import = self.rbuild(["import", "busybox.tar", "localhost/busybox:latest"]);
+        import.env("SOURCE_DATE_EPOCH", "1600000000").ok();
     }
 }
 
@@ -256,6 +258,7 @@ fn make_removable(dir: &Path) {
 /// A command to be run to its end.
 pub struct Run {
     command: Command,
+    ids: Option<(u32, u32)>,
     input: Vec<u8>,
     patience: Duration,
 }
@@ -284,7 +287,7 @@ impl Run {
         all.extend(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from));
         let path: OsString = std::env::join_paths(all).expect("PATH");
         command.env_clear().env("PATH", path).env("LC_ALL", "C.UTF-8").args(args);
-        Run { command, input: Vec::new(), patience: PATIENCE }
+        Run { command, ids: None, input: Vec::new(), patience: PATIENCE }
     }
 
     /// One more argument.
@@ -314,6 +317,23 @@ impl Run {
     /// What it reads from standard input.
     pub fn input(mut self, input: impl Into<Vec<u8>>) -> Run {
         self.input = input.into();
+        self
+    }
+
+    /// Limits the anonymous memory of it and of each process that it starts, in bytes.
+    pub fn limit_data(mut self, bytes: u64) -> Run {
+        // `prlimit` in front: this process must not run code of its own between fork and exec.
+        let program = self.command.get_program().to_owned();
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--data={bytes}")).arg(program).args(self.command.get_args()).env_clear();
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(dir) = self.command.get_current_dir() {
+            command.current_dir(dir);
+        }
+        if let Some((uid, gid)) = self.ids {
+            command.uid(uid).gid(gid);
+        }
+        self.command = command;
         self
     }
 
@@ -455,6 +475,16 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Processes of this machine that have `argument` among their arguments.
+pub fn processes_with_argument(argument: &str) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|b| *b == 0).any(|arg| arg == argument.as_bytes())
+    })
+    .collect()
 }
 
 /// Why there is no busybox base, if there is none.
