@@ -38,7 +38,7 @@ mod load;
 mod login;
 mod names;
 mod output;
-mod prune;
+pub(crate) mod prune;
 mod pull;
 mod push;
 mod registry_flags;

@@ -1,0 +1,314 @@
+//! `docker build`, `docker buildx build`, `docker image build`, `docker builder build`.
+
+use super::Failure;
+use super::build_foreign::BuildFlags;
+use crate::build::request::{
+    BuildRequest, CacheOptions, Context, ContextOptions, FileOptions, MetadataOptions, OutputOptions, PlatformOptions,
+    ProgressOptions, ProgressStyle, PullPolicy, RegistryOptions, SecurityOptions, TargetOptions,
+};
+use crate::cli::foreign::Foreign;
+use crate::cli::names::Naming;
+use crate::cli::values::{self, Var};
+use crate::cli::{Error, Global, bud, delivery, error, foreign};
+use crate::error::Kind;
+use crate::oci::{Location, ManifestFormat, Platform};
+use crate::ui::{Buildkit, Classic, Event, IdForm, Quiet, Sink, Terminal, buildkit_failure};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+/// Build an image from a Dockerfile
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct BuildArgs {
+    /// PATH | -
+    pub context: Option<String>,
+    /// Name of the Dockerfile
+    #[arg(short, long, value_name = "PATH")]
+    pub file: Option<String>,
+    /// Additional build contexts (e.g., name=path)
+    #[arg(long, value_name = "NAME=SOURCE")]
+    pub build_context: Vec<String>,
+    /// Name and optionally a tag (format: "name:tag")
+    #[arg(short, long, value_name = "NAME")]
+    pub tag: Vec<String>,
+    /// Set the target build stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Set build-time variables
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub build_arg: Vec<String>,
+    /// Set target platform for build
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Vec<String>,
+    /// Do not use cache when building the image
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub no_cache: Option<bool>,
+    /// Do not cache specified stages
+    #[arg(long, value_name = "STAGE")]
+    pub no_cache_filter: Vec<String>,
+    /// Always attempt to pull all referenced images
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub pull: Option<bool>,
+    /// Squash newly built layers into a single new layer
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub squash: Option<bool>,
+    /// Output destination: type=image, registry, docker or oci
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub output: Vec<String>,
+    /// Shorthand for "--output=type=registry"
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub push: Option<bool>,
+    /// Write the image ID to a file
+    #[arg(long, value_name = "PATH")]
+    pub iidfile: Option<PathBuf>,
+    /// Write build result metadata to a file
+    #[arg(long, value_name = "PATH")]
+    pub metadata_file: Option<PathBuf>,
+    /// Suppress the build output and print image ID on success
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub quiet: Option<bool>,
+    /// Set type of progress output: auto, plain, tty, quiet
+    #[arg(long, value_name = "TYPE")]
+    pub progress: Option<String>,
+    /// Set metadata for an image
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+    /// Add annotation to the image
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub annotation: Vec<String>,
+    /// Add a custom host-to-IP mapping (format: "host:ip")
+    #[arg(long, value_name = "NAME:IP")]
+    pub add_host: Vec<String>,
+    /// Set the networking mode for the RUN instructions during build
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// Set where the command was `docker buildx build`
+    #[arg(long, hide = true)]
+    pub buildx: bool,
+    /// Everything that Docker has beyond this.
+    #[command(flatten)]
+    pub foreign: Foreign<BuildFlags>,
+}
+
+impl BuildArgs {
+    /// The request that these flags make.
+    ///
+    /// # Errors
+    /// Flags that contradict each other, malformed values, and what rbuild cannot do.
+    pub fn lower(&self, var: &Var<'_>, warn: &mut dyn FnMut(String)) -> Result<BuildRequest, Error> {
+        self.foreign.check(warn)?;
+        let context = self.context.as_deref().ok_or_else(|| {
+            Error::usage("'docker build' requires 1 argument\n\nUsage:  docker build [OPTIONS] PATH | URL | -")
+        })?;
+        let files = self.file.iter().map(|f| bud::dockerfile_source(f)).collect::<Result<Vec<_>, _>>()?;
+        let main = bud::main_context(context)?;
+        if main == Context::Stdin && self.file.as_deref() == Some("-") {
+            return Err(Error::usage("invalid argument: can't use stdin for both build context and dockerfile"));
+        }
+        let named = self.build_context.iter().map(|c| bud::named_context(c)).collect::<Result<_, _>>()?;
+        let build_args = self.build_arg.iter().map(|a| values::name_value(a, var)).collect::<Result<_, _>>()?;
+        let default = var("DOCKER_DEFAULT_PLATFORM").filter(|p| !p.is_empty() && self.platform.is_empty());
+        let platforms: Vec<String> = self.platform.iter().cloned().chain(default).collect();
+        let (target, explicit) = values::platform(&platforms, None, None, None)?;
+        let annotations = self.annotation.iter().map(|a| annotation(a)).collect::<Result<Vec<_>, _>>()?;
+        Ok(BuildRequest {
+            context: ContextOptions { main, named, ignorefile: None },
+            file: FileOptions { files, containerfile: false },
+            target: TargetOptions {
+                stage: self.target.clone().filter(|t| !t.is_empty()),
+                build_args,
+                skip_unused_stages: true,
+                ..TargetOptions::default()
+            },
+            platform: PlatformOptions { target, build: Platform::host(), explicit, ..PlatformOptions::default() },
+            cache: CacheOptions {
+                no_cache: self.no_cache == Some(true),
+                no_cache_stages: values::commas(&self.no_cache_filter),
+                pull: if self.pull == Some(true) { PullPolicy::Always } else { PullPolicy::Missing },
+                ttl: None,
+            },
+            output: self.output(!annotations.is_empty())?,
+            security: SecurityOptions {
+                network: self.network.as_deref().map(network).transpose()?.flatten(),
+                add_hosts: self.add_host.iter().map(|h| bud::add_host(h)).collect::<Result<_, _>>()?,
+                http_proxy: true,
+                ..SecurityOptions::default()
+            },
+            metadata: MetadataOptions {
+                labels: self.label.iter().map(|l| values::label(l)).collect::<Result<_, _>>()?,
+                annotations,
+                created_annotation: false,
+                inherit_annotations: false,
+                source_date_epoch: bud::source_date_epoch(var)?,
+                ..MetadataOptions::default()
+            },
+            registry: RegistryOptions::default(),
+            progress: self.progress(var)?,
+        })
+    }
+
+    fn output(&self, annotated: bool) -> Result<OutputOptions, Error> {
+        let names = self.tag.iter().map(|t| Naming::Docker.full(t)).collect::<Result<Vec<_>, _>>()?;
+        let mut destinations: Vec<Location> = names.iter().cloned().map(Location::Store).collect();
+        let mut push = self.push == Some(true);
+        for output in &self.output {
+            match self::output(output)? {
+                Output::Store => {}
+                Output::Push => push = true,
+                Output::File(location) => destinations.push(location),
+            }
+        }
+        if push {
+            if names.is_empty() {
+                return Err(Error::usage_hint("tag is needed when pushing to registry", "name the image with `-t`"));
+            }
+            destinations.extend(names.into_iter().map(Location::Registry));
+        }
+        Ok(OutputOptions {
+            destinations,
+            layers: true,
+            squash: self.squash == Some(true),
+            // Docker's own store writes Docker's format, which has no place for annotations.
+            format: if annotated { ManifestFormat::Oci } else { ManifestFormat::Docker },
+            iidfile: self.iidfile.clone(),
+            metadata_file: self.metadata_file.clone(),
+            ..OutputOptions::default()
+        })
+    }
+
+    fn progress(&self, var: &Var<'_>) -> Result<ProgressOptions, Error> {
+        let classic = !self.buildx && var("DOCKER_BUILDKIT").is_some_and(|v| values::boolean(&v) == Ok(false));
+        let wanted = self.progress.clone().or_else(|| var("BUILDKIT_PROGRESS")).unwrap_or_default();
+        let quiet = match wanted.as_str() {
+            "" | "auto" | "plain" | "tty" => false,
+            "quiet" | "none" => true,
+            other => {
+                return Err(Error::unsupported(format!("`--progress={other}`"), "use `plain` or `quiet`"));
+            }
+        };
+        let style = if classic { ProgressStyle::Classic } else { ProgressStyle::Buildkit };
+        Ok(ProgressOptions { style, quiet: quiet || self.quiet == Some(true), logfile: None })
+    }
+}
+
+/// `[TYPE:]NAME=VALUE`; only the manifest can be annotated.
+fn annotation(text: &str) -> Result<(String, String), Error> {
+    let (name, value) = values::label(text)?;
+    match name.split_once(':') {
+        None => Ok((name, value)),
+        Some(("manifest", name)) => Ok((name.to_owned(), value)),
+        Some((kind, _)) if ["index", "manifest-descriptor", "index-descriptor"].contains(&kind) => {
+            Err(Error::unsupported(format!("annotation of type `{kind}`"), "use `manifest:` or no type"))
+        }
+        Some(_) => Ok((name, value)),
+    }
+}
+
+/// Docker's `--network`, which also has `default` and `bridge` for what is the pod's network here.
+fn network(text: &str) -> Result<Option<crate::plan::Network>, Error> {
+    if text == "bridge" { Ok(None) } else { bud::network(text) }
+}
+
+/// What `--output` asks for.
+enum Output {
+    Store,
+    Push,
+    File(Location),
+}
+
+fn output(text: &str) -> Result<Output, Error> {
+    let hint = "use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`";
+    let refuse = || Error::unsupported(format!("`--output {text}`"), hint);
+    let (mut kind, mut dest, mut push, mut tar) = (None, None, false, true);
+    for field in text.split(',') {
+        match field.split_once('=') {
+            Some(("type", v)) => kind = Some(v),
+            Some(("dest", v)) => dest = Some(PathBuf::from(v)),
+            Some(("push", v)) => push = values::boolean(v).map_err(Error::usage)?,
+            Some(("tar", v)) => tar = values::boolean(v).map_err(Error::usage)?,
+            _ => return Err(refuse()),
+        }
+    }
+    match (kind, dest) {
+        (Some("registry"), None) => Ok(Output::Push),
+        (Some("image"), None) if push => Ok(Output::Push),
+        (Some("image" | "docker"), None) => Ok(Output::Store),
+        (Some("docker"), Some(path)) => Ok(Output::File(Location::DockerArchive { path, reference: None })),
+        (Some("oci"), Some(path)) if tar => Ok(Output::File(Location::OciArchive { path, name: None })),
+        (Some("oci"), Some(path)) => Ok(Output::File(Location::OciDir { path, name: None })),
+        _ => Err(refuse()),
+    }
+}
+
+/// Passes events on and remembers how a step failed.
+struct Remembering<'a> {
+    inner: &'a dyn Sink,
+    failed: Mutex<Option<StepFailure>>,
+}
+
+struct StepFailure {
+    buildkit: String,
+    command: Option<(String, i32)>,
+}
+
+impl Sink for Remembering<'_> {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::StepFailed { message, command, .. } = event {
+            let failure = StepFailure {
+                buildkit: buildkit_failure(message, *command),
+                command: command.map(|c| (c.line.to_owned(), c.code)),
+            };
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+        }
+        self.inner.event(event);
+    }
+}
+
+/// Builds.
+pub(super) fn run(args: &BuildArgs, global: &Global) -> Result<(), Failure> {
+    let request = args.lower(&values::process_var, &mut foreign::warn)?;
+    let (quiet, style) = (request.progress.quiet, request.progress.style);
+    let sink: Box<dyn Sink> = match (quiet, style) {
+        (true, _) => Box::new(Quiet::new(Terminal::stdio(), IdForm::Digest)),
+        (false, ProgressStyle::Classic) => Box::new(Classic::new(Terminal::stdio())),
+        (false, _) => Box::new(Buildkit::new(Terminal::stdio())),
+    };
+    let sink = Remembering { inner: &*sink, failed: Mutex::new(None) };
+    let Err(e) = delivery::build(&request, global, &sink) else { return Ok(()) };
+    let failed = sink.failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Err(failure(&e, failed.as_ref(), style))
+}
+
+/// How Docker words the end of a build that failed.
+fn failure(e: &Error, failed: Option<&StepFailure>, style: ProgressStyle) -> Failure {
+    let signal = error::signal_code().filter(|_| e.kind() == Kind::Cancelled);
+    let hint = e.hint().map(|h| format!("hint: {h}"));
+    let (line, code) = match (style, failed) {
+        (ProgressStyle::Classic, Some(StepFailure { command: Some((command, code)), .. })) => {
+            let line = format!("The command '{command}' returned a non-zero code: {code}");
+            (line, u8::try_from(*code).ok().filter(|c| *c != 0).unwrap_or(1))
+        }
+        (ProgressStyle::Classic, _) => (e.to_string(), 1),
+        (_, Some(failed)) => (format!("ERROR: failed to build: failed to solve: {}", failed.buildkit), 1),
+        (_, None) => (format!("ERROR: failed to build: failed to solve: {e}"), 1),
+    };
+    Failure::Shown(std::iter::once(line).chain(hint).collect(), signal.unwrap_or(code))
+}
+
+#[cfg(test)]
+pub(super) mod endings {
+    use super::*;
+
+    /// The last lines and the code of a build whose RUN step failed.
+    pub fn of_run(style: ProgressStyle) -> String {
+        let failed = StepFailure { buildkit: "process \"x\" …".into(), command: Some(("/bin/sh -c x".into(), 7)) };
+        match failure(&Error::Silent(7), Some(&failed), style) {
+            Failure::Shown(lines, code) => format!("{}[{code}]", lines.join("\n")),
+            other => format!("{other:?}"),
+        }
+    }
+}
