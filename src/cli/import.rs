@@ -51,7 +51,7 @@ pub fn run(args: &ImportArgs, naming: Naming, global: &Global) -> Result<(), Err
         platform: Some(platform),
         config,
         created: created(bud::source_date_epoch(&values::process_var)?),
-        comment: args.message.clone().unwrap_or_else(|| format!("imported from {}", args.tar)),
+        comment: args.message.clone().unwrap_or_else(|| imported_from(&args.tar)),
     };
     let input: Box<dyn Read + Send> = match args.tar.as_str() {
         "-" => Box::new(io::stdin()),
@@ -113,6 +113,12 @@ fn apply(change: &str, config: &mut ContainerConfig) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Says where the files came from, without the directory: the same archive gives the same image wherever it lies.
+fn imported_from(tar: &str) -> String {
+    let name = std::path::Path::new(tar).file_name().map_or(tar.into(), |n| n.to_string_lossy());
+    format!("imported from {name}")
 }
 
 #[cfg(test)]
