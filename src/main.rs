@@ -7,7 +7,7 @@ fn main() -> ExitCode {
     if rbuild::sandbox::is_init(arguments.next().as_deref()) {
         return ExitCode::from(rbuild::sandbox::init_main());
     }
-    if cfg!(debug_assertions) && arguments.next().is_some_and(|verb| verb == "debug-step") {
+    if cfg!(debug_assertions) && arguments.next().is_some_and(|verb| verb == "debug-step" || verb == "debug-unshare") {
         return ExitCode::from(rbuild::sandbox::debug_step());
     }
     rbuild::cli::main()

@@ -10,6 +10,7 @@ mod run;
 mod spec;
 mod stub;
 mod text;
+mod unshare;
 
 pub use crate::sys::passwd::UserIds;
 pub use crate::sys::signal::Cancel;
@@ -17,6 +18,7 @@ pub use init::{is_init, main as init_main};
 pub use run::run;
 pub use spec::{Capability, HostEntry, Mount, MountKind, Network, PipeFile, Seccomp, Stdin, StepSpec};
 pub use stub::make_stub;
+pub use unshare::unshare;
 
 use std::time::Duration;
 
@@ -132,13 +134,6 @@ impl crate::error::Classified for Error {
     }
 }
 
-/// Replaces the process by `argv` (empty: `$SHELL`, else `/bin/sh`) in the builder's user namespace and a mount
-/// namespace of its own. Returns only on failure.
-pub fn unshare(argv: &[std::ffi::OsString]) -> Result<std::convert::Infallible, Error> {
-    let _ = argv;
-    Err(Error::Denied { message: "not there yet".into(), hint: String::new() })
-}
-
 /// Runs a step that is described by JSON on the command line's file; for trying.
 pub fn debug_step() -> u8 {
     u8::try_from(debug()).unwrap_or(125)
@@ -147,6 +142,12 @@ pub fn debug_step() -> u8 {
 fn debug() -> i32 {
     use std::io::Write as _;
     if let Err(e) = crate::sys::userns::enter() {
+        eprintln!("error: {e}");
+        return 125;
+    }
+    if std::env::args().nth(1).is_some_and(|v| v == "debug-unshare") {
+        let argv: Vec<std::ffi::OsString> = std::env::args_os().skip(2).collect();
+        let Err(e) = unshare(&argv);
         eprintln!("error: {e}");
         return 125;
     }

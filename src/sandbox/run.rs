@@ -8,7 +8,7 @@ use crate::sys::landlock::can_scope_signals;
 use crate::sys::memfd;
 use crate::sys::process::{self, Rusage, Spawn, Spawned, spawn};
 use crate::sys::seccomp::{self, Policy, compile};
-use crate::sys::userns::{Rung, entered};
+use crate::sys::userns::{Entered, Rung, entered};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::ffi::CString;
 use std::fs::File;
@@ -39,16 +39,18 @@ pub fn run(spec: &StepSpec, out: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel)
 }
 
 /// The rung on which steps run, or why none can.
-fn allowed() -> Result<Rung, Error> {
+pub(super) fn allowed() -> Result<Rung, Error> {
     match entered() {
-        None => Ok(if IdMap::current() == IdMap::Plain { Rung::None } else { Rung::Pod }),
-        Some(entered) => match entered.rung {
-            Rung::None => Err(Error::Denied {
-                message: entered.reason.clone().unwrap_or_else(|| "this pod allows no user namespace".to_owned()),
-                hint: entered.hint.clone().unwrap_or_default(),
-            }),
-            rung => Ok(rung),
-        },
+        // Outside of a namespace of its own the builder would give a step what only the machine's root has.
+        None => Err(Error::Denied {
+            message: "this process has not entered a user namespace".to_owned(),
+            hint: "call `sys::userns::enter` first".to_owned(),
+        }),
+        Some(Entered { rung: Rung::None, reason, hint, .. }) => Err(Error::Denied {
+            message: reason.clone().unwrap_or_else(|| "this pod allows no user namespace".to_owned()),
+            hint: hint.clone().unwrap_or_default(),
+        }),
+        Some(entered) => Ok(entered.rung),
     }
 }
 

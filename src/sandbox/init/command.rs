@@ -176,18 +176,26 @@ fn enter_directory(cwd: &Path) -> Result<(), Failure> {
 
 fn change_user(order: &Order) -> Result<(), Failure> {
     let ids = &order.step.ids;
-    // In a namespace of one id, setgroups is refused for good, and there is no group to join anyway.
-    let groups = (!order.one_id).then_some(ids.groups.as_slice());
-    sys::caps::become_user(ids.uid, ids.gid, groups).map_err(|(call, e)| {
-        let failure = Failure::new(
-            format!("cannot become user {}:{}: {call}: {e}", ids.uid, ids.gid),
-            e.raw_os_error().unwrap_or(0),
-        );
-        if order.one_id {
-            Failure { message: format!("{}: this pod maps one id only, so a command can run as root only", failure.message), ..failure }
-                .hint(super::super::ONE_ID_HINT)
-        } else if e.raw_os_error() == Some(libc::EINVAL) {
-            failure.hint("the id lies outside of the range that the pod has: use a smaller one, or give the builder's user a wider range in `/etc/subuid` and `/etc/subgid`")
+    let failure = |call: &str, e: &io::Error| {
+        Failure::new(format!("cannot become user {}:{}: {call}: {e}", ids.uid, ids.gid), e.raw_os_error().unwrap_or(0))
+    };
+    if order.one_id {
+        // Not tried: the filter would report the call to init, which waits for us to start.
+        let (call, id) = if ids.gid == 0 { ("setresuid", ids.uid) } else { ("setresgid", ids.gid) };
+        if id != 0 {
+            return Err(failure(&format!("{call}({id})"), &io::Error::from_raw_os_error(libc::EINVAL))
+                .hint(super::super::ONE_ID_HINT));
+        }
+        // setgroups is refused for good, and there is no group to join anyway.
+        return Ok(());
+    }
+    sys::caps::become_user(ids.uid, ids.gid, Some(&ids.groups)).map_err(|(call, e)| {
+        let failure = failure(&call, &e);
+        if e.raw_os_error() == Some(libc::EINVAL) {
+            failure.hint(
+                "the id lies outside of the range that the pod has: use a smaller one, or give the builder's user a wider \
+                 range in `/etc/subuid` and `/etc/subgid`",
+            )
         } else {
             failure
         }
