@@ -4,11 +4,12 @@
 //! made of blocks of [`BLOCK`] bytes that are compressed on their own and each end on a byte boundary (a sync flush), so any
 //! number of threads gives the same bytes; every reader of gzip reads it.
 
-use flate2::{Compress, Compression, FlushCompress, bufread::MultiGzDecoder};
+use flate2::{Compress, Compression, FlushCompress, bufread::GzDecoder};
 use std::{
     collections::BTreeMap,
-    io::{self, BufReader, Read, Write},
+    io::{self, BufReader, Chain, Cursor, Read, Write},
     sync::{Condvar, Mutex, PoisonError, mpsc},
+    thread::JoinHandle,
 };
 
 /// Uncompressed bytes in one block of gzip.
@@ -65,10 +66,10 @@ impl<'a> Decoder<'a> {
         let mut input = BufReader::with_capacity(1 << 18, input);
         let head = fill(&mut input)?;
         let format = Format::sniff(&head);
-        let input = io::Cursor::new(head).chain(input);
+        let input = Cursor::new(head).chain(input);
         let inner: Box<dyn Read + Send + 'a> = match format {
             Format::Plain => Box::new(input),
-            Format::Gzip => Box::new(MultiGzDecoder::new(input)),
+            Format::Gzip => Box::new(Gunzip(Some(GzDecoder::new(input)))),
             Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
             Format::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB)),
             Format::Zstd => {
@@ -83,6 +84,102 @@ impl<'a> Decoder<'a> {
     /// The format of the stream.
     pub fn format(&self) -> Format {
         self.format
+    }
+}
+
+/// A stream whose first bytes were looked at.
+type Peeked<R> = Chain<Cursor<Vec<u8>>, BufReader<R>>;
+
+/// All members of a gzip stream. What follows the last one and is no member is ignored, as GNU gzip does: some writers pad
+/// their archives with zeros. The input is read to its end.
+struct Gunzip<R: Read>(Option<GzDecoder<Peeked<R>>>);
+
+impl<R: Read> Read for Gunzip<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let n = member.read(buf)?;
+            if n > 0 || buf.is_empty() {
+                return Ok(n);
+            }
+            let Some(member) = self.0.take() else { break };
+            // A member is longer than what was looked at, so the rest is in the second part.
+            let (_, mut input) = member.into_inner().into_inner();
+            let mut head = Vec::with_capacity(2);
+            input.by_ref().take(2).read_to_end(&mut head)?;
+            if head == [0x1f, 0x8b] {
+                self.0 = Some(GzDecoder::new(Cursor::new(head).chain(input)));
+            } else {
+                io::copy(&mut input, &mut io::sink())?;
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Reads a stream on a thread of its own, a few blocks ahead: decompression goes on while what came before is used.
+///
+/// Dropping it, or [`Ahead::into_inner`], ends the thread at its next block.
+pub struct Ahead<R> {
+    blocks: Option<mpsc::Receiver<io::Result<Vec<u8>>>>,
+    thread: Option<JoinHandle<R>>,
+    block: Cursor<Vec<u8>>,
+}
+
+/// Bytes in one block that is read ahead, and blocks that wait at most.
+const AHEAD_BLOCK: usize = 1 << 20;
+const AHEAD_BLOCKS: usize = 4;
+
+impl<R: Read + Send + 'static> Ahead<R> {
+    /// Starts reading `input`.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn new(mut input: R) -> io::Result<Ahead<R>> {
+        let (sender, blocks) = mpsc::sync_channel(AHEAD_BLOCKS);
+        let thread = std::thread::Builder::new().name("read-ahead".into()).spawn(move || {
+            loop {
+                let mut block = Vec::with_capacity(AHEAD_BLOCK);
+                let read = input.by_ref().take(AHEAD_BLOCK as u64).read_to_end(&mut block);
+                let (last, message) = match read {
+                    Ok(n) => (n < AHEAD_BLOCK, Ok(block)),
+                    Err(e) => (true, Err(e)),
+                };
+                if sender.send(message).is_err() || last {
+                    return input;
+                }
+            }
+        })?;
+        Ok(Ahead { blocks: Some(blocks), thread: Some(thread), block: Cursor::default() })
+    }
+
+    /// Ends the thread and gives the stream back; what was read ahead is lost.
+    ///
+    /// # Errors
+    /// Reading panicked.
+    pub fn into_inner(mut self) -> io::Result<R> {
+        self.blocks = None;
+        let joined = self.thread.take().map(JoinHandle::join);
+        joined.and_then(Result::ok).ok_or_else(|| io::Error::other("the reading thread panicked"))
+    }
+}
+
+impl<R> Read for Ahead<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let n = self.block.read(buf)?;
+            if n > 0 || buf.is_empty() {
+                return Ok(n);
+            }
+            match self.blocks.as_ref().map(mpsc::Receiver::recv) {
+                Some(Ok(Ok(block))) => self.block = Cursor::new(block),
+                Some(Ok(Err(e))) => {
+                    self.blocks = None;
+                    return Err(e);
+                }
+                // The thread is done.
+                Some(Err(_)) | None => return Ok(0),
+            }
+        }
     }
 }
 
@@ -313,6 +410,49 @@ mod tests {
             assert_eq!(Decoder::new(&out[..]).unwrap().format(), format);
             assert_eq!(decode(&out), b"hello");
         }
+    }
+
+    #[test]
+    fn members_follow_each_other_and_what_is_none_is_ignored() {
+        let member = |data: &[u8]| {
+            let mut out = vec![];
+            gzip(data, &mut out, 1).unwrap();
+            out
+        };
+        for tail in [&b""[..], b"\0", &[0; 1000], b"garbage", b"\x1f"] {
+            let input = [&member(b"one "), &member(b""), &member(b"two"), tail].concat();
+            let mut rest = input.as_slice();
+            let mut out = String::new();
+            Decoder::new(rest.by_ref()).unwrap().read_to_string(&mut out).unwrap();
+            assert_eq!(out, "one two", "{tail:?}");
+            assert!(rest.is_empty(), "{tail:?}");
+        }
+        let broken = [&member(b"one"), &b"\x1f\x8b\xff\xff\xff\xff\xff\xff\xff\xff"[..]].concat();
+        assert!(Decoder::new(&broken[..]).unwrap().read_to_end(&mut vec![]).is_err());
+    }
+
+    #[test]
+    fn reading_ahead_gives_the_same_bytes_and_the_same_error() {
+        let input = sample(7 * AHEAD_BLOCK + 99);
+        for length in [0, 1, AHEAD_BLOCK, input.len()] {
+            let mut ahead = Ahead::new(Cursor::new(input[..length].to_vec())).unwrap();
+            let mut out = vec![];
+            ahead.read_to_end(&mut out).unwrap();
+            assert!(out == input[..length]);
+            assert_eq!(ahead.into_inner().unwrap().position(), length as u64);
+        }
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("no more"))
+            }
+        }
+        let mut ahead = Ahead::new(Cursor::new(vec![7; 3 * AHEAD_BLOCK + 5]).chain(Broken)).unwrap();
+        let mut out = vec![];
+        assert_eq!(ahead.read_to_end(&mut out).unwrap_err().to_string(), "no more");
+        // Nobody waits for one that is not read to its end.
+        drop(Ahead::new(io::repeat(1)).unwrap());
+        Ahead::new(io::repeat(1)).unwrap().into_inner().unwrap();
     }
 
     #[test]

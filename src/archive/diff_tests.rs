@@ -30,7 +30,7 @@ fn layer(dir: &Path, lower: &[&Path], fill: impl FnOnce(&mut Upper<'_>)) {
 
 fn entries(tar: &[u8]) -> Vec<Entry> {
     let mut reader = Reader::new(tar);
-    std::iter::from_fn(|| reader.next().unwrap()).collect()
+    std::iter::from_fn(|| reader.next_entry().unwrap()).collect()
 }
 
 fn names(tar: &[u8]) -> Vec<String> {
@@ -411,7 +411,7 @@ mod round_trip {
         write_tree(&view(layers), &Times::default(), &mut out).unwrap();
         let mut reader = Reader::new(out.as_slice());
         let mut lines = Vec::new();
-        while let Some(entry) = reader.next().unwrap() {
+        while let Some(entry) = reader.next_entry().unwrap() {
             let mut data = Vec::new();
             reader.copy(entry.size, &mut data).unwrap();
             lines.push(format!("{entry:?} {data:?}"));

@@ -116,7 +116,7 @@ impl<'u, 'l> Extractor<'u, 'l> {
     }
 
     fn run(&mut self, reader: &mut Reader<impl Read>) -> Result<(), Error> {
-        while let Some(entry) = reader.next()? {
+        while let Some(entry) = reader.next_entry()? {
             self.entries += 1;
             if self.entries > self.limits.entries {
                 return Err(Error::Limit { what: "entries", limit: self.limits.entries });

@@ -110,7 +110,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// The input fails, or is no tar archive.
-    pub fn next(&mut self) -> Result<Option<Entry>, Error> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
         let mut extensions = Extensions::default();
         loop {
             self.skip_data()?;
@@ -404,7 +404,7 @@ impl<R: Read> Reader<R> {
             entry.name = name.to_vec();
         }
         let from_map: Option<Vec<u64>> = match get(b"GNU.sparse.map") {
-            Some(map) if map.is_empty() => Some(Vec::new()),
+            Some([]) => Some(Vec::new()),
             Some(map) => map.split(|b| *b == b',').map(decimal).collect(),
             None => Some(numbers.to_vec()),
         };

@@ -49,7 +49,7 @@ fn read(parts: &[&[u8]]) -> Result<Vec<(Entry, Vec<u8>)>, Error> {
     let data = parts.concat();
     let mut reader = Reader::new(data.as_slice());
     let mut out = Vec::new();
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next_entry()? {
         let mut data = Vec::new();
         reader.copy(reader.left, &mut data)?;
         out.push((entry, data));

@@ -1,8 +1,8 @@
 //! Content digests. A layer's [`DiffId`] (of the uncompressed tar), a blob's [`Digest`] (of the bytes as stored or sent)
 //! and a [`ChainId`] (of a stack of layers) look alike and mean different things, so each is its own type.
 
+use ring::digest::{Context, SHA256, digest};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use std::{fmt, io, str::FromStr};
 
 /// Why a text is not a digest.
@@ -23,7 +23,16 @@ pub struct Digest([u8; 32]);
 impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
-        Digest(Sha256::digest(bytes.as_ref()).into())
+        Digest::from_ring(&digest(&SHA256, bytes.as_ref()))
+    }
+
+    fn from_ring(sum: &ring::digest::Digest) -> Self {
+        let mut raw = [0; 32];
+        // Both are 32 bytes long: nothing is cut off or left over.
+        for (to, from) in raw.iter_mut().zip(sum.as_ref()) {
+            *to = *from;
+        }
+        Digest(raw)
     }
 
     /// A digest from its 32 raw bytes.
@@ -144,14 +153,14 @@ impl ChainId {
 /// A reader or writer that hashes and counts what passes through it.
 pub struct Hashing<T> {
     inner: T,
-    hash: Sha256,
+    hash: Context,
     count: u64,
 }
 
 impl<T> Hashing<T> {
     /// Starts with nothing hashed.
     pub fn new(inner: T) -> Self {
-        Hashing { inner, hash: Sha256::new(), count: 0 }
+        Hashing { inner, hash: Context::new(&SHA256), count: 0 }
     }
 
     /// Bytes that passed so far.
@@ -161,7 +170,7 @@ impl<T> Hashing<T> {
 
     /// The inner stream, the digest of all bytes that passed, and their number.
     pub fn finish(self) -> (T, Digest, u64) {
-        (self.inner, Digest(self.hash.finalize().into()), self.count)
+        (self.inner, Digest::from_ring(&self.hash.finish()), self.count)
     }
 }
 

@@ -18,7 +18,7 @@ mod error;
 pub use error::Error;
 
 use crate::archive::{
-    compress::Decoder,
+    compress::{Ahead, Decoder},
     extract::{self, Limits},
     merged::Merged,
 };
@@ -27,7 +27,6 @@ use crate::store::{Store, TempDir, boot_suffix};
 use crate::sys::idmap::IdMap;
 use std::{
     fs::{self, File},
-    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -143,10 +142,13 @@ impl<'a> Snapshots<'a> {
         let active = self.prepare_empty()?;
         let lower = Merged::open(below, &self.map)?;
         let blob = self.store.open_blob(&layer.blob)?;
-        let mut tar = Hashing::new(Decoder::new(blob).map_err(|source| Error::Unreadable { layer: *layer, source })?);
-        extract::extract(&mut tar, &active.layer(), &lower, &Limits::default())?;
-        // The extractor stops at the end-of-archive marker; the digest is of everything.
-        io::copy(&mut tar.by_ref(), &mut io::sink()).map_err(|source| Error::Unreadable { layer: *layer, source })?;
+        let unreadable = |source| Error::Unreadable { layer: *layer, source };
+        let tar = Hashing::new(Decoder::new(blob).map_err(unreadable)?);
+        // Decompressing and hashing on one thread, making files on the other.
+        let mut ahead = Ahead::new(tar).map_err(unreadable)?;
+        extract::extract(&mut ahead, &active.layer(), &lower, &Limits::default())?;
+        // The extractor has read the archive to its end: the digest is of everything.
+        let tar = ahead.into_inner().map_err(unreadable)?;
         let (_, found, _) = tar.finish();
         if found != layer.diff_id.0 {
             return Err(Error::WrongDiffId { layer: *layer, found });

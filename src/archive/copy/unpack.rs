@@ -12,7 +12,7 @@ use std::path::Path;
 /// Whether a file is a tar archive, compressed or not, with at least one entry.
 pub(super) fn is_archive(tree: &dyn Tree, path: &Path) -> Result<bool, Error> {
     let Ok(decoder) = Decoder::new(tree.open(path)?) else { return Ok(false) };
-    Ok(matches!(Reader::new(decoder).next(), Ok(Some(_))))
+    Ok(matches!(Reader::new(decoder).next_entry(), Ok(Some(_))))
 }
 
 /// Unpacks the archive `path` of `tree` into the directory `dest`; `made` is for directories that are missing.
