@@ -6,7 +6,7 @@ use crate::source::image::Image;
 use crate::store::Store;
 use std::collections::BTreeMap;
 
-use super::request::MetadataOptions;
+use super::request::{MetadataOptions, PlatformOptions};
 
 /// An image in the store.
 #[derive(Clone, Debug)]
@@ -60,11 +60,13 @@ pub(super) fn write(
     store: &Store,
     parts: Parts,
     metadata: &MetadataOptions,
+    platform: &PlatformOptions,
     format: ManifestFormat,
 ) -> Result<(Digest, Descriptor), Error> {
     let mut config = parts.image;
     config.config = parts.config;
-    adjust(&mut config.config, metadata);
+    adjust(&mut config.config, parts.base, metadata);
+    set_platform(&mut config, platform);
     config.created = Some(parts.created.clone());
     config.rootfs = RootFs { diff_ids: parts.layers.iter().map(|l| l.diff_id).collect(), ..RootFs::default() };
     config.history = if metadata.omit_history { vec![] } else { parts.history };
@@ -90,8 +92,33 @@ pub(super) fn write(
     Ok((id, Descriptor::of(&manifest.media_type, &bytes)))
 }
 
+/// The platform that the command line names goes into the config, whatever the base says.
+fn set_platform(config: &mut ImageConfig, platform: &PlatformOptions) {
+    if platform.explicit {
+        let target = &platform.target;
+        if config.os != target.os || config.architecture != target.architecture || target.variant.is_some() {
+            config.variant.clone_from(&target.variant);
+        }
+        config.os.clone_from(&target.os);
+        config.architecture.clone_from(&target.architecture);
+    }
+    if platform.os_version.is_some() {
+        config.os_version.clone_from(&platform.os_version);
+    }
+    for feature in &platform.os_features {
+        if !config.os_features.contains(feature) {
+            config.os_features.push(feature.clone());
+        }
+    }
+}
+
 /// What the command line changes of the container config.
-fn adjust(config: &mut ContainerConfig, metadata: &MetadataOptions) {
+fn adjust(config: &mut ContainerConfig, base: Option<&Image>, metadata: &MetadataOptions) {
+    let of_base = |name: &String, value: &String| base.is_some_and(|b| b.config.config.labels.get(name) == Some(value));
+    config.labels.retain(|name, value| {
+        let given = metadata.labels.iter().any(|(n, _)| n == name);
+        given || (!metadata.unset_labels.contains(name) && (metadata.inherit_labels || !of_base(name, value)))
+    });
     for (name, value) in &metadata.env {
         config.set_env(name, value);
     }

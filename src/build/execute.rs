@@ -8,7 +8,7 @@ use super::{
     resolver::BaseImages,
     rootfs, schedule,
     stack::{Layer, Stack},
-    store_names,
+    store_names, surroundings,
 };
 use crate::archive::{
     Time,
@@ -178,7 +178,7 @@ impl<'a> Executor<'a> {
                 let network = self.network(run);
                 let hosts: Vec<String> = self.request.security.add_hosts.iter().map(|(n, _)| n.clone()).collect();
                 let platform = &self.plan.stages[step.stage].platform;
-                let cache_key = keys::run(parent.stack.chain(), run, network, &hosts, platform);
+                let cache_key = keys::run(parent.stack.chain(), run, network, &hosts, platform, &self.request.security);
                 self.cached(step, key, &parent, &[cache_key], true, |site| self.run_command(key, run, network, site))?
             }
             StepKind::Copy(copy) => self.copy(step, key, copy, &parent, result_of)?,
@@ -380,6 +380,7 @@ impl<'a> Executor<'a> {
             .iter()
             .map(|(name, address)| sandbox::HostEntry { address: address.clone(), name: name.clone() })
             .collect();
+        surroundings::apply(&self.request.security, &mut spec)?;
         spec.pipes = run
             .heredocs
             .iter()
@@ -540,8 +541,13 @@ impl<'a> Executor<'a> {
             history,
             base: last.stack.base().map(|b| &**b),
         };
-        let (id, manifest) =
-            commit::write(self.around.store, parts, &self.request.metadata, self.request.output.format)?;
+        let (id, manifest) = commit::write(
+            self.around.store,
+            parts,
+            &self.request.metadata,
+            &self.request.platform,
+            self.request.output.format,
+        )?;
         if self.around.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }

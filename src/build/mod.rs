@@ -20,6 +20,7 @@ mod resolver;
 mod rootfs;
 mod schedule;
 mod stack;
+mod surroundings;
 
 pub use commit::Built;
 pub use error::{Error, Shortage};
@@ -137,6 +138,8 @@ fn plan_request(request: &BuildRequest, context: &OpenContext) -> PlanRequest {
         build_args: request.target.build_args.clone(),
         proxy_env: if request.security.http_proxy { proxy_env } else { vec![] },
         target: request.target.stage.clone(),
+        from: request.target.from.clone(),
+        unused_stages: !request.target.skip_unused_stages,
         platform: request.platform.target.clone(),
         build_platform: request.platform.build.clone(),
         labels: request.metadata.labels.clone(),

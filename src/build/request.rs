@@ -7,6 +7,7 @@
 
 use crate::oci::{Compression, Location, ManifestFormat, Platform, Reference};
 use crate::plan::Network;
+use crate::sandbox::Capability;
 use std::{path::PathBuf, time::Duration};
 
 /// One build.
@@ -196,20 +197,16 @@ pub struct SecurityOptions {
     pub network: Option<Network>,
     /// `--add-host NAME:IP`, in order.
     pub add_hosts: Vec<(String, String)>,
-    /// `--no-hosts`: RUN sees the image's `/etc/hosts`.
-    pub no_hosts: bool,
-    /// `--no-hostname`: RUN sees the image's `/etc/hostname`.
-    pub no_hostname: bool,
     /// What `/etc/resolv.conf` holds in RUN.
     pub dns: DnsOptions,
     /// Whether proxy variables of the environment are passed to RUN.
     pub http_proxy: bool,
     /// `-v`: directories of the machine that every RUN sees.
     pub volumes: Vec<VolumeMount>,
-    /// `--cap-add`, lower case without `cap_`.
-    pub cap_add: Vec<String>,
-    /// `--cap-drop`, lower case without `cap_`.
-    pub cap_drop: Vec<String>,
+    /// Capabilities beyond the default set.
+    pub cap_add: Vec<Capability>,
+    /// Capabilities of the default set that RUN does not get.
+    pub cap_drop: Vec<Capability>,
     /// Filter of system calls.
     pub seccomp: Seccomp,
     /// Whether programs may not gain privilege by setuid bits and file capabilities.
@@ -231,8 +228,6 @@ pub enum Seccomp {
 /// What `/etc/resolv.conf` holds in RUN.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DnsOptions {
-    /// `--dns none`: the image's own file stays in sight.
-    pub none: bool,
     /// Servers in place of the pod's.
     pub servers: Vec<String>,
     /// Search domains in place of the pod's.
@@ -269,8 +264,6 @@ pub struct MetadataOptions {
     pub inherit_annotations: bool,
     /// Whether the manifest gets `org.opencontainers.image.created`.
     pub created_annotation: bool,
-    /// Whether buildah's identity label (`io.buildah.version`) is asked for; rbuild writes none unless told to.
-    pub identity_label: bool,
     /// `--env`: appended as ENV to the last stage.
     pub env: Vec<(String, String)>,
     /// `--unsetenv`: removed from the final image.
@@ -293,7 +286,6 @@ impl Default for MetadataOptions {
             unset_annotations: vec![],
             inherit_annotations: true,
             created_annotation: true,
-            identity_label: false,
             env: vec![],
             unset_env: vec![],
             timestamp: None,

@@ -10,6 +10,7 @@ use crate::build::request::{
 };
 use crate::oci::{Compression, Location, ManifestFormat, Platform};
 use crate::plan::Network;
+use crate::sandbox::Capability;
 use crate::ui::{Buildah, IdForm, Quiet, Sink, Terminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -146,10 +147,6 @@ pub struct BudArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = values::boolean)]
     pub created_annotation: bool,
-    /// Label the image with the version of its builder
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          value_parser = values::boolean)]
-    pub identity_label: Option<bool>,
     /// Environment variable of the image
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
@@ -173,15 +170,7 @@ pub struct BudArgs {
     /// Line for /etc/hosts of RUN steps
     #[arg(long, value_name = "NAME:IP")]
     pub add_host: Vec<String>,
-    /// Show RUN steps the image's /etc/hosts
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          value_parser = values::boolean)]
-    pub no_hosts: Option<bool>,
-    /// Show RUN steps the image's /etc/hostname
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          value_parser = values::boolean)]
-    pub no_hostname: Option<bool>,
-    /// Name server of RUN steps, or `none`
+    /// Name server of RUN steps
     #[arg(long, value_name = "IP")]
     pub dns: Vec<String>,
     /// Search domain of RUN steps
@@ -331,13 +320,11 @@ impl BudArgs {
         let mut security = SecurityOptions {
             network: self.network.as_deref().map(network).transpose()?.flatten(),
             add_hosts: self.add_host.iter().map(|h| add_host(h)).collect::<Result<_, _>>()?,
-            no_hosts: self.no_hosts == Some(true),
-            no_hostname: self.no_hostname == Some(true),
             dns: self.dns()?,
             http_proxy: self.http_proxy,
             volumes: self.volume.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
-            cap_add: capabilities(&self.cap_add),
-            cap_drop: capabilities(&self.cap_drop),
+            cap_add: capabilities(&self.cap_add)?,
+            cap_drop: capabilities(&self.cap_drop)?,
             ..SecurityOptions::default()
         };
         for option in &self.security_opt {
@@ -348,19 +335,13 @@ impl BudArgs {
 
     fn dns(&self) -> Result<DnsOptions, Error> {
         let servers = values::commas(&self.dns);
-        let none = servers.iter().any(|s| s == "none");
-        if none && servers.len() > 1 {
-            return Err(Error::usage("`--dns none` cannot be combined with name servers"));
+        if servers.iter().any(|s| s == "none") {
+            return Err(Error::unsupported("`--dns=none`", "RUN steps always get a resolv.conf: leave it out"));
         }
-        if let Some(bad) = servers.iter().find(|s| *s != "none" && s.parse::<std::net::IpAddr>().is_err()) {
+        if let Some(bad) = servers.iter().find(|s| s.parse::<std::net::IpAddr>().is_err()) {
             return Err(Error::usage(format!("invalid value `{bad}` for `--dns`: expected an IP address")));
         }
-        Ok(DnsOptions {
-            none,
-            servers: if none { vec![] } else { servers },
-            search: values::commas(&self.dns_search),
-            options: values::commas(&self.dns_option),
-        })
+        Ok(DnsOptions { servers, search: values::commas(&self.dns_search), options: values::commas(&self.dns_option) })
     }
 
     fn metadata(&self, var: &Var<'_>) -> Result<MetadataOptions, Error> {
@@ -380,7 +361,6 @@ impl BudArgs {
             unset_annotations: values::commas(&self.unsetannotation),
             inherit_annotations: self.inherit_annotations,
             created_annotation: self.created_annotation,
-            identity_label: self.identity_label == Some(true),
             // A bare name that the environment does not have sets nothing, as in buildah.
             env: env.into_iter().filter_map(|(n, v)| Some((n, v?))).collect(),
             unset_env: values::commas(&self.unsetenv),
@@ -535,10 +515,9 @@ pub(super) fn volume(text: &str) -> Result<VolumeMount, Error> {
     Ok(VolumeMount { source: source.into(), target: target.to_owned(), read_only })
 }
 
-/// Capabilities in one spelling: lower case, without `cap_`.
-fn capabilities(values: &[String]) -> Vec<String> {
-    let plain = |c: String| c.to_ascii_lowercase().trim_start_matches("cap_").to_owned();
-    values::commas(values).into_iter().map(plain).collect()
+/// `--cap-add` and `--cap-drop`.
+pub(super) fn capabilities(values: &[String]) -> Result<Vec<Capability>, Error> {
+    values::commas(values).iter().map(|c| c.parse().map_err(Error::usage)).collect()
 }
 
 /// `--security-opt`.

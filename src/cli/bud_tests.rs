@@ -43,7 +43,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(r.output.format, ManifestFormat::Oci);
     assert_eq!(r.cache.pull, PullPolicy::Missing);
     assert!(!r.cache.no_cache && r.target.skip_unused_stages && r.security.http_proxy);
-    assert!(r.metadata.inherit_annotations && r.metadata.created_annotation && !r.metadata.identity_label);
+    assert!(r.metadata.inherit_annotations && r.metadata.created_annotation);
     assert_eq!(r.registry.retry, 3);
     assert_eq!(r.security.network, None);
 }
@@ -136,9 +136,10 @@ fn what_run_steps_see() {
     let volume = VolumeMount { source: "/src".into(), target: "/dst".into(), read_only: true };
     assert_eq!(r.security.volumes, [volume]);
     assert_eq!(r.security.dns.servers, ["1.1.1.1", "8.8.8.8"]);
-    assert_eq!(r.security.cap_add, ["sys_admin", "net_raw"]);
+    let caps: Vec<String> = r.security.cap_add.iter().map(|c| c.0.to_string()).collect();
+    assert_eq!(caps, ["CAP_SYS_ADMIN", "CAP_NET_RAW"]);
     assert_eq!(r.security.seccomp, Seccomp::Unconfined);
-    assert!(lower(&["--dns=none"]).security.dns.none);
+    assert!(refused(&["--dns=none"]).contains("resolv.conf"));
 }
 
 #[test]

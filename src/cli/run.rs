@@ -160,11 +160,8 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
         let kind = MountKind::Bind { source, read_only: v.read_only };
         spec.mounts.push(Mount { target: PathBuf::from(v.target), kind });
     }
-    let capabilities = |list: &[String]| {
-        values::commas(list).iter().map(|c| c.parse().map_err(Error::usage)).collect::<Result<Vec<_>, _>>()
-    };
-    spec.cap_add = capabilities(&args.cap_add)?;
-    spec.cap_drop = capabilities(&args.cap_drop)?;
+    spec.cap_add = bud::capabilities(&args.cap_add)?;
+    spec.cap_drop = bud::capabilities(&args.cap_drop)?;
     spec.stdin = if args.interactive || args.tty { Stdin::Inherit } else { Stdin::Null };
     spec.interactive = args.tty;
 

@@ -43,14 +43,17 @@ use std::collections::BTreeMap;
 /// A fault of the Dockerfile or of the arguments, with its place; what the resolver said; or an instruction that is valid
 /// but not supported.
 pub fn plan(request: &PlanRequest, resolver: &mut dyn Resolver) -> Result<Plan, Error> {
-    let file = dockerfile::parse(&request.dockerfile, &request.name)?;
+    let mut file = dockerfile::parse(&request.dockerfile, &request.name)?;
+    if let (Some(base), Some(first)) = (&request.from, file.stages.first_mut()) {
+        first.from.base.clone_from(base);
+    }
     let args = scope::build_args(request);
     let global = scope::global(&file, request, &args)?;
     let mut graph = graph::Graph::new(&file, request, resolver, &global)?;
     let target = graph.target()?;
 
     let mut opened = BTreeMap::new();
-    let mut waiting = vec![target];
+    let mut waiting = if request.unused_stages { (0..=target).collect() } else { vec![target] };
     while let Some(number) = waiting.pop() {
         if opened.contains_key(&number) {
             continue;

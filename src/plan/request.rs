@@ -20,6 +20,10 @@ pub struct PlanRequest {
     pub proxy_env: Vec<(String, String)>,
     /// `--target`: name or number of the stage to build; the last one where not given.
     pub target: Option<String>,
+    /// What the first FROM names instead of what is written there (`--from`).
+    pub from: Option<String>,
+    /// Whether stages before the target are built though the target does not need them.
+    pub unused_stages: bool,
     /// Platform of the image.
     pub platform: Platform,
     /// Platform of the machine that builds.
@@ -37,6 +41,8 @@ impl PlanRequest {
             build_args: vec![],
             proxy_env: vec![],
             target: None,
+            from: None,
+            unused_stages: false,
             platform: Platform::host(),
             build_platform: Platform::host(),
             labels: vec![],

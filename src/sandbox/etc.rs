@@ -16,9 +16,9 @@ pub(super) fn hosts(step: &StepSpec) -> String {
     text
 }
 
-/// Text of the step's `/etc/resolv.conf`: the pod's.
-pub(super) fn resolv_conf() -> String {
-    read("/etc/resolv.conf")
+/// Text of the step's `/etc/resolv.conf`: the pod's, unless the step brings its own.
+pub(super) fn resolv_conf(step: &StepSpec) -> String {
+    step.resolv_conf.clone().unwrap_or_else(|| read("/etc/resolv.conf"))
 }
 
 /// A pod without the file is no error: names that need it do not resolve in a step, either.

@@ -76,7 +76,7 @@ fn attempt(
         isolation,
         one_id,
         node_root: node_root(),
-        resolv_conf: etc::resolv_conf(),
+        resolv_conf: etc::resolv_conf(spec),
         hosts: etc::hosts(spec),
         filters: filters.iter().map(|(kind, filter)| (*kind, filter.len())).collect(),
         scope_signals,

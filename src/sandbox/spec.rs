@@ -37,6 +37,8 @@ pub struct StepSpec {
     pub network: Network,
     /// Host name of the command.
     pub hostname: String,
+    /// Text of `/etc/resolv.conf`; `None`: the pod's.
+    pub resolv_conf: Option<String>,
     /// Further lines for `/etc/hosts`.
     pub hosts: Vec<HostEntry>,
     /// Files under `/dev/pipes`.
@@ -71,6 +73,7 @@ impl StepSpec {
             ids: UserIds::default(),
             network: Network::Host,
             hostname: "buildkitsandbox".to_owned(),
+            resolv_conf: None,
             hosts: Vec::new(),
             pipes: Vec::new(),
             stdin: Stdin::Null,
