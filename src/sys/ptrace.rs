@@ -18,8 +18,9 @@ pub enum Event {
     GroupStop,
     /// Its first stop, or one that a SIGCONT ends: [`resume`].
     Started,
-    /// It made a process or thread: [`resume`].
-    Forked,
+    /// It made the process or thread of this number, which is traced, and whose own first stop may come before or after:
+    /// [`resume`].
+    Forked(i32),
     /// A filter said [`Trace`](super::seccomp::Action::Trace) with this number: see [`answer_call`], then [`resume`].
     Call(u16),
     /// Anything else: [`resume`].
@@ -79,7 +80,9 @@ fn event(tid: i32, raw: i32) -> Event {
     let signal = libc::WSTOPSIG(raw);
     match raw >> 16 {
         0 => Event::Signal(signal),
-        libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => Event::Forked,
+        libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
+            Event::Forked(i32::try_from(message(tid)).unwrap_or(0))
+        }
         libc::PTRACE_EVENT_SECCOMP => Event::Call(u16::try_from(message(tid)).unwrap_or(0)),
         libc::PTRACE_EVENT_STOP => match signal {
             libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Event::GroupStop,

@@ -49,9 +49,15 @@ pub(super) fn supervise(
         composed.enter().context(what)?;
         tracees = Some(Tracees::new(composed));
     }
-    let mut adopt = |pid| match &mut tracees {
-        Some(tracees) => tracees.adopt(pid),
-        None => Ok(()),
+    let mut adopt = |pid| {
+        if let Some(tracees) = &mut tracees
+            && let Some(e) = tracees.adopt(pid)?
+        {
+            reporter.send(&Message::Warning(format!(
+                "`/proc` shows the first process of the step only: the pod refuses ptrace: {e}"
+            )));
+        }
+        Ok(())
     };
     let started = match command::start(order, filters, &mut adopt) {
         Ok(started) => started,

@@ -1,26 +1,42 @@
-//! The processes of a step that init traces, where they have no pid namespace of their own.
+//! The processes of a step where they have no pid namespace of their own: init traces them, so that it knows each of them
+//! and shows it in [`Composed`].
+//!
+//! Where tracing is refused, too, only the command's first process is shown. Init is still the one that orphans fall to,
+//! so it can end everything by killing its children until there are none.
 
 use super::super::gate::Question;
 use super::composed::Composed;
 use crate::sys::process::{self, Status, group_of};
 use crate::sys::ptrace::{self, Event};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 /// All threads that are alive.
 pub(super) struct Tracees {
     proc: Composed,
-    /// By thread number: whether it is a process of its own number.
-    threads: HashMap<i32, bool>,
+    /// By thread number.
+    threads: HashMap<i32, Thread>,
+    /// Threads that ended before their maker's stop told of them.
+    ended_early: HashSet<i32>,
     /// Whether the step is over, and what still starts is to die.
     ending: bool,
+    /// Whether tracing is allowed.
+    traced: bool,
+}
+
+/// A thread that is alive.
+struct Thread {
+    /// Whether it is the first of its process, so that the process has its number.
+    process: bool,
+    /// Whether its maker's stop was seen.
+    announced: bool,
 }
 
 impl Tracees {
     /// Nobody yet.
     pub(super) fn new(proc: Composed) -> Tracees {
-        Tracees { proc, threads: HashMap::new(), ending: false }
+        Tracees { proc, threads: HashMap::new(), ended_early: HashSet::new(), ending: false, traced: true }
     }
 
     /// The `/proc` of the step.
@@ -28,11 +44,13 @@ impl Tracees {
         &self.proc
     }
 
-    /// Traces a child that waits, and shows it.
-    pub(super) fn adopt(&mut self, pid: i32) -> io::Result<()> {
-        ptrace::seize(pid)?;
-        self.threads.insert(pid, true);
-        self.proc.add(pid)
+    /// Traces a child that waits, and shows it. The answer is why it cannot be traced, if it cannot.
+    pub(super) fn adopt(&mut self, pid: i32) -> io::Result<Option<io::Error>> {
+        let refused = ptrace::seize(pid).err();
+        self.traced = refused.is_none();
+        self.threads.insert(pid, Thread { process: true, announced: true });
+        self.proc.add(pid)?;
+        Ok(refused)
     }
 
     /// Deals with what has happened so far; the answer is how `main` ended, if it did.
@@ -50,6 +68,9 @@ impl Tracees {
     /// Kills every process of the step and waits until all are gone.
     pub(super) fn end(&mut self) {
         self.ending = true;
+        if !self.traced {
+            return self.end_children();
+        }
         for pid in self.processes() {
             process::kill(pid, libc::SIGKILL);
         }
@@ -63,25 +84,41 @@ impl Tracees {
         }
     }
 
+    /// Kills the children that init has now; their own become init's, until there are none.
+    fn end_children(&self) {
+        loop {
+            let children = self.proc.children();
+            children.iter().for_each(|pid| process::kill(*pid, libc::SIGKILL));
+            // Waits for one, so that the next list is another.
+            if ptrace::next_blocking().is_err() {
+                return;
+            }
+        }
+    }
+
     fn processes(&self) -> Vec<i32> {
-        self.threads.iter().filter(|(_, process)| **process).map(|(tid, _)| *tid).collect()
+        self.threads.iter().filter(|(_, thread)| thread.process).map(|(tid, _)| *tid).collect()
     }
 
     /// One event; the answer is the status of a thread that ended.
     fn take(&mut self, tid: i32, event: Event) -> Option<Status> {
         if let Event::Ended(status) = event {
             // Orphans that init inherits are reported once more, as its children: unknown by then.
-            if self.threads.remove(&tid) == Some(true) {
-                self.proc.remove(tid);
+            if let Some(thread) = self.threads.remove(&tid) {
+                if thread.process {
+                    self.proc.remove(tid);
+                }
+                if !thread.announced {
+                    self.ended_early.insert(tid);
+                }
             }
             return Some(status);
         }
-        if let Entry::Vacant(new) = self.threads.entry(tid) {
-            let process = *new.insert(ptrace::is_process(tid));
-            if process && !self.ending {
-                // A process that cannot be shown is one that ended already.
-                let _ = self.proc.add(tid);
-            }
+        match event {
+            // Before its maker goes on, which may look for it at once.
+            Event::Forked(new) if !self.ended_early.remove(&new) => self.meet(new, true),
+            Event::Forked(_) => {}
+            _ => self.meet(tid, false),
         }
         if self.ending {
             process::kill(tid, libc::SIGKILL);
@@ -98,6 +135,21 @@ impl Tracees {
             _ => ptrace::resume(tid, 0),
         }
         None
+    }
+
+    /// Takes a thread in, if it is new, and shows it, if it is a process.
+    fn meet(&mut self, tid: i32, announced: bool) {
+        match self.threads.entry(tid) {
+            Entry::Occupied(mut known) => known.get_mut().announced |= announced,
+            Entry::Vacant(new) => {
+                let process = ptrace::is_process(tid);
+                new.insert(Thread { process, announced });
+                if process && !self.ending {
+                    // One that cannot be shown has ended already.
+                    let _ = self.proc.add(tid);
+                }
+            }
+        }
     }
 
     /// A call that names a process: `None` lets it go on, else this is its result.
