@@ -9,7 +9,7 @@ use crate::export::Form;
 use crate::oci::{Platform, Reference};
 use crate::source::image::Pull;
 use crate::store::Store;
-use crate::ui::{DockerTransfer, Event, Silent, Sink, Terminal};
+use crate::ui::{Direction, DockerTransfer, Event, Silent, Sink, Terminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Flags of `push` and `pull` without a meaning here.
@@ -153,10 +153,12 @@ pub(super) fn pull(args: &PullArgs, global: &Global) -> Result<(), Failure> {
         return Ok(output::print_line(&name.to_string())?);
     }
     // Where all layers were here already, nothing was moved and nothing said.
-    let now = store.get(&name.to_string()).map_err(Error::from)?.map(|d| d.digest);
-    if let Some(digest) = now.filter(|_| !sink.moved.load(Ordering::Relaxed)) {
-        let status = if now == before { "Image is up to date" } else { "Downloaded newer image" };
-        output::print_line(&format!("Digest: {digest}\nStatus: {status} for {}\n{name}", name.familiar()))?;
+    let now = store.get(&name.to_string()).map_err(Error::from)?;
+    if let Some(now) = now.filter(|_| !sink.moved.load(Ordering::Relaxed)) {
+        let (direction, name, digest) = (Direction::Pull, name.to_string(), now.digest.to_string());
+        sink.event(&Event::TransferStarted { direction, name: &name });
+        let changed = Some(now.digest) != before;
+        sink.event(&Event::TransferDone { direction, name: &name, digest: &digest, size: now.size, changed });
     }
     Ok(())
 }
