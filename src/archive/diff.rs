@@ -11,10 +11,9 @@
 //! The root directory has an entry (`./`) only if its mode, owner or attributes changed: its time changes with every step.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -22,16 +21,13 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat};
 
+use super::emit::{Data, Emitter};
 use super::error::Error;
 use super::extract::{OPAQUE, WHITEOUT};
 use super::merged::{self, FS, Merged};
 use super::node::{self, Disk, Kind, Meta, Node, Time, Xattrs};
 use super::record::{Record, Records};
-use super::tarfile::{Entry, EntryKind, TarWriter};
-use crate::oci::{DiffId, Hashing};
-
-/// Bytes of a layer that are gathered before they are hashed and written.
-const BUFFER: usize = 256 << 10;
+use crate::oci::DiffId;
 
 /// How modification times go into a layer. Fractions of a second are always dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,7 +39,7 @@ pub struct Times {
 }
 
 impl Times {
-    fn apply(&self, time: Time) -> i64 {
+    pub(super) fn apply(&self, time: Time) -> i64 {
         match (self.set_to, self.clamp_to) {
             (Some(set), _) => set,
             (None, Some(clamp)) => time.sec.min(clamp),
@@ -73,8 +69,15 @@ pub struct LayerStats {
 pub fn write_layer(upper: &Path, lower: &Merged, times: &Times, out: impl Write) -> Result<LayerStats, Error> {
     let mut records = Records::load(upper)?;
     let fs = merged::open_fs(upper)?;
-    let mut walk =
-        Walk { dir: upper, fs: &fs, lower, records: &mut records, changed: false, emitter: Emitter::new(out, *times) };
+    let mut walk = Walk {
+        dir: upper,
+        fs: &fs,
+        lower,
+        records: &mut records,
+        changed: false,
+        links: None,
+        emitter: Emitter::new(out, *times),
+    };
     walk.run()?;
     let (stats, changed) = (walk.emitter.finish()?, walk.changed);
     if changed {
@@ -125,118 +128,6 @@ fn root_differs(upper: Option<(&Meta, &Xattrs)>, lower: Option<(&Meta, &Xattrs)>
     key(upper) != key(lower)
 }
 
-/// What follows a header.
-enum Data {
-    None,
-    File(File),
-    Link(PathBuf),
-}
-
-/// Turns files into entries, and second names into hardlinks.
-struct Emitter<W: Write> {
-    tar: TarWriter<BufWriter<Hashing<W>>>,
-    times: Times,
-    entries: u64,
-    /// First name of each file that has more, and how many are still to come.
-    links: HashMap<(usize, u64, u64), (PathBuf, u64)>,
-}
-
-impl<W: Write> Emitter<W> {
-    fn new(out: W, times: Times) -> Self {
-        let out = BufWriter::with_capacity(BUFFER, Hashing::new(out));
-        Emitter { tar: TarWriter::new(out), times, entries: 0, links: HashMap::new() }
-    }
-
-    fn write(&mut self, path: &Path, meta: &Meta, xattrs: &Xattrs, data: Data, layer: usize) -> Result<(), Error> {
-        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(WHITEOUT)) {
-            let path = path.display();
-            return Err(Error::Unsupported(format!("file name `{path}`: in a layer it would mean a removal")));
-        }
-        let target = match &data {
-            Data::Link(target) => node::bytes(target),
-            _ => b"",
-        };
-        let Some(kind) = EntryKind::of(meta.kind, target) else { return Ok(()) };
-        let mut entry = Entry {
-            path: node::bytes(path),
-            kind,
-            mode: if meta.kind == Kind::Symlink { 0o777 } else { meta.mode },
-            uid: meta.uid,
-            gid: meta.gid,
-            size: 0,
-            mtime: self.times.apply(meta.mtime),
-            xattrs: (!xattrs.is_empty()).then_some(xattrs),
-        };
-        self.entries += 1;
-        if meta.nlink > 1 && meta.kind != Kind::Dir {
-            match self.links.entry((layer, meta.dev, meta.ino)) {
-                Slot::Vacant(slot) => drop(slot.insert((path.to_owned(), meta.nlink - 1))),
-                Slot::Occupied(mut slot) => {
-                    let (first, left) = slot.get_mut();
-                    *left = left.saturating_sub(1);
-                    let (first, last) = (first.clone(), *left == 0);
-                    if last {
-                        slot.remove();
-                    }
-                    entry = Entry { kind: EntryKind::Hardlink(node::bytes(&first)), xattrs: None, ..entry };
-                    return self.tar.append(&entry).map_err(Error::Output);
-                }
-            }
-        }
-        match &data {
-            Data::File(file) => {
-                entry.size = meta.size;
-                // A failed read must not be taken for a failed write.
-                let mut failed = None;
-                let content = Watched { inner: file, failed: &mut failed };
-                match self.tar.append_file(&entry, content) {
-                    Ok(()) => Ok(()),
-                    Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(Error::file("read", path)(e)),
-                    Err(e) => Err(match failed {
-                        Some(read) => Error::file("read", path)(read),
-                        None => Error::Output(e),
-                    }),
-                }
-            }
-            _ => self.tar.append(&entry).map_err(Error::Output),
-        }
-    }
-
-    /// The empty file that hides lower files.
-    fn whiteout(&mut self, dir: &Path, name: &[u8]) -> Result<(), Error> {
-        let path = dir.join(OsStr::from_bytes(name));
-        let mtime = self.times.set_to.unwrap_or(0);
-        self.entries += 1;
-        self.tar.append(&Entry { mtime, ..Entry::file(node::bytes(&path), 0) }).map_err(Error::Output)
-    }
-
-    fn finish(self) -> Result<LayerStats, Error> {
-        let entries = self.entries;
-        let buffered = self.tar.finish().map_err(Error::Output)?;
-        let hashing = buffered.into_inner().map_err(|e| Error::Output(e.into_error()))?;
-        let (_, digest, size) = hashing.finish();
-        Ok(LayerStats { diff_id: DiffId(digest), size, entries })
-    }
-}
-
-/// Remembers why a read failed.
-struct Watched<'a> {
-    inner: &'a File,
-    failed: &'a mut Option<io::Error>,
-}
-
-impl Read for Watched<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(buf).map_err(|e| {
-            let kind = e.kind();
-            if kind != io::ErrorKind::Interrupted {
-                *self.failed = Some(e);
-            }
-            kind.into()
-        })
-    }
-}
-
 /// A walk over an upper directory.
 struct Walk<'a, W: Write> {
     dir: &'a Path,
@@ -245,6 +136,8 @@ struct Walk<'a, W: Write> {
     records: &'a mut Records,
     /// Whether `records` has to be saved.
     changed: bool,
+    /// What [`Walk::find_links`] has found, once it was needed.
+    links: Option<HashMap<u64, Node>>,
     emitter: Emitter<W>,
 }
 
@@ -410,12 +303,18 @@ impl<W: Write> Walk<'_, W> {
             None => Xattrs::new(),
         };
         if self.records.get(path).is_none()
-            && let (Some(fd), Some(below)) = (&fd, &below)
-            && let Some(record) = &below.record
+            && let Some(fd) = &fd
+            && (below.as_ref().is_some_and(|below| below.record.is_some()) || self.has_links(stat))
             && merged::origin_mark(fd).map_err(|e| self.failed("read attributes of", path, e))?
         {
-            self.records.insert(path, inherited(stat, &below.disk, record, &xattrs));
-            self.changed = true;
+            let record = match &below {
+                Some(Node { record: Some(record), disk, .. }) => inherited(stat, disk, record, &xattrs),
+                _ => self.record_of_links(stat, &xattrs)?,
+            };
+            if !record.is_empty() {
+                self.records.insert(path, record);
+                self.changed = true;
+            }
         }
         let record: Option<Arc<Record>> = self.records.get(path).cloned();
         if let Some(record) = &record {
@@ -423,6 +322,47 @@ impl<W: Write> Walk<'_, W> {
         }
         let meta = node::meta(stat, record.as_deref(), self.lower.id_map());
         Ok(Found { meta, xattrs, fd, below })
+    }
+
+    /// Whether a file may be a new name of a copied-up one.
+    fn has_links(&self, stat: &Stat) -> bool {
+        stat.st_nlink > 1 && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && self.lower.has_records()
+    }
+
+    /// What a copied-up file keeps of the record that the lower layers have of another of its names.
+    fn record_of_links(&mut self, stat: &Stat, xattrs: &Xattrs) -> Result<Record, Error> {
+        if self.links.is_none() {
+            self.links = Some(self.find_links()?);
+        }
+        let below = self.links.as_ref().and_then(|links| links.get(&stat.st_ino));
+        Ok(match below {
+            Some(Node { record: Some(record), disk, .. }) => inherited(stat, disk, record, xattrs),
+            _ => Record::default(),
+        })
+    }
+
+    /// Looks through the whole upper layer for files with several names of which the lower layers have a record; by
+    /// inode.
+    fn find_links(&self) -> Result<HashMap<u64, Node>, Error> {
+        let mut found = HashMap::new();
+        let mut todo = vec![PathBuf::new()];
+        while let Some(dir) = todo.pop() {
+            let failed = |e| self.failed("read directory", &dir, e);
+            let fd = merged::open_dir(self.fs, &dir).map_err(failed)?;
+            for name in merged::names(&fd).map_err(failed)? {
+                let path = dir.join(&name);
+                let Some(stat) = self.stat(&path)? else { continue };
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                    todo.push(path);
+                } else if self.has_links(&stat)
+                    && let Some(below) = self.lower.lookup(&path)?
+                    && below.record.is_some()
+                {
+                    found.insert(stat.st_ino, below);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Whether a file was copied up, but is what the lower layers have.

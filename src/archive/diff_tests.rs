@@ -278,6 +278,28 @@ fn a_copied_up_file_keeps_what_was_recorded_and_the_step_left_alone() {
 }
 
 #[test]
+fn all_names_of_a_copied_up_file_keep_its_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, top) = (dir.path().join("base"), dir.path().join("top"));
+    layer(&base, &[], |u| u.file(Path::new("m"), &Attrs { uid: 33, ..attrs(0o600) }, |_| Ok(())).unwrap());
+    // `ln m a; ln m z` in a step.
+    let fs = top.join(FS);
+    std::fs::create_dir_all(&fs).unwrap();
+    std::fs::write(fs.join("m"), "").unwrap();
+    rustix::fs::setxattr(fs.join("m"), "user.overlay.origin", b"", rustix::fs::XattrFlags::empty()).unwrap();
+    for name in ["a", "z"] {
+        std::fs::hard_link(fs.join("m"), fs.join(name)).unwrap();
+    }
+    let all = entries(&write(&top, &[&base], &Times::default()).0);
+    let got: Vec<_> = all.iter().filter(|e| e.name != b"./").map(|e| (e.name.as_slice(), e.kind, e.uid)).collect();
+    assert_eq!(got, [(b"a".as_slice(), Type::File, 33), (b"m", Type::Hardlink, 33), (b"z", Type::Hardlink, 33)]);
+    let seen = view(&[&base, &top]);
+    for name in ["a", "m", "z"] {
+        assert_eq!(seen.lookup(Path::new(name)).unwrap().unwrap().meta.uid, 33, "{name}");
+    }
+}
+
+#[test]
 fn a_tree_is_written_whole_and_layers_on_layers_mean_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);

@@ -220,6 +220,11 @@ impl Merged {
         self.layers.len()
     }
 
+    /// Whether any layer has a record.
+    pub(crate) fn has_records(&self) -> bool {
+        self.layers.iter().any(|layer| !layer.records.is_empty())
+    }
+
     /// What is at `path`; the last component and its parents are not followed if they are links.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ pub mod content;
 pub mod copy;
 pub mod diff;
 mod dirtimes;
+mod emit;
 pub mod error;
 pub mod extract;
 pub mod merged;
