@@ -440,3 +440,69 @@ fn what_follows_the_archive_is_read_too() {
     extract(&mut rest, &dir.path().join("l"), &lower, &Limits::default()).unwrap();
     assert!(rest.is_empty());
 }
+
+#[test]
+fn a_shared_volume_with_a_group_and_an_acl_leaves_no_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o2777)).unwrap();
+    // A default ACL: version 2; owner, group, mask, others: all; user 55: all.
+    let acl: Vec<u8> = [(1u16, u32::MAX), (2, 55), (4, u32::MAX), (16, u32::MAX), (32, u32::MAX)]
+        .into_iter()
+        .flat_map(|(tag, id)| [&tag.to_le_bytes()[..], &7u16.to_le_bytes(), &id.to_le_bytes()].concat())
+        .collect();
+    let acl = [&2u32.to_le_bytes()[..], &acl].concat();
+    let set = rustix::fs::setxattr(dir.path(), "system.posix_acl_default", &acl, rustix::fs::XattrFlags::empty());
+    if let Err(e) = set {
+        println!("without an ACL: {e}");
+    }
+    let into = dir.path().join("layer");
+    let lower = Merged::open::<PathBuf>(&[], &IdMap::Plain).unwrap();
+    extract(tar(&["d/", "0700 d/e/", "0640 d/f=1"]).as_slice(), &into, &lower, &Limits::default()).unwrap();
+    for (path, mode) in [("", 0o755), ("d", 0o755), ("d/e", 0o700), ("d/f", 0o640)] {
+        let path = into.join("fs").join(path);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode, "{path:?}");
+        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+            let got = rustix::fs::getxattr(&path, acl, &mut [0; 256]);
+            assert!(matches!(got, Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP)), "{path:?}");
+        }
+    }
+}
+
+mod damaged {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// An archive with bytes changed is extracted or refused, but never panics and never leaves its root.
+        #[test]
+        fn archives_are_contained(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+            cut in proptest::option::weighted(0.2, any::<prop::sample::Index>()),
+            fix in any::<bool>(),
+        ) {
+            let long = format!("{}/f=x", "l".repeat(120));
+            let mut data = tar(&["d/", "d/f=content", "l->/d", "l/g=x", "h=>d/f", "d/.wh.x=", "d/.wh..wh..opq=", &long]);
+            for (at, byte) in &changes {
+                let at = at.index(data.len());
+                data[at] = *byte;
+            }
+            if fix {
+                // With good checksums, so that the change is looked at.
+                for block in data.chunks_exact_mut(512).filter(|b| b[257..262] == *b"ustar") {
+                    block[148..156].fill(b' ');
+                    let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+                    block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+                }
+            }
+            if let Some(cut) = cut {
+                data.truncate(cut.index(data.len()));
+            }
+            let mut stack = Stack::of(&[&["d/", "d/x=0", "out->../../.."]]);
+            let _ = stack.add_tar(&data);
+            let _ = std::fs::remove_dir_all(stack.dir.path().join("1"));
+            stack.assert_contained();
+        }
+    }
+}

@@ -85,18 +85,18 @@ impl<'a> Upper<'a> {
         }
         let mut upper = Upper::open(dir, lower)?;
         // A volume with an fsGroup is set-group-id, and may have a default ACL: neither may reach the files of an image.
-        match rustix::fs::fremovexattr(&upper.fs, "system.posix_acl_default") {
-            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-            Err(e) => return Err(Error::file("remove the default ACL of", &fs)(e)),
+        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+            match rustix::fs::fremovexattr(&upper.fs, acl) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(e) => return Err(Error::file("remove the access control list of", &fs)(e)),
+            }
         }
-        if upper.map != IdMap::Plain {
-            // Where only one id is mapped, a foreign group that was inherited could never be changed again later.
-            let group = rustix::fs::Gid::from_raw(0);
-            rustix::fs::fchown(&upper.fs, None, Some(group)).map_err(Error::file("change the group of", &fs))?;
-        } else {
-            let group = rustix::process::getegid();
-            rustix::fs::fchown(&upper.fs, None, Some(group)).map_err(Error::file("change the group of", &fs))?;
-        }
+        // Where only one id is mapped, a foreign group that was inherited could never be changed again later.
+        let group = match upper.map {
+            IdMap::Plain => rustix::process::getegid(),
+            IdMap::Ranged { .. } | IdMap::One => rustix::fs::Gid::from_raw(0),
+        };
+        rustix::fs::fchown(&upper.fs, None, Some(group)).map_err(Error::file("change the group of", &fs))?;
         let attrs = match lower.lookup(Path::new(""))? {
             Some(root) => attrs_of(&root, lower.xattrs(&root)?),
             None => Attrs::root(0o755, None),
