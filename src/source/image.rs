@@ -271,7 +271,7 @@ impl<'a> Images<'a> {
             self.store.put_blob(manifest)?;
             let known = self.store.get(&name).ok().flatten().is_some_and(|d| d.digest == image.descriptor.digest);
             if !known {
-                self.store.publish(&[name.clone()], &plain(&image.descriptor))?;
+                self.store.publish(std::slice::from_ref(&name), &plain(&image.descriptor))?;
             }
         }
         if !missing.is_empty() {

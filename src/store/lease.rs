@@ -142,10 +142,10 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            if let Err(e) = remove_tree(path) {
-                tracing::debug!(path = %path.display(), error = %e, "cannot remove");
-            }
+        if let Some(path) = &self.path
+            && let Err(e) = remove_tree(path)
+        {
+            tracing::debug!(path = %path.display(), error = %e, "cannot remove");
         }
     }
 }
