@@ -38,11 +38,11 @@ pub(super) struct Started {
     pub(super) listener: Option<Listener>,
 }
 
-/// Starts the command. `adopt` is called with its pid before it does anything.
+/// Starts the command. `adopt`, where there is one, is called with its pid before it does anything.
 pub(super) fn start(
     order: &Order,
     filters: &[Filter],
-    adopt: &mut dyn FnMut(i32) -> io::Result<()>,
+    adopt: Option<&mut dyn FnMut(i32) -> io::Result<()>>,
 ) -> Result<Started, NotStarted> {
     let other = |e: io::Error| {
         NotStarted::Other(Failure::new(format!("cannot start a process: {e}"), e.raw_os_error().unwrap_or(0)))
@@ -53,7 +53,8 @@ pub(super) fn start(
     match fork().map_err(other)? {
         Fork::Child => {
             drop((read, go_write, ours));
-            if go_read.read(&mut [0]).unwrap_or(0) == 0 {
+            // Waiting costs two changes of process.
+            if adopt.is_some() && go_read.read(&mut [0]).unwrap_or(0) == 0 {
                 exit_now(127);
             }
             let error = become_command(order, filters, &theirs);
@@ -63,11 +64,13 @@ pub(super) fn start(
         }
         Fork::Parent(pid) => {
             drop((write, go_read, theirs));
-            adopt(pid).map_err(|e| {
-                sys::process::kill(pid, libc::SIGKILL);
-                NotStarted::Other(Failure::new(format!("cannot trace the command: {e}"), e.raw_os_error().unwrap_or(0)))
-            })?;
-            go_write.write_all(&[1]).map_err(other)?;
+            if let Some(adopt) = adopt {
+                adopt(pid).and_then(|()| go_write.write_all(&[1])).map_err(|e| {
+                    sys::process::kill(pid, libc::SIGKILL);
+                    let errno = e.raw_os_error().unwrap_or(0);
+                    NotStarted::Other(Failure::new(format!("cannot show the command in `/proc`: {e}"), errno))
+                })?;
+            }
             // The pipe closes when the program starts.
             let mut report = Vec::new();
             read.read_to_end(&mut report).map_err(other)?;

@@ -44,6 +44,7 @@ pub(super) fn supervise(
         .context(what)?;
 
     let mut tracees = None;
+    let traced = composed.is_some();
     if let Some(composed) = composed {
         process::become_subreaper().context(what)?;
         composed.enter().context(what)?;
@@ -59,7 +60,8 @@ pub(super) fn supervise(
         }
         Ok(())
     };
-    let started = match command::start(order, filters, &mut adopt) {
+    let adopt = traced.then_some(&mut adopt as &mut dyn FnMut(i32) -> std::io::Result<()>);
+    let started = match command::start(order, filters, adopt) {
         Ok(started) => started,
         Err(NotStarted::Other(failure)) => return Err(failure),
         Err(NotStarted::Program { code, message }) => {

@@ -63,20 +63,16 @@ fn block(code: &mut Code, policy: &Policy, compat: bool) -> Result<Label, Error>
         };
         numbers.insert(number, verdict);
     }
-    // Ranges: each begins at its number and goes up to the next one's. Gaps get the default.
+    // Ranges: each begins at its number and goes up to the next one's. Numbers that no call has go with their neighbours,
+    // which makes fewer ranges: the kernel has nothing to do for them, whatever the filter says.
     let mut ranges: Vec<(u32, Verdict)> = Vec::new();
     let mut push = |from: u32, verdict: Verdict| {
         if ranges.last().is_none_or(|(_, last)| *last != verdict) {
             ranges.push((from, verdict));
         }
     };
-    let mut next = 0;
     for (number, verdict) in numbers {
-        if number > next || next == 0 && number > 0 {
-            push(next, Verdict::Always(policy.default));
-        }
         push(number, verdict);
-        next = number.saturating_add(1);
     }
     push(last_known.saturating_add(1), Verdict::Always(policy.unknown));
     let start = tree(code, &ranges, policy.default)?;
@@ -320,9 +316,12 @@ mod tests {
                 .any(|n| (if compat { n.compat } else { n.native }) == Some(nr))
         };
         for nr in 0..=469 {
-            let expect = |compat| if allowed(compat, nr) { ALLOW } else { EPERM };
-            assert_eq!(interpret(&program, arch::AUDIT_NATIVE, nr, [0; 6]), expect(false), "{nr}");
-            assert_eq!(interpret(&program, arch::AUDIT_COMPAT.unwrap(), nr, [0; 6]), expect(true), "{nr}");
+            for (arch, compat) in [(arch::AUDIT_NATIVE, false), (arch::AUDIT_COMPAT.unwrap(), true)] {
+                if arch::syscall_name(arch, nr).is_some() {
+                    let expected = if allowed(compat, nr) { ALLOW } else { EPERM };
+                    assert_eq!(interpret(&program, arch, nr, [0; 6]), expected, "{nr}");
+                }
+            }
         }
         for nr in [470, 9999, 0x4000_0000, 0x4000_0001, u32::MAX] {
             assert_eq!(interpret(&program, arch::AUDIT_NATIVE, nr, [0; 6]), ENOSYS, "{nr}");
