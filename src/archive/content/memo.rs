@@ -1,7 +1,7 @@
 //! A [`Memo`] in a file.
 //!
 //! ```text
-//! magic, 8 bytes | SHA-256 of the rest | per file: dev, ino, size, mtime, ctime, SHA-256 of the content
+//! magic, 8 bytes | SHA-256 of the rest | per file: dev, ino, size, mtime, ctime, BLAKE3 of the content
 //! ```
 //!
 //! Numbers are little-endian: 8 bytes each, and 8 + 4 bytes for a time. It is only a cache: a file that is damaged or of
@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-const MAGIC: &[u8; 8] = b"rbhash\x00\x01";
+const MAGIC: &[u8; 8] = b"rbhash\x00\x02";
 const HEAD: usize = MAGIC.len() + 32;
 const RECORD: usize = 3 * 8 + 2 * 12 + 32;
 /// Files that are remembered; as much as 20 MB of memory.
@@ -57,8 +57,8 @@ impl FileMemo {
             return Ok(());
         }
         let mut body = Vec::with_capacity(RECORD * (state.used.len() + state.old.len()).min(MOST));
-        for (key, sha256) in state.used.iter().chain(&state.old).take(MOST) {
-            encode(key, sha256, &mut body);
+        for (key, digest) in state.used.iter().chain(&state.old).take(MOST) {
+            encode(key, digest, &mut body);
         }
         let mut bytes = MAGIC.to_vec();
         bytes.extend(Sha256::digest(&body));
@@ -75,22 +75,22 @@ impl FileMemo {
 impl Memo for FileMemo {
     fn get(&self, key: &FileKey) -> Option<[u8; 32]> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sha256) = state.old.remove(key) {
-            state.used.insert(*key, sha256);
+        if let Some(digest) = state.old.remove(key) {
+            state.used.insert(*key, digest);
         }
         state.used.get(key).copied()
     }
 
-    fn put(&self, key: &FileKey, sha256: [u8; 32]) {
+    fn put(&self, key: &FileKey, digest: [u8; 32]) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.used.len() < MOST {
-            state.used.insert(*key, sha256);
+            state.used.insert(*key, digest);
             state.changed = true;
         }
     }
 }
 
-fn encode(key: &FileKey, sha256: &[u8; 32], out: &mut Vec<u8>) {
+fn encode(key: &FileKey, digest: &[u8; 32], out: &mut Vec<u8>) {
     for number in [key.dev, key.ino, key.size] {
         out.extend(number.to_le_bytes());
     }
@@ -98,7 +98,7 @@ fn encode(key: &FileKey, sha256: &[u8; 32], out: &mut Vec<u8>) {
         out.extend(time.sec.to_le_bytes());
         out.extend(time.nsec.to_le_bytes());
     }
-    out.extend(sha256);
+    out.extend(digest);
 }
 
 fn decode(bytes: &[u8]) -> Option<HashMap<FileKey, [u8; 32]>> {
