@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use super::diff::{LayerStats, Times};
 use super::error::Error;
 use super::extract::WHITEOUT;
+use super::hashed::HashedWriter;
 use super::node::{self, Kind, Meta, Xattrs};
 use super::tarfile::{Entry, EntryKind, TarWriter};
-use crate::oci::{DiffId, Hashing};
+use crate::oci::DiffId;
 
 /// Bytes of a layer that are gathered before they are hashed and written.
 const BUFFER: usize = 256 << 10;
@@ -35,7 +36,7 @@ struct First {
 
 /// Turns files into entries, and second names into hardlinks.
 pub(super) struct Emitter<W: Write> {
-    tar: TarWriter<BufWriter<Hashing<W>>>,
+    tar: TarWriter<BufWriter<HashedWriter<W>>>,
     times: Times,
     entries: u64,
     /// Files that have several names, by layer, device and inode.
@@ -45,7 +46,7 @@ pub(super) struct Emitter<W: Write> {
 impl<W: Write> Emitter<W> {
     /// Starts a layer.
     pub(super) fn new(out: W, times: Times) -> Self {
-        let out = BufWriter::with_capacity(BUFFER, Hashing::new(out));
+        let out = BufWriter::with_capacity(BUFFER, HashedWriter::new(out));
         Emitter { tar: TarWriter::new(out), times, entries: 0, links: HashMap::new() }
     }
 
@@ -135,7 +136,7 @@ impl<W: Write> Emitter<W> {
         let entries = self.entries;
         let buffered = self.tar.finish().map_err(Error::Output)?;
         let hashing = buffered.into_inner().map_err(|e| Error::Output(e.into_error()))?;
-        let (_, digest, size) = hashing.finish();
+        let (digest, size) = hashing.finish().map_err(Error::Output)?;
         Ok(LayerStats { diff_id: DiffId(digest), size, entries })
     }
 }

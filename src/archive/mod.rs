@@ -24,6 +24,7 @@ mod dirtimes;
 mod emit;
 pub mod error;
 pub mod extract;
+mod hashed;
 pub mod merged;
 pub mod node;
 pub mod reader;
