@@ -406,9 +406,11 @@ fn remove_mount_point(upper: &Path, created: &Created) {
     use std::os::unix::fs::MetadataExt as _;
     use std::time::{Duration, SystemTime};
     let parent = upper.join(&created.parent);
-    let ctime = |m: &fs::Metadata| (m.ctime(), m.ctime_nsec());
-    // Only if nobody touched the directory since is its time ours to restore.
-    let untouched = fs::symlink_metadata(&parent).is_ok_and(|m| ctime(&m) == created.parent_ctime);
+    let before = fs::symlink_metadata(&parent);
+    // Making the entry set both times. Only if nobody changed anything since was the directory copied up for us alone, and
+    // only if nobody made or removed entries since is its time ours to restore.
+    let untouched = before.as_ref().is_ok_and(|m| (m.ctime(), m.ctime_nsec()) == created.parent_ctime);
+    let same_entries = before.is_ok_and(|m| (m.mtime(), m.mtime_nsec()) == created.parent_ctime);
     for path in created.paths.iter().rev() {
         let path = upper.join(path);
         match fs::symlink_metadata(&path) {
@@ -417,10 +419,7 @@ fn remove_mount_point(upper: &Path, created: &Created) {
             _ => {}
         }
     }
-    if !untouched {
-        return;
-    }
-    if !created.parent_in_upper && fs::remove_dir(&parent).is_ok() {
+    if untouched && !created.parent_in_upper && fs::remove_dir(&parent).is_ok() || !same_entries {
         return;
     }
     let (seconds, nanoseconds) = created.parent_mtime;

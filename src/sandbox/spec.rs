@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// One command on one root file system.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StepSpec {
-    /// Root directories of the layers below, lowest first (at most 499). Absolute paths.
+    /// Root directories of the layers below, lowest first (at most 500). Absolute paths.
     #[serde(with = "super::text::list")]
     pub lowers: Vec<PathBuf>,
     /// Directory that takes the changes (the `fs` of the new layer). On a file system that can carry an overlay's upper

@@ -12,6 +12,7 @@ use rustix::mount::{
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// A refused mount: what the kernel said, beyond the error number, where it said something.
@@ -281,7 +282,7 @@ pub fn overlay(layers: &Overlay<'_>, target: BorrowedFd<'_>) -> Result<OwnedFd, 
     }
 }
 
-/// fsconfig takes strings of at most 255 bytes.
+/// fsconfig takes strings of at most 255 bytes, and overlay takes backslashes out of some of them.
 const MAX_PARAMETER_BYTES: usize = 255;
 
 fn overlay_by_context(layers: &Overlay<'_>, context: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
@@ -290,7 +291,8 @@ fn overlay_by_context(layers: &Overlay<'_>, context: BorrowedFd<'_>, target: Bor
     let mut string = |call: &'static str, key: &str, value: &Path| {
         let set =
             |value: &Path| rustix::mount::fsconfig_set_string(context, key, value).map_err(|e| Error::new(call, e));
-        if value.as_os_str().len() <= MAX_PARAMETER_BYTES {
+        let text = value.as_os_str().as_bytes();
+        if text.len() <= MAX_PARAMETER_BYTES && !text.contains(&b'\\') {
             return set(value);
         }
         let fd =

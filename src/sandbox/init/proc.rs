@@ -86,7 +86,7 @@ fn cover(root: &Root) -> Result<(), Failure> {
         let stat = rustix::fs::fstat(&entry).context(what)?;
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
             let attributes = Attributes { read_only: true, ..GUARDED };
-            mount::new_filesystem("tmpfs", &[("mode", "0555"), ("size", "0")], attributes, entry.as_fd())
+            mount::new_filesystem("tmpfs", &[("mode", "0555"), ("size", "4k")], attributes, entry.as_fd())
                 .context(what)?;
         } else {
             mount::bind_at(CWD, OsStr::new("/dev/null"), entry.as_fd(), false, Attributes::default()).context(what)?;

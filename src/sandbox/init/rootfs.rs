@@ -15,6 +15,9 @@ use std::path::Path;
 /// `OVERLAYFS_SUPER_MAGIC`.
 const OVERLAY_MAGIC: i64 = 0x794c_7630;
 
+/// `OVL_MAX_STACK`.
+const MAX_LOWERS: usize = 500;
+
 /// The mounted root.
 pub(super) struct Root {
     /// Root directory of the overlay.
@@ -30,8 +33,15 @@ pub(super) fn mount(order: &Order) -> Result<Root, Failure> {
     let upper =
         openat(CWD, &step.upper, flags, Mode::empty()).context(|| format!("cannot open `{}`", step.upper.display()))?;
     let mut lowers = Vec::with_capacity(step.lowers.len() + 1);
-    lowers.extend(step.stub.iter().cloned());
+    // An image of as many layers as the kernel stacks goes without it.
+    if step.lowers.len() < MAX_LOWERS {
+        lowers.extend(step.stub.iter().cloned());
+    }
     lowers.extend(step.lowers.iter().cloned());
+    if lowers.len() > MAX_LOWERS {
+        let message = format!("cannot stack {} layers: the kernel takes at most {MAX_LOWERS}", lowers.len());
+        return Err(Failure::new(message, 0).hint("build the base image with `--squash` or with fewer steps"));
+    }
     if lowers.is_empty() {
         return Err(Failure::new("cannot run a command without any layer below it, and without a stub layer", 0));
     }
@@ -151,11 +161,29 @@ fn system(root: &Root, order: &Order, reporter: &mut Reporter) -> Result<(), Fai
     }
     // With all that is mounted in it: the kernel does not let a new namespace look below.
     if mount::bind_at(CWD, OsStr::new("/sys"), target.as_fd(), true, guarded).is_ok() {
+        if order.node_root {
+            cover_system(root)?;
+        }
         return Ok(());
     }
-    mount::new_filesystem("tmpfs", &[("mode", "0555"), ("size", "0")], guarded, target.as_fd())
+    mount::new_filesystem("tmpfs", &[("mode", "0555"), ("size", "4k")], guarded, target.as_fd())
         .context(|| "cannot mount `/sys`".to_owned())?;
     reporter.send(&Message::Warning("`/sys` is empty: the pod's cannot be shown".to_owned()));
+    Ok(())
+}
+
+/// What only numbers guard, and a step's root has the node root's.
+const COVERED: [&str; 5] =
+    ["firmware", "devices/virtual/powercap", "kernel/debug", "kernel/security", "kernel/tracing"];
+
+fn cover_system(root: &Root) -> Result<(), Failure> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    for name in COVERED {
+        let Ok(place) = openat(root.top(), format!("sys/{name}"), flags, Mode::empty()) else { continue };
+        let guarded = Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: true };
+        mount::new_filesystem("tmpfs", &[("mode", "0555"), ("size", "4k")], guarded, place.as_fd())
+            .context(|| format!("cannot cover `/sys/{name}`"))?;
+    }
     Ok(())
 }
 
