@@ -125,12 +125,19 @@ fn attempt(
         report: Report::default(),
     };
     let watched = step.watch(out, cancel);
+    // Its end makes init end the step.
+    let mut leash = Some(leash_write);
     if watched.is_err() || cancel.is_cancelled() {
+        // A pid namespace dies with its init. Tracees would be killed, too, but init sees to it that they are gone.
+        if isolation == Isolation::Traced {
+            leash = None;
+            let patience = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+            let _ = poll(&mut [PollFd::new(&step.init.pidfd, PollFlags::IN)], Some(&patience));
+        }
         let _ = process::signal(step.init.pidfd.as_fd(), libc::SIGKILL);
     }
-    // The leash holds until init is dead: its end would make init leave.
     let ended = process::wait(step.init.pid).map_err(&broken);
-    drop(leash_write);
+    drop(leash);
     step.drain(out);
     watched.map_err(&broken)?;
     for created in step.report.created.iter().rev() {

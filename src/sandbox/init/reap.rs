@@ -79,8 +79,11 @@ pub(super) fn supervise(
             Err(e) => return Err(e).context(what),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        // Nothing is ever written there: it is readable when the builder is gone.
+        // Nothing is ever written there: it is readable when the builder wants an end, or is gone.
         if ready.get(1) == Some(&true) {
+            if let Some(tracees) = &mut tracees {
+                tracees.end();
+            }
             return Ok(137);
         }
         if ready.get(2) == Some(&true) {
