@@ -92,15 +92,14 @@ pub(super) fn write(
     Ok((id, Descriptor::of(&manifest.media_type, &bytes)))
 }
 
-/// The platform that the command line names goes into the config, whatever the base says.
+/// The platform that the image says it is for: the one that the user named, also on a base for another one
+/// (`FROM --platform=$BUILDPLATFORM`). Of the same architecture, the base knows its variant best.
 fn set_platform(config: &mut ImageConfig, platform: &PlatformOptions) {
-    if platform.explicit {
-        let target = &platform.target;
-        if config.os != target.os || config.architecture != target.architecture || target.variant.is_some() {
-            config.variant.clone_from(&target.variant);
-        }
+    let target = &platform.target;
+    if platform.explicit && (&config.os, &config.architecture) != (&target.os, &target.architecture) {
         config.os.clone_from(&target.os);
         config.architecture.clone_from(&target.architecture);
+        config.variant.clone_from(&target.variant);
     }
     if platform.os_version.is_some() {
         config.os_version.clone_from(&platform.os_version);
@@ -145,4 +144,27 @@ fn annotations(metadata: &MetadataOptions, base: Option<&Image>, created: &str) 
     }
     all.extend(metadata.annotations.iter().cloned());
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Platform;
+
+    #[test]
+    fn the_platform_that_was_asked_for() {
+        let asked = |base: &str, target: &str, explicit: bool| {
+            let mut config = ImageConfig::scratch(&base.parse::<Platform>().unwrap());
+            set_platform(
+                &mut config,
+                &PlatformOptions { target: target.parse().unwrap(), explicit, ..Default::default() },
+            );
+            config.platform().to_string()
+        };
+        assert_eq!(asked("linux/amd64", "linux/arm/v7", true), "linux/arm/v7");
+        assert_eq!(asked("linux/amd64", "linux/arm/v7", false), "linux/amd64");
+        assert_eq!(asked("linux/amd64/v2", "linux/amd64", true), "linux/amd64/v2");
+        assert_eq!(asked("linux/arm/v7", "linux/amd64", true), "linux/amd64");
+        assert_eq!(asked("linux/amd64", "linux/amd64/v2", true), "linux/amd64");
+    }
 }

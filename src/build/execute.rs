@@ -4,11 +4,12 @@ use super::{
     Error, OpenContext, Shortage, Surroundings,
     commit::{self, Built},
     keys::{self, Read},
+    mounts::ContextCopies,
     request::BuildRequest,
     resolver::BaseImages,
     rootfs, schedule,
     stack::{Layer, Stack},
-    store_names, surroundings,
+    store_names,
 };
 use crate::archive::{
     Time,
@@ -22,16 +23,12 @@ use crate::archive::{
 use crate::cache::{CacheKey, StepCache};
 use crate::dockerfile::ignore::Patterns;
 use crate::oci::{Descriptor, DiffId, History, Location, media};
-use crate::plan::{Base, Copy, CopyFrom, CopySource, Network, Plan, Run, Step, StepId, StepKind};
-use crate::sandbox::{self, StepSpec};
+use crate::plan::{Base, Copy, CopyFrom, CopySource, Plan, Step, StepId, StepKind};
+use crate::sandbox;
 use crate::snapshot::{Active, Snapshots};
 use crate::source::image::Images;
-use crate::sys::{
-    idmap::IdMap,
-    limits::{Memory, Space},
-    passwd,
-};
-use crate::ui::{Event, FailedCommand, SourceExcerpt, StepKey, Stream};
+use crate::sys::{idmap::IdMap, limits::Space, passwd};
+use crate::ui::{Event, FailedCommand, SourceExcerpt, StepKey};
 use std::{
     io::Read as _,
     path::{Path, PathBuf},
@@ -46,8 +43,8 @@ const PASSWD_LIMIT: u64 = 16 << 20;
 
 /// What a step leaves for the steps that build on it.
 #[derive(Clone, Debug)]
-struct Done {
-    stack: Stack,
+pub(super) struct Done {
+    pub stack: Stack,
     /// When the step was executed, RFC 3339; `None` for the start of a stage.
     created: Option<String>,
     /// Whether the step made a layer.
@@ -56,29 +53,31 @@ struct Done {
 
 /// Everything that the steps of one build share.
 pub(super) struct Executor<'a> {
-    request: &'a BuildRequest,
-    around: Surroundings<'a>,
+    pub(super) request: &'a BuildRequest,
+    pub(super) around: Surroundings<'a>,
     plan: &'a Plan,
-    context: &'a OpenContext,
-    images: &'a Images<'a>,
-    bases: &'a BaseImages<'a>,
-    snapshots: Snapshots<'a>,
+    pub(super) context: &'a OpenContext,
+    pub(super) images: &'a Images<'a>,
+    pub(super) bases: &'a BaseImages<'a>,
+    pub(super) snapshots: Snapshots<'a>,
     cache: StepCache<'a>,
     /// With one layer a stage: the layer that the stage's steps fill one after the other.
     stage_layers: Vec<Mutex<Option<Active>>>,
     started: String,
     /// Digests of files of the build context, from this build and earlier ones.
     memo: OnceLock<FileMemo>,
+    /// Parts of the build context that steps mount.
+    pub(super) context_copies: ContextCopies,
 }
 
 /// A place where a step changes files.
-struct Site<'s> {
+pub(super) struct Site<'s> {
     /// Layer directories below, lowest first.
-    below: &'s [PathBuf],
+    pub below: &'s [PathBuf],
     /// Takes the changes.
-    active: &'s Active,
+    pub active: &'s Active,
     /// Files as they are before the step.
-    view: Merged,
+    pub view: Merged,
 }
 
 impl<'a> Executor<'a> {
@@ -103,6 +102,7 @@ impl<'a> Executor<'a> {
             stage_layers: plan.stages.iter().map(|_| Mutex::new(None)).collect(),
             started: now.to_string(),
             memo: OnceLock::new(),
+            context_copies: ContextCopies::default(),
         })
     }
 
@@ -169,17 +169,21 @@ impl<'a> Executor<'a> {
             StepKind::Base(base) => return self.base(base, result_of),
             StepKind::Config => return Ok(self.config(step, parent)),
             StepKind::Run(run) => {
-                if !run.mounts.is_empty() {
-                    return Err(Error::Unsupported {
-                        what: "`RUN --mount`".into(),
-                        hint: "copy what the command needs with COPY, and remove it again in the same RUN".into(),
-                    });
-                }
-                let network = self.network(run);
-                let hosts: Vec<String> = self.request.security.add_hosts.iter().map(|(n, _)| n.clone()).collect();
+                let wanted = self.wanted_mounts(run, result_of)?;
                 let platform = &self.plan.stages[step.stage].platform;
-                let cache_key = keys::run(parent.stack.chain(), run, network, &hosts, platform, &self.request.security);
-                self.cached(step, key, &parent, &[cache_key], true, |site| self.run_command(key, run, network, site))?
+                let (network, options) = (self.network(run), self.run_options(step));
+                let key_of =
+                    |mounts: &[String]| keys::run(parent.stack.chain(), run, network, &options, platform, mounts);
+                let known = |mounts: &[String]| self.lookup(step, &key_of(mounts)).is_some();
+                let cache_keys: Vec<CacheKey> =
+                    self.mount_keys(&wanted, &known)?.iter().map(|mounts| key_of(mounts)).collect();
+                self.cached(step, key, &parent, &cache_keys, true, |site| {
+                    let mut mounts = self.ready_mounts(&wanted)?;
+                    if self.request.security.compat_volumes {
+                        self.volume_mounts(step.config.volumes.keys(), site.below, &mut mounts)?;
+                    }
+                    self.run_command(key, run, site, mounts)
+                })?
             }
             StepKind::Copy(copy) => self.copy(step, key, copy, &parent, result_of)?,
             StepKind::Workdir { path, user } => {
@@ -279,7 +283,7 @@ impl<'a> Executor<'a> {
     }
 
     /// An empty layer on top of `dirs`. Its root directory is the one that steps see, so it has the metadata of the root below.
-    fn start_layer(&self, dirs: &[PathBuf]) -> Result<Active, Error> {
+    pub(super) fn start_layer(&self, dirs: &[PathBuf]) -> Result<Active, Error> {
         let active = self.snapshots.prepare()?;
         let view = rootfs::view(&self.snapshots, dirs)?;
         Upper::create(&active.layer(), &view)?.finish()?;
@@ -344,70 +348,11 @@ impl<'a> Executor<'a> {
     }
 
     /// Whether a command may have failed because the store's file system is full.
-    fn storage_shortage(&self) -> Option<Shortage> {
+    pub(super) fn storage_shortage(&self) -> Option<Shortage> {
         let space = Space::at(self.around.store.root())?;
         // The last blocks are often kept back, so "full" is a little more than nothing.
         let full = space.free < (space.total / 100).min(4 << 20);
         full.then(|| Shortage::Storage { used: self.around.store.unfinished_bytes(), limit: space.total })
-    }
-
-    fn network(&self, run: &Run) -> Network {
-        run.network.or(self.request.security.network).unwrap_or(Network::Host)
-    }
-
-    fn run_command(&self, key: StepKey, run: &Run, network: Network, site: &Site) -> Result<(), Error> {
-        let ids = passwd::resolve(&run.user, &read_etc(&site.view, "passwd")?, &read_etc(&site.view, "group")?)?;
-        let lowers = site.below.iter().map(|d| d.join("fs")).collect();
-        let argv = run.argv.iter().map(Into::into).collect();
-        let mut spec = StepSpec::new(lowers, site.active.upper(), site.active.work(), argv);
-        let stub = self.around.store.mount_points_dir();
-        sandbox::make_stub(&stub).map_err(|source| Error::File { path: stub.clone(), source })?;
-        spec.stub = Some(stub);
-        spec.env = run.env.iter().chain(&run.proxy_env).map(|(n, v)| (n.into(), v.into())).collect();
-        if !run.env.iter().any(|(n, _)| n == "HOME") {
-            spec.env.push(("HOME".into(), ids.home.clone().unwrap_or_else(|| "/".into()).into()));
-        }
-        spec.cwd = PathBuf::from(&run.cwd);
-        spec.ids = ids;
-        spec.network = match network {
-            Network::Host => sandbox::Network::Host,
-            Network::None => sandbox::Network::None,
-        };
-        spec.hosts = self
-            .request
-            .security
-            .add_hosts
-            .iter()
-            .map(|(name, address)| sandbox::HostEntry { address: address.clone(), name: name.clone() })
-            .collect();
-        surroundings::apply(&self.request.security, &mut spec)?;
-        spec.pipes = run
-            .heredocs
-            .iter()
-            .map(|h| sandbox::PipeFile { name: h.name.clone(), content: h.content.clone() })
-            .collect();
-        let sink = self.around.sink;
-        let mut out = |stream, data: &[u8]| {
-            let stream = match stream {
-                sandbox::Stream::Stdout => Stream::Stdout,
-                sandbox::Stream::Stderr => Stream::Stderr,
-            };
-            sink.event(&Event::Output { step: key, stream, data });
-        };
-        let kills = Memory::of_this_process().kills;
-        let exit = sandbox::run(&spec, &mut out, self.around.cancel)?;
-        for text in &exit.warnings {
-            sink.event(&Event::Warning { text });
-        }
-        if exit.success() {
-            return Ok(());
-        }
-        let memory = Memory::of_this_process();
-        let shortage = match memory.limit {
-            Some(limit) if memory.kills > kills => Some(Shortage::Memory { used: exit.usage.max_rss, limit }),
-            _ => self.storage_shortage(),
-        };
-        Err(Error::RunFailed { command: run.argv.join(" "), code: exit.code, refused: exit.refused, shortage })
     }
 
     fn copy(
@@ -442,8 +387,7 @@ impl<'a> Executor<'a> {
         };
         let request = self.copy_request(copy)?;
         let from_context = matches!(copy.from, CopyFrom::Context);
-        let memo = from_context.then(|| self.memo.get_or_init(|| FileMemo::open(&self.around.store.file_memo_path())));
-        let memo = memo.map(|m| m as &dyn content::Memo);
+        let memo = from_context.then(|| self.file_memo());
         if self.request.output.layers {
             let digest = content::digest(&request, tree, memo)?;
             keys.push(keys::copy(below, copy, &Read::Content(digest)));
@@ -460,6 +404,11 @@ impl<'a> Executor<'a> {
             upper.finish()?;
             Ok(())
         })
+    }
+
+    /// Digests of files of the build context.
+    pub(super) fn file_memo(&self) -> &dyn content::Memo {
+        self.memo.get_or_init(|| FileMemo::open(&self.around.store.file_memo_path()))
     }
 
     fn copy_request(&self, copy: &Copy) -> Result<copy::Request, Error> {
@@ -487,11 +436,11 @@ impl<'a> Executor<'a> {
     }
 
     fn make_workdir(&self, path: &str, user: &str, site: &Site) -> Result<(), Error> {
-        let ids = passwd::resolve(user, &read_etc(&site.view, "passwd")?, &read_etc(&site.view, "group")?)?;
+        let (uid, gid) = workdir_owner(user, &read_etc(&site.view, "passwd")?, &read_etc(&site.view, "group")?)?;
         let view = rootfs::view(&self.snapshots, site.below)?;
         let mut upper = Upper::open(&site.active.layer(), &view)?;
         let mtime = Some(Time::seconds(self.epoch().unwrap_or_else(|| jiff::Timestamp::now().as_second())));
-        let attrs = Attrs { mode: 0o755, uid: ids.uid, gid: ids.gid, mtime, ..Attrs::default() };
+        let attrs = Attrs { mode: 0o755, uid, gid, mtime, ..Attrs::default() };
         upper.ensure_dir(Path::new(path), &attrs)?;
         upper.finish()?;
         Ok(())
@@ -637,8 +586,24 @@ fn made_layer(diff_id: DiffId, size: u64) -> Layer {
     Layer { diff_id, blob: diff_id.0, size, media_type: media::OCI_LAYER.into() }
 }
 
+/// Who owns the directory that WORKDIR makes. As with BuildKit, a user that the image does not know is root here (it is an
+/// error only where a command is to run), and a number without a group is the group's number, too.
+fn workdir_owner(user: &str, passwd: &[u8], group: &[u8]) -> Result<(u32, u32), passwd::Error> {
+    let (name, group_name) = user.split_once(':').unwrap_or((user, ""));
+    let (uid, own_gid) = match passwd::resolve_chown(name, passwd, group) {
+        Err(passwd::Error::NoUser(_)) => (0, 0),
+        other => other?,
+    };
+    let gid = match passwd::resolve_chown(&format!(":{group_name}"), passwd, group) {
+        _ if group_name.is_empty() => own_gid,
+        Err(passwd::Error::NoGroup(_)) => own_gid,
+        other => other?.1,
+    };
+    Ok((uid, gid))
+}
+
 /// The content of `/etc/passwd` or `/etc/group` of an image; empty where there is none.
-fn read_etc(view: &Merged, name: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn read_etc(view: &Merged, name: &str) -> Result<Vec<u8>, Error> {
     let found = view.resolve(&Path::new("etc").join(name), true)?;
     let Some(node) = found.node.filter(|n| n.is_file()) else { return Ok(vec![]) };
     let mut bytes = vec![];
@@ -647,4 +612,29 @@ fn read_etc(view: &Merged, name: &str) -> Result<Vec<u8>, Error> {
         .read_to_end(&mut bytes)
         .map_err(|source| Error::File { path: Path::new("/etc").join(name), source })?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_of_working_directories() {
+        let (passwd, group) = (&b"foo:x:10000:10001::/home/foo:/bin/sh\n"[..], &b"bar:x:77:\n"[..]);
+        let owner = |user| workdir_owner(user, passwd, group).unwrap();
+        for (user, want) in [
+            ("", (0, 0)),
+            ("9999", (9999, 9999)),
+            ("9999:5", (9999, 5)),
+            ("foo", (10000, 10001)),
+            ("foo:bar", (10000, 77)),
+            ("10000:bar", (10000, 77)),
+            ("nobody-knows", (0, 0)),
+            ("nobody-knows:bar", (0, 77)),
+            ("foo:nobody-knows", (10000, 10001)),
+        ] {
+            assert_eq!(owner(user), want, "{user}");
+        }
+        assert!(workdir_owner("4294967295", passwd, group).is_err());
+    }
 }

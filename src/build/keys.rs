@@ -1,23 +1,20 @@
 //! What goes into the cache key of each kind of step.
 
-use super::request::SecurityOptions;
 use crate::cache::{CacheKey, KeyBuilder};
 use crate::oci::{ChainId, Digest, History, Platform};
 use crate::plan::{Copy, CopySource, Network, Run};
-use crate::sandbox::Capability;
 
-/// The key of a RUN step. Proxy variables and the addresses behind `--add-host` are left out on purpose: they say how to
-/// reach things, not what is made.
+/// The key of a RUN step. `options` are those of the command line that matter, `mounts` is what `--mount` shows. Proxy
+/// variables and the addresses behind `--add-host` are left out on purpose: they say how to reach things, not what is made.
 pub(super) fn run(
     below: Option<ChainId>,
     run: &Run,
     network: Network,
-    hosts: &[String],
+    options: &[String],
     platform: &Platform,
-    security: &SecurityOptions,
+    mounts: &[String],
 ) -> CacheKey {
-    let caps = |list: &[Capability]| list.iter().map(|c| c.0.to_string()).collect::<Vec<_>>();
-    let key = KeyBuilder::new("run", below)
+    KeyBuilder::new("run", below)
         .text("platform", &platform.to_string())
         .list("argv", &run.argv)
         .list("env", run.env.iter().map(|(n, v)| format!("{n}={v}")))
@@ -31,14 +28,8 @@ pub(super) fn run(
             },
         )
         .list("heredocs", run.heredocs.iter().flat_map(|h| [h.name.as_str(), h.content.as_str()]))
-        .list("hosts", hosts);
-    // What hardly anybody changes is in the key only where it was changed.
-    if security.cap_add.is_empty() && security.cap_drop.is_empty() && security.volumes.is_empty() {
-        return key.finish();
-    }
-    key.list("cap-add", caps(&security.cap_add))
-        .list("cap-drop", caps(&security.cap_drop))
-        .list("volumes", security.volumes.iter().map(|v| format!("{}:{}", v.source.display(), v.target)))
+        .list("options", options)
+        .list("mounts", mounts)
         .finish()
 }
 

@@ -86,7 +86,7 @@ pub enum DockerfileSource {
 }
 
 /// What is built.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct TargetOptions {
     /// `--target`, name or number of a stage; `None`: the last one.
     pub stage: Option<String>,
@@ -98,6 +98,12 @@ pub struct TargetOptions {
     pub skip_unused_stages: bool,
     /// Most stages and steps to run at once; `None`: as many as the CPUs allow.
     pub jobs: Option<usize>,
+}
+
+impl Default for TargetOptions {
+    fn default() -> Self {
+        TargetOptions { stage: None, from: None, build_args: vec![], skip_unused_stages: true, jobs: None }
+    }
 }
 
 /// For which platform the image is.
@@ -203,6 +209,8 @@ pub struct SecurityOptions {
     pub http_proxy: bool,
     /// `-v`: directories of the machine that every RUN sees.
     pub volumes: Vec<VolumeMount>,
+    /// `--compat-volumes`: what RUN changes in a directory that VOLUME has declared before does not stay.
+    pub compat_volumes: bool,
     /// Capabilities beyond the default set.
     pub cap_add: Vec<Capability>,
     /// Capabilities of the default set that RUN does not get.

@@ -22,7 +22,7 @@ pub(super) fn apply(options: &SecurityOptions, spec: &mut StepSpec) -> Result<()
     for volume in &options.volumes {
         let source = std::fs::canonicalize(&volume.source)
             .map_err(|source| Error::File { path: volume.source.clone(), source })?;
-        let kind = MountKind::Bind { source, read_only: volume.read_only };
+        let kind = MountKind::Bind { source, inside: PathBuf::new(), read_only: volume.read_only };
         spec.mounts.push(Mount { target: PathBuf::from(&volume.target), kind });
     }
     Ok(())

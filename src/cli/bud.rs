@@ -186,6 +186,10 @@ pub struct BudArgs {
     /// Directory of the machine that RUN steps see
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
     pub volume: Vec<String>,
+    /// Drop what RUN steps change in directories that VOLUME has declared before
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub compat_volumes: Option<bool>,
     /// Capability that RUN steps get
     #[arg(long, value_name = "CAP")]
     pub cap_add: Vec<String>,
@@ -220,7 +224,7 @@ impl BudArgs {
             target: self.target_options(var)?,
             platform,
             cache: self.cache()?,
-            security: self.security(warn)?,
+            security: self.security(output.layers, warn)?,
             metadata: self.metadata(var)?,
             registry: self.registry.lower()?,
             progress: ProgressOptions {
@@ -316,17 +320,21 @@ impl BudArgs {
         })
     }
 
-    fn security(&self, warn: &mut dyn FnMut(String)) -> Result<SecurityOptions, Error> {
+    fn security(&self, layers: bool, warn: &mut dyn FnMut(String)) -> Result<SecurityOptions, Error> {
         let mut security = SecurityOptions {
             network: self.network.as_deref().map(network).transpose()?.flatten(),
             add_hosts: self.add_host.iter().map(|h| add_host(h)).collect::<Result<_, _>>()?,
             dns: self.dns()?,
             http_proxy: self.http_proxy,
+            compat_volumes: self.compat_volumes == Some(true),
             volumes: self.volume.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
             cap_add: capabilities(&self.cap_add)?,
             cap_drop: capabilities(&self.cap_drop)?,
             ..SecurityOptions::default()
         };
+        if security.compat_volumes && !layers {
+            return Err(Error::unsupported("`--compat-volumes` with `--layers=false`", "leave `--layers` out"));
+        }
         for option in &self.security_opt {
             security_option(option, &mut security, warn)?;
         }

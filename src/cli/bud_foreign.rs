@@ -31,7 +31,6 @@ impl Table for BudFlags {
         text("runtime-flag", Verdict::NoEffect),
         text("cgroup-parent", Verdict::NoEffect),
         text("cache-from", Verdict::NoEffect),
-        boolean("compat-volumes", Verdict::NoEffect),
         boolean("identity-label", Verdict::RefusedIfTrue("label the image yourself, with `--label`")),
         boolean("no-hosts", Verdict::RefusedIfTrue("RUN steps always get a hosts file; the image keeps its own")),
         boolean("no-hostname", Verdict::RefusedIfTrue("RUN steps always get a host name; the image keeps its own")),

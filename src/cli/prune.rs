@@ -47,10 +47,11 @@ pub fn run(args: &PruneArgs, global: &Global) -> Result<(), Error> {
     }
     let done = store.collect_garbage(GcOptions { all: args.all, max_size: args.max_size })?;
     output::print_line(&format!(
-        "Removed {} blobs, {} layer directories, {} cached steps: {}",
+        "Removed {} blobs, {} layer directories, {} cached steps, {} cache mounts: {}",
         done.blobs,
         done.snapshots,
         done.steps,
+        done.cache_mounts,
         human::size(done.bytes, "", 3)
     ))
 }

@@ -157,7 +157,7 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
     for volume in &args.volume {
         let v = bud::volume(volume)?;
         let source = std::fs::canonicalize(&v.source).map_err(Error::file("find", &v.source))?;
-        let kind = MountKind::Bind { source, read_only: v.read_only };
+        let kind = MountKind::Bind { source, inside: PathBuf::new(), read_only: v.read_only };
         spec.mounts.push(Mount { target: PathBuf::from(v.target), kind });
     }
     spec.cap_add = bud::capabilities(&args.cap_add)?;

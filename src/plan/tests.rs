@@ -286,3 +286,22 @@ fn faults_show_the_line() {
     }
     assert!(fault("FROM plain\nRUNN x\n").contains("    2 |>>> RUNN x"));
 }
+
+#[test]
+fn the_first_from_can_name_another_image() {
+    let mut r = request("FROM no-such-image AS a\nFROM plain\nCOPY --from=a /x /x");
+    r.from = Some("base".into());
+    let p = plan(&r, &mut Images).unwrap();
+    assert_eq!(p.steps[0].name, "FROM base AS a");
+}
+
+#[test]
+fn unused_stages_before_the_target_can_be_built_too() {
+    let mut r = request("FROM plain AS a\nFROM plain AS b\nFROM plain AS c");
+    let stages = |r: &PlanRequest| plan(r, &mut Images).unwrap().stages.iter().map(|s| s.index).collect::<Vec<_>>();
+    assert_eq!(stages(&r), [2]);
+    r.unused_stages = true;
+    assert_eq!(stages(&r), [0, 1, 2]);
+    r.target = Some("b".into());
+    assert_eq!(stages(&r), [0, 1]);
+}

@@ -179,6 +179,26 @@ pub enum MountKind {
         /// Absolute path on the builder's side.
         #[serde(with = "super::text::one")]
         source: PathBuf,
+        /// Path below `source` of what is shown, resolved as if `source` were the root directory; empty for all of it.
+        #[serde(with = "super::text::one")]
+        inside: PathBuf,
+        /// Whether writes fail.
+        read_only: bool,
+    },
+    /// A file or directory of another root file system.
+    Layers {
+        /// Root directories of its layers, lowest first (at least 1, at most 499). Absolute paths.
+        #[serde(with = "super::text::list")]
+        lowers: Vec<PathBuf>,
+        /// Empty directory that takes what the step writes.
+        #[serde(with = "super::text::one")]
+        upper: PathBuf,
+        /// Empty directory on the same file system as `upper`, for the kernel's use.
+        #[serde(with = "super::text::one")]
+        work: PathBuf,
+        /// Path in that root file system, resolved inside it; empty for all of it.
+        #[serde(with = "super::text::one")]
+        inside: PathBuf,
         /// Whether writes fail.
         read_only: bool,
     },

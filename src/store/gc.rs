@@ -12,7 +12,8 @@ use std::{
 /// What to keep.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GcOptions {
-    /// Drop the whole step cache, and all layer directories that can be made again from blobs.
+    /// Drop the whole step cache, the directories of cache mounts, and all layer directories that can be made again from
+    /// blobs.
     pub all: bool,
     /// Drop the step cache's oldest entries until the store has at most this many bytes.
     pub max_size: Option<u64>,
@@ -29,6 +30,8 @@ pub struct Collected {
     pub snapshots: usize,
     /// Entries of the step cache removed.
     pub steps: usize,
+    /// Directories of cache mounts removed.
+    pub cache_mounts: usize,
 }
 
 /// What a record of the step cache says that matters here; `cache` owns the rest of the format.
@@ -98,6 +101,9 @@ impl Store {
         }
         let shrink = options.all || options.max_size.is_some();
         done.snapshots += self.drop_snapshots(&held, &chains, shrink)?;
+        if options.all {
+            done.cache_mounts = self.drop_cache_mounts();
+        }
         Ok(done)
     }
 
@@ -182,7 +188,7 @@ impl Store {
                 let in_use = name.starts_with('.') && !stale; // the lock of a layer that is being extracted
                 let wanted = in_use || !stale && (!shrink || chains.iter().any(|c| c.0.hex() == name));
                 if !wanted && !held.contains(&format!("snapshots/{key_name}/{name}")) {
-                    removed += usize::from(self.drop_snapshot(&entry.path()));
+                    removed += usize::from(self.drop_aside(&entry.path()));
                 }
             }
             if stale {
@@ -192,14 +198,14 @@ impl Store {
         Ok(removed)
     }
 
-    /// Moves a layer directory out of sight first, so that no one finds half of it.
-    fn drop_snapshot(&self, path: &Path) -> bool {
+    /// Removes a directory; moves it out of sight first, so that no one finds half of it.
+    pub(super) fn drop_aside(&self, path: &Path) -> bool {
         let Ok(away) = self.lease.temp_path("dropped") else { return false };
         if fs::rename(path, &away).is_err() {
             return false;
         }
         if let Err(e) = remove_tree(&away) {
-            tracing::debug!(path = %away.display(), error = %e, "cannot remove a layer directory");
+            tracing::debug!(path = %away.display(), error = %e, "cannot remove a directory");
         }
         true
     }

@@ -10,6 +10,7 @@
 //!   compressed/<diff id>.<alg>  what a layer became when it was compressed: a descriptor, so that a push need not repeat it
 //!   file-digests                digests of build contexts' files, by inode and time, so that they are not read again
 //!   mount-points/               an empty layer that gives every step's root file system the mount points it needs
+//!   cache-mounts/<id map>/      directories of `RUN --mount=type=cache` (see `cache_mounts`)
 //!   leases/<id>                 one locked file a process: what it uses
 //!   tmp/<id>/                   one directory a process: what it is making
 //!   lock                        see below
@@ -25,6 +26,7 @@
 //!   while index.json changes or garbage is collected. So nothing that a living process uses is ever collected.
 
 mod blobs;
+mod cache_mounts;
 mod check;
 mod error;
 mod gc;
@@ -32,6 +34,7 @@ mod lease;
 mod names;
 
 pub use blobs::{BlobWriter, HashedBlobWriter};
+pub use cache_mounts::CacheMount;
 pub use check::{Checked, Problem};
 pub use error::Error;
 pub use gc::{Collected, GcOptions};

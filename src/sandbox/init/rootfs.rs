@@ -5,7 +5,7 @@ use super::super::spec::{Mount, MountKind};
 use super::composed::Composed;
 use super::proc::Proc;
 use super::{Context as _, Failure, Reporter, device, proc};
-use crate::sys::fs::{Missing, exists, resolve_or_create};
+use crate::sys::fs::{Missing, exists, resolve, resolve_or_create};
 use crate::sys::mount::{self, Attributes, Overlay};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use std::ffi::OsStr;
@@ -191,15 +191,18 @@ fn cover_system(root: &Root) -> Result<(), Failure> {
 fn further(root: &Root, wanted: &Mount, reporter: &mut Reporter) -> Result<(), Failure> {
     let what = || format!("cannot mount `{}`", wanted.target.display());
     match &wanted.kind {
-        MountKind::Bind { source, read_only } => {
+        MountKind::Bind { source, inside, read_only } => {
             let from = openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .context(|| format!("cannot open `{}`", source.display()))?;
-            let stat = statat(&from, "", AtFlags::EMPTY_PATH).context(what)?;
-            let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
-            let missing = if directory { Missing::Directory } else { Missing::File };
-            let target = root.mount_point(&wanted.target, missing, reporter)?;
-            let attributes = Attributes { read_only: *read_only, ..Attributes::default() };
-            mount::bind(from.as_fd(), target.as_fd(), directory, attributes).context(what)
+            show(root, &wanted.target, from, inside, *read_only, reporter)
+        }
+        MountKind::Layers { lowers, upper, work, inside, read_only } => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let place =
+                openat(CWD, upper, flags, Mode::empty()).context(|| format!("cannot open `{}`", upper.display()))?;
+            // As for the root of the step: over its own upper directory, where nobody else looks.
+            let top = mount::overlay(&Overlay { lowers, upper, work }, place.as_fd()).context(what)?;
+            show(root, &wanted.target, top, inside, *read_only, reporter)
         }
         MountKind::Tmpfs { size, mode } => {
             let target = root.mount_point(&wanted.target, Missing::Directory, reporter)?;
@@ -211,4 +214,29 @@ fn further(root: &Root, wanted: &Mount, reporter: &mut Reporter) -> Result<(), F
             mount::new_filesystem("tmpfs", &options, attributes, target.as_fd()).context(what).map(drop)
         }
     }
+}
+
+/// Shows the file or directory at `inside` of the directory `from` at `target`; of a file `from`, the file itself.
+fn show(
+    root: &Root,
+    target: &Path,
+    from: OwnedFd,
+    inside: &Path,
+    read_only: bool,
+    reporter: &mut Reporter,
+) -> Result<(), Failure> {
+    let what = || format!("cannot mount `{}`", target.display());
+    // By descriptor and inside: whoever writes there at the same time cannot lead the mount out with a link.
+    let from = match inside.as_os_str().is_empty() {
+        true => from,
+        false => {
+            resolve(from.as_fd(), inside).context(|| format!("cannot mount `{}` of its source", inside.display()))?
+        }
+    };
+    let stat = statat(&from, "", AtFlags::EMPTY_PATH).context(what)?;
+    let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+    let missing = if directory { Missing::Directory } else { Missing::File };
+    let target = root.mount_point(target, missing, reporter)?;
+    let attributes = Attributes { read_only, ..Attributes::default() };
+    mount::bind(from.as_fd(), target.as_fd(), directory, attributes).context(what)
 }

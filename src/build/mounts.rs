@@ -1,0 +1,360 @@
+//! `RUN --mount`: where the files of each mount are, and what of them decides what the step makes.
+//!
+//! | kind    | what the command sees                                           | in the cache key                    |
+//! |---------|-----------------------------------------------------------------|-------------------------------------|
+//! | bind    | files of a stage, of an image or of the context; what is written| options, and the digest of the files|
+//! |         | to it (`rw`) is gone after the step                             |                                     |
+//! | cache   | a directory of the store that outlives the build                | options, not the content            |
+//! | tmpfs   | an empty file system in memory                                  | options                             |
+//! | secret  | nothing: no build has secrets yet; a required one is an error   | options                             |
+//!
+//! A stage or an image is an overlay of its layers, with an upper directory that is thrown away. The build context is
+//! copied first, so that the ignore file counts, owners are root, and nothing is written into the user's directory.
+
+use super::{
+    Error,
+    execute::{Done, Executor},
+    rootfs,
+    stack::Stack,
+};
+use crate::archive::{
+    content::{self, Memo},
+    copy::{self, Item, Tree, tree},
+    merged::Merged,
+    upper::Upper,
+};
+use crate::dockerfile::{MountKind, Sharing, ignore::Patterns};
+use crate::oci::Digest;
+use crate::plan::{CopyFrom, Mount, Run, StepId};
+use crate::sandbox;
+use crate::snapshot::Active;
+use crate::store::CacheMount;
+use std::{
+    collections::HashMap,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// What a mount shows.
+enum Files {
+    /// A part of the build context.
+    Context,
+    /// A root file system: a stage or an image.
+    Tree(Stack),
+    /// A cache; with what it starts.
+    Cache(Option<Stack>),
+    /// Memory.
+    Memory,
+}
+
+/// A mount of one step, with its files found.
+pub(super) struct Wanted<'p> {
+    mount: &'p Mount,
+    files: Files,
+}
+
+/// Mounts that are ready for the sandbox. The directories behind them exist as long as the value lives.
+#[derive(Default)]
+pub(super) struct Ready {
+    /// In the order in which they are to be made.
+    pub mounts: Vec<sandbox::Mount>,
+    _layers: Vec<Active>,
+    _caches: Vec<CacheMount>,
+    _context: Vec<Arc<Active>>,
+}
+
+/// Copies of parts of the context, by path: steps of one build share them.
+pub(super) type ContextCopies = Mutex<HashMap<PathBuf, Arc<Active>>>;
+
+impl Wanted<'_> {
+    fn target(&self) -> &Path {
+        Path::new(self.mount.options.target.as_deref().unwrap_or("/"))
+    }
+
+    fn source(&self) -> &Path {
+        Path::new(self.mount.options.source.as_deref().unwrap_or(""))
+    }
+}
+
+impl Executor<'_> {
+    /// Finds the files of a step's mounts, in the order in which they are mounted: one inside another comes later.
+    pub(super) fn wanted_mounts<'p>(
+        &self,
+        run: &'p Run,
+        result_of: &dyn Fn(StepId) -> Option<Done>,
+    ) -> Result<Vec<Wanted<'p>>, Error> {
+        let mut all = vec![];
+        for mount in &run.mounts {
+            let stack = match &mount.from {
+                Some(CopyFrom::Stage(id)) => Some(result_of(*id).ok_or(Error::Cancelled)?.stack),
+                Some(CopyFrom::Image(image)) => Some(Stack::of(self.bases.get(image).ok_or(Error::Cancelled)?)),
+                Some(CopyFrom::Context) | None => None,
+            };
+            let files = match (mount.options.kind, stack) {
+                (MountKind::Bind, Some(stack)) => Files::Tree(stack),
+                (MountKind::Bind, None) => Files::Context,
+                (MountKind::Cache, from) => Files::Cache(from),
+                (MountKind::Tmpfs, _) => Files::Memory,
+                (MountKind::Secret, _) if mount.options.required => {
+                    return Err(Error::Unsupported {
+                        what: format!(
+                            "the secret `{}` of `RUN --mount`",
+                            mount.options.id.as_deref().unwrap_or_default()
+                        ),
+                        hint: "without `required` the step runs without it".into(),
+                    });
+                }
+                // As with BuildKit: a secret that was not given and is not required is not there.
+                (MountKind::Secret, _) => continue,
+                (MountKind::Ssh, _) => {
+                    return Err(Error::Unsupported {
+                        what: "`RUN --mount=type=ssh`".into(),
+                        hint: "fetch what needs the key before the build, and COPY it".into(),
+                    });
+                }
+            };
+            all.push(Wanted { mount, files });
+        }
+        all.sort_by_key(|w| w.target().components().count());
+        Ok(all)
+    }
+
+    /// What of the mounts goes into the step's cache keys: a list for each key. The first names root file systems by their
+    /// layers, which needs no look at the files; the second, where there is one, by their content.
+    pub(super) fn mount_keys(
+        &self,
+        wanted: &[Wanted],
+        known: &dyn Fn(&[String]) -> bool,
+    ) -> Result<Vec<Vec<String>>, Error> {
+        let mut by_layers = vec![];
+        let mut contexts = vec![];
+        for w in wanted {
+            let mut options = w.mount.options.clone();
+            // How it is called here says nothing about the files.
+            options.from = None;
+            by_layers.push(format!("{options:?}"));
+            by_layers.push(match &w.files {
+                Files::Context => {
+                    contexts.push(self.content(w, &self.context.files, Some(self.file_memo()))?);
+                    format!("content {}", contexts[contexts.len() - 1])
+                }
+                Files::Tree(stack) => format!("layers {:?}", stack.chain()),
+                Files::Cache(from) => format!("cache {:?}", from.as_ref().map(Stack::chain)),
+                Files::Memory => String::new(),
+            });
+        }
+        if !wanted.iter().any(|w| matches!(w.files, Files::Tree(_))) || known(&by_layers) {
+            return Ok(vec![by_layers]);
+        }
+        let mut by_content = by_layers.clone();
+        for (i, w) in wanted.iter().enumerate() {
+            if let Files::Tree(stack) = &w.files {
+                let dirs = rootfs::directories(&self.snapshots, self.images, stack)?;
+                let digest = self.content(w, &rootfs::view(&self.snapshots, &dirs)?, None)?;
+                if let Some(part) = by_content.get_mut(2 * i + 1) {
+                    *part = format!("content {digest}");
+                }
+            }
+        }
+        Ok(vec![by_layers, by_content])
+    }
+
+    /// The digest of the files that a mount shows.
+    fn content(&self, w: &Wanted, tree: &dyn Tree, memo: Option<&dyn Memo>) -> Result<String, Error> {
+        let found = tree::resolve(tree, w.source(), true)?;
+        let digest = content::digest(&part(&found.path)?, tree, memo)?;
+        // A directory's own metadata are no part of what a copy reads, but the command sees them.
+        let root = found.meta.map(|m| (m.mode, m.uid, m.gid));
+        Ok(format!("{digest} {root:?}"))
+    }
+
+    /// Makes the directories behind the mounts.
+    pub(super) fn ready_mounts(&self, wanted: &[Wanted]) -> Result<Ready, Error> {
+        let mut ready = Ready::default();
+        let caches = self.caches(wanted, &mut ready)?;
+        for (i, w) in wanted.iter().enumerate() {
+            let options = &w.mount.options;
+            let kind = match &w.files {
+                Files::Memory => sandbox::MountKind::Tmpfs { size: options.size, mode: options.mode.unwrap_or(0o1777) },
+                Files::Cache(_) => sandbox::MountKind::Bind {
+                    source: caches.get(&i).cloned().ok_or(Error::Cancelled)?,
+                    inside: inside(w.source()),
+                    read_only: options.read_only,
+                },
+                Files::Tree(stack) => {
+                    let dirs = rootfs::directories(&self.snapshots, self.images, stack)?;
+                    self.layers(&dirs, inside(w.source()), options.read_only, &mut ready)?
+                }
+                Files::Context => {
+                    let path = tree::resolve(&self.context.files, w.source(), true)?.path;
+                    let copy = self.context_copy(&path)?;
+                    let dir = copy.layer();
+                    ready._context.push(copy);
+                    match options.read_only {
+                        true => sandbox::MountKind::Bind { source: dir.join("fs"), inside: path, read_only: true },
+                        false => self.layers(&[dir], path, false, &mut ready)?,
+                    }
+                }
+            };
+            ready.mounts.push(sandbox::Mount { target: w.target().to_owned(), kind });
+        }
+        Ok(ready)
+    }
+
+    /// Mounts that keep a step's changes out of these directories of its own root file system (`--compat-volumes`).
+    pub(super) fn volume_mounts<'v>(
+        &self,
+        volumes: impl Iterator<Item = &'v String>,
+        below: &[PathBuf],
+        ready: &mut Ready,
+    ) -> Result<(), Error> {
+        let view = rootfs::view(&self.snapshots, below)?;
+        let mut all = vec![];
+        for volume in volumes {
+            let found = view.resolve(Path::new(volume), true)?;
+            let kind = match found.node {
+                Some(_) => self.layers(below, found.path.clone(), false, ready)?,
+                None => sandbox::MountKind::Tmpfs { size: None, mode: 0o755 },
+            };
+            all.push(sandbox::Mount { target: Path::new("/").join(&found.path), kind });
+        }
+        all.sort_by_key(|m| m.target.components().count());
+        ready.mounts.splice(0..0, all);
+        Ok(())
+    }
+
+    fn layers(
+        &self,
+        dirs: &[PathBuf],
+        inside: PathBuf,
+        read_only: bool,
+        ready: &mut Ready,
+    ) -> Result<sandbox::MountKind, Error> {
+        let active = self.start_layer(dirs)?;
+        let mut lowers: Vec<PathBuf> = dirs.iter().map(|d| d.join("fs")).collect();
+        if lowers.is_empty() {
+            // An overlay wants something below, and an empty stage has nothing.
+            let nothing = self.snapshots.prepare()?;
+            lowers.push(nothing.upper());
+            ready._layers.push(nothing);
+        }
+        let kind = sandbox::MountKind::Layers { lowers, upper: active.upper(), work: active.work(), inside, read_only };
+        ready._layers.push(active);
+        Ok(kind)
+    }
+
+    /// A part of the build context as a layer directory.
+    fn context_copy(&self, path: &Path) -> Result<Arc<Active>, Error> {
+        // One at a time: of two steps that want the same, the second finds it.
+        let mut copies = self.context_copies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = copies.get(path) {
+            return Ok(found.clone());
+        }
+        let copy = Arc::new(self.start_layer(&[])?);
+        self.copy_part(&self.context.files, path, &copy.layer(), true)?;
+        copies.insert(path.to_owned(), copy.clone());
+        Ok(copy)
+    }
+
+    /// Copies what is at `path` of a tree into a layer directory: to the same place, or its content to the root.
+    fn copy_part(&self, tree: &dyn Tree, path: &Path, layer: &Path, same_place: bool) -> Result<(), Error> {
+        let nothing: Merged = rootfs::view(&self.snapshots, &[])?;
+        let mut upper = Upper::open(layer, &nothing)?;
+        let request = copy::Request { parents: same_place && !path.as_os_str().is_empty(), ..part(path)? };
+        copy::copy(&request, tree, &mut upper)?;
+        upper.finish()?;
+        Ok(())
+    }
+
+    /// The directories of the cache mounts, by place in `wanted`. All steps take them in one order, and each once, so that
+    /// no two steps wait for each other.
+    fn caches(&self, wanted: &[Wanted], ready: &mut Ready) -> Result<HashMap<usize, PathBuf>, Error> {
+        let mut order: Vec<(Digest, usize, Option<&Stack>)> = vec![];
+        for (i, w) in wanted.iter().enumerate() {
+            if let Files::Cache(from) = &w.files {
+                order.push((cache_key(w.mount, from.as_ref()), i, from.as_ref()));
+            }
+        }
+        order.sort_by_key(|(key, i, _)| (*key, *i));
+        let mut paths: HashMap<usize, PathBuf> = HashMap::new();
+        let cancel = self.around.cancel;
+        let map = self.snapshots.map().key();
+        for (n, (key, i, from)) in order.iter().enumerate() {
+            let same = |at: usize| order.get(at).filter(|(other, ..)| other == key);
+            if let Some(path) = n.checked_sub(1).and_then(same).and_then(|(_, other, _)| paths.get(other)) {
+                let path = path.clone();
+                paths.insert(*i, path);
+                continue;
+            }
+            let all = order.iter().filter(|(other, ..)| other == key);
+            let sharing = all.filter_map(|(_, at, _)| Some(wanted.get(*at)?.mount.options.sharing)).fold(
+                Sharing::Shared,
+                |strictest, sharing| if sharing == Sharing::Shared { strictest } else { sharing },
+            );
+            let Some(w) = wanted.get(*i) else { continue };
+            let mut make = |dir: &Path| self.make_cache(dir, w.mount, *from);
+            let taken = self.around.store.cache_mount(&map, key, sharing, &|| cancel.is_cancelled(), &mut make)?;
+            let cache = taken.ok_or(Error::Cancelled)?;
+            paths.insert(*i, cache.path.join("fs"));
+            ready._caches.push(cache);
+        }
+        Ok(paths)
+    }
+
+    /// Fills a new cache: with what it starts from, and with the owner and mode that the mount says.
+    fn make_cache(&self, dir: &Path, mount: &Mount, from: Option<&Stack>) -> Result<(), Error> {
+        let files = dir.join("fs");
+        let failed = |source| Error::File { path: files.clone(), source };
+        std::fs::create_dir(&files).map_err(failed)?;
+        if let Some(stack) = from {
+            let dirs = rootfs::directories(&self.snapshots, self.images, stack)?;
+            self.copy_part(&rootfs::view(&self.snapshots, &dirs)?, Path::new(""), dir, false)?;
+        }
+        let o = &mount.options;
+        let (uid, gid) = (o.uid.unwrap_or(0), o.gid.unwrap_or(0));
+        // With one id there is nobody else whose the directory could be.
+        if (uid, gid) != (0, 0) && self.snapshots.map().can_own(uid, gid) {
+            chown(&files, Some(uid), Some(gid)).map_err(failed)?;
+        }
+        let mode = std::fs::Permissions::from_mode(o.mode.unwrap_or(0o755));
+        std::fs::set_permissions(&files, mode).map_err(failed)
+    }
+}
+
+/// The request that reads what is at `path`.
+fn part(path: &Path) -> Result<copy::Request, Error> {
+    let mut pattern = String::from("/");
+    for c in path.to_string_lossy().chars() {
+        if matches!(c, '*' | '?' | '[' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    Ok(copy::Request {
+        sources: vec![Item::Path(pattern)],
+        dest: "/".into(),
+        chown: None,
+        chmod: None,
+        exclude: Patterns::new(&[] as &[&str]).map_err(copy::Error::from)?,
+        parents: false,
+        unpack: false,
+        must_match: true,
+        implicit_mtime: 0,
+    })
+}
+
+/// A source path as the sandbox wants it: empty for everything.
+fn inside(source: &Path) -> PathBuf {
+    match source.components().all(|c| matches!(c, std::path::Component::RootDir | std::path::Component::CurDir)) {
+        true => PathBuf::new(),
+        false => source.to_owned(),
+    }
+}
+
+/// What tells one cache from another: as with BuildKit, its id, what it starts from, and the owner and mode it starts with.
+fn cache_key(mount: &Mount, from: Option<&Stack>) -> Digest {
+    let o = &mount.options;
+    let from = from.map(Stack::chain);
+    Digest::of(format!("{:?} {from:?} {:?} {:?} {:?}", o.id, o.uid, o.gid, o.mode))
+}
