@@ -3,12 +3,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os();
-    if rbuild::sandbox::is_init(arguments.next().as_deref()) {
+    if rbuild::sandbox::is_init(std::env::args_os().next().as_deref()) {
         return ExitCode::from(rbuild::sandbox::init_main());
     }
-    if cfg!(debug_assertions) && arguments.next().is_some_and(|verb| verb == "debug-step" || verb == "debug-unshare") {
-        return ExitCode::from(rbuild::sandbox::debug_step());
-    }
+    // While there is one thread. Verbs that need a user namespace enter it first thing, too.
+    rbuild::sys::names::pin();
     rbuild::cli::main()
 }

@@ -8,6 +8,7 @@ pub mod landlock;
 pub mod limits;
 pub mod memfd;
 pub mod mount;
+pub mod names;
 pub mod net;
 pub mod passwd;
 pub mod process;
