@@ -127,7 +127,12 @@ fn live(order: Order, filters: Vec<Filter>, reporter: &mut Reporter, leash: Owne
     rustix::system::sethostname(order.step.hostname.as_bytes())
         .context(|| format!("cannot set the host name `{}`", order.step.hostname))?;
     if order.step.network == super::Network::None {
-        sys::net::loopback_up().context(|| "cannot switch the loopback interface on".to_owned())?;
+        let up = match sys::net::loopback_up() {
+            // The pod's own user namespace, without NET_ADMIN.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => sys::net::join_new_with_loopback(),
+            other => other,
+        };
+        up.context(|| "cannot switch the loopback interface on".to_owned())?;
     }
     sys::caps::set_undumpable();
     reap::supervise(&order, &filters, composed, reporter, leash)
