@@ -18,6 +18,12 @@ pub fn build(request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result
     let client = registry_flags::client(&request.registry, global)?;
     let cancel = cancel_on_signals()?;
     let built = build::build(request, build::Surroundings { store: &store, client: &client, sink, cancel: &cancel })?;
+    // What was built is safe in the store, and a transfer can be left anywhere.
+    end_on_signals()?;
+    if let Some(code) = super::error::signal_code() {
+        // It came too late for the build to hear.
+        return Err(Error::Silent(code));
+    }
     let mut manifest = built.manifest.clone();
     let form = Form { format: Some(request.output.format), compression: request.output.compression };
     let name = built.names.first().and_then(|n| n.parse().ok());
@@ -41,6 +47,14 @@ pub fn cancel_on_signals() -> Result<Cancel, Error> {
     let cancel = Cancel::new().map_err(failed)?;
     signal::cancel_on_termination(&cancel).map_err(failed)?;
     Ok(cancel)
+}
+
+/// Lets the signals that end a program end this one at once.
+///
+/// # Errors
+/// Where the system allows no handler.
+pub fn end_on_signals() -> Result<(), Error> {
+    signal::end_on_termination().map_err(|e| Error::file("watch", Path::new("signals"))(e))
 }
 
 fn write_files(request: &BuildRequest, built: &Built, manifest: &Descriptor) -> Result<(), Error> {

@@ -146,6 +146,10 @@ impl Verb {
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let program = args.first().and_then(|a| Path::new(a).file_stem()).and_then(|s| s.to_str()).unwrap_or("rbuild");
+    if let Err(e) = delivery::end_on_signals() {
+        e.show(&mut Terminal::stdio());
+        return ExitCode::from(e.exit_code());
+    }
     let code = match program {
         "docker" => dialect::docker::main(&args),
         _ => rbuild(&args),

@@ -51,6 +51,14 @@ pub fn cancel_on_termination(cancel: &Cancel) -> std::io::Result<()> {
     raw::install(cancel.clone())
 }
 
+/// From now on, SIGTERM, SIGINT and SIGHUP end the process at once with 128 + their number, until
+/// [`cancel_on_termination`] is called. For work that may be left anywhere. The default action would do nothing in a
+/// process that is the first of a pod, as the kernel shields that one from signals without a handler.
+pub fn end_on_termination() -> std::io::Result<()> {
+    raw::AT_ONCE.store(true, Ordering::SeqCst);
+    raw::handle()
+}
+
 /// The number of the signal that asked the process to end, if one came.
 pub fn received() -> Option<i32> {
     match raw::RECEIVED.load(Ordering::SeqCst) {
@@ -84,13 +92,14 @@ impl Drop for BlockAll {
 mod raw {
     use super::Cancel;
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicI32, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
     pub(super) static RECEIVED: AtomicI32 = AtomicI32::new(0);
+    pub(super) static AT_ONCE: AtomicBool = AtomicBool::new(false);
     static FLAG: OnceLock<Cancel> = OnceLock::new();
 
     extern "C" fn on_signal(signal: libc::c_int) {
-        if RECEIVED.swap(signal, Ordering::SeqCst) != 0 {
+        if RECEIVED.swap(signal, Ordering::SeqCst) != 0 || AT_ONCE.load(Ordering::SeqCst) {
             // SAFETY: _exit is async-signal-safe.
             unsafe { libc::_exit(128 + signal) };
         }
@@ -105,9 +114,13 @@ mod raw {
     }
 
     pub(super) fn install(cancel: Cancel) -> std::io::Result<()> {
-        if FLAG.set(cancel).is_err() {
-            return Ok(());
-        }
+        // A process has one flag; the first one given stays.
+        let _ = FLAG.set(cancel);
+        AT_ONCE.store(false, Ordering::SeqCst);
+        handle()
+    }
+
+    pub(super) fn handle() -> std::io::Result<()> {
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
             // SAFETY: an all-zero sigaction is valid; the handler only does async-signal-safe work.
             let answer = unsafe {
