@@ -225,6 +225,41 @@ fn names_that_mean_whiteouts_cannot_be_written() {
 }
 
 #[test]
+fn directories_whose_name_means_a_whiteout_are_made_by_what_is_in_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = |name: &str, fill: &dyn Fn(&mut Upper)| {
+        let top = dir.path().join(name);
+        layer(&top, &[], fill);
+        let mut out = vec![];
+        write_layer(&top, &view(&[]), &Times::default(), &mut out).map(|_| names(&out))
+    };
+    let plain = Attrs { mode: 0o755, ..Attrs::default() };
+    let nested = written("nested", &|u| {
+        u.dir(Path::new(".wh.d"), &plain).unwrap();
+        u.dir(Path::new(".wh.d/.wh.e"), &plain).unwrap();
+        put(u, ".wh.d/.wh.e/f", "f");
+        put(u, "z", "z");
+    });
+    assert_eq!(nested.unwrap(), [".wh.d/.wh.e/f", "z"]);
+    let empty = written("empty", &|u| {
+        u.dir(Path::new(".wh.d"), &plain).unwrap();
+        put(u, "z", "z");
+    });
+    let last = written("last", &|u| u.dir(Path::new(".wh.d"), &plain).unwrap());
+    let other_mode = written("mode", &|u| {
+        u.dir(Path::new(".wh.d"), &Attrs { mode: 0o700, ..plain.clone() }).unwrap();
+        put(u, ".wh.d/f", "f");
+    });
+    let aufs = written("aufs", &|u| {
+        u.dir(Path::new(".wh..wh.d"), &plain).unwrap();
+        put(u, ".wh..wh.d/f", "f");
+    });
+    for refused in [empty, last, other_mode, aufs] {
+        assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");
+    }
+}
+
+#[test]
 fn a_copied_up_file_keeps_what_was_recorded_and_the_step_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let (base, top) = (dir.path().join("base"), dir.path().join("top"));

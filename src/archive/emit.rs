@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::diff::{LayerStats, Times};
 use super::error::Error;
-use super::extract::WHITEOUT;
+use super::extract::{AUFS, WHITEOUT};
 use super::hashed::HashedWriter;
 use super::node::{self, Kind, Meta, Xattrs};
 use super::tarfile::{Entry, EntryKind, TarWriter};
@@ -41,13 +41,15 @@ pub(super) struct Emitter<W: Write> {
     entries: u64,
     /// Files that have several names, by layer, device and inode.
     links: HashMap<(usize, u64, u64), First>,
+    /// A directory that only the entries in it can carry, as long as none has come.
+    implied: Option<PathBuf>,
 }
 
 impl<W: Write> Emitter<W> {
     /// Starts a layer.
     pub(super) fn new(out: W, times: Times) -> Self {
         let out = BufWriter::with_capacity(BUFFER, HashedWriter::new(out));
-        Emitter { tar: TarWriter::new(out), times, entries: 0, links: HashMap::new() }
+        Emitter { tar: TarWriter::new(out), times, entries: 0, links: HashMap::new(), implied: None }
     }
 
     /// Writes one file; `layer` tells the inodes of different layer directories apart.
@@ -59,15 +61,15 @@ impl<W: Write> Emitter<W> {
         data: Data,
         layer: usize,
     ) -> Result<(), Error> {
-        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(WHITEOUT)) {
-            let path = path.display();
-            return Err(Error::Unsupported(format!("file name `{path}`: in a layer it would mean a removal")));
-        }
         let target = match &data {
             Data::Link(target) => node::bytes(target),
             _ => b"",
         };
         let Some(kind) = EntryKind::of(meta.kind, target) else { return Ok(()) };
+        self.carry_implied(Some(path))?;
+        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(WHITEOUT)) {
+            return self.imply(path, meta, xattrs);
+        }
         let mut entry = Entry {
             path: node::bytes(path),
             kind,
@@ -123,22 +125,48 @@ impl<W: Write> Emitter<W> {
         }
     }
 
+    /// A name that begins with `.wh.` means a removal as the last part of an entry's path, and nothing elsewhere in it. So a
+    /// directory of such a name gets no entry, but those in it make it, where it is as extraction makes directories.
+    fn imply(&mut self, path: &Path, meta: &Meta, xattrs: &Xattrs) -> Result<(), Error> {
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        let plain = (meta.kind, meta.mode, meta.uid, meta.gid) == (Kind::Dir, 0o755, 0, 0) && xattrs.is_empty();
+        if !plain || name == WHITEOUT || name.starts_with(AUFS) {
+            return Err(means_removal(path));
+        }
+        self.implied = Some(path.to_owned());
+        Ok(())
+    }
+
+    /// To be called before the next entry (`None`: there is none): it has to lie in the directory that needs it.
+    fn carry_implied(&mut self, next: Option<&Path>) -> Result<(), Error> {
+        match self.implied.take() {
+            Some(dir) if !next.is_some_and(|next| next.starts_with(&dir)) => Err(means_removal(&dir)),
+            _ => Ok(()),
+        }
+    }
+
     /// The empty file that hides lower files.
     pub(super) fn whiteout(&mut self, dir: &Path, name: &[u8]) -> Result<(), Error> {
         let path = dir.join(OsStr::from_bytes(name));
+        self.carry_implied(Some(&path))?;
         let mtime = self.times.set_to.unwrap_or(0);
         self.entries += 1;
         self.tar.append(&Entry { mtime, ..Entry::file(node::bytes(&path), 0) }).map_err(Error::Output)
     }
 
     /// Ends the layer.
-    pub(super) fn finish(self) -> Result<LayerStats, Error> {
+    pub(super) fn finish(mut self) -> Result<LayerStats, Error> {
+        self.carry_implied(None)?;
         let entries = self.entries;
         let buffered = self.tar.finish().map_err(Error::Output)?;
         let hashing = buffered.into_inner().map_err(|e| Error::Output(e.into_error()))?;
         let (digest, size) = hashing.finish().map_err(Error::Output)?;
         Ok(LayerStats { diff_id: DiffId(digest), size, entries })
     }
+}
+
+fn means_removal(path: &Path) -> Error {
+    Error::Unsupported(format!("file name `{}`: in a layer it would mean a removal", path.display()))
 }
 
 /// Remembers why a read failed.

@@ -29,7 +29,7 @@ pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// Name that hides all lower files of a directory.
 pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Prefix of names that aufs kept for itself.
-const AUFS: &[u8] = b".wh..wh.";
+pub(crate) const AUFS: &[u8] = b".wh..wh.";
 
 /// Longest path, in bytes: what the kernel takes in one call.
 const MAX_PATH: usize = 4095;

@@ -22,7 +22,7 @@ use crate::archive::{
 };
 use crate::cache::{CacheKey, StepCache};
 use crate::dockerfile::ignore::Patterns;
-use crate::oci::{Descriptor, DiffId, History, Location, media};
+use crate::oci::{ChainId, Descriptor, DiffId, History, Location, media};
 use crate::plan::{Base, Copy, CopyFrom, CopySource, Plan, Step, StepId, StepKind};
 use crate::sandbox;
 use crate::snapshot::{Active, Snapshots};
@@ -211,21 +211,22 @@ impl<'a> Executor<'a> {
     fn config(&self, step: &Step, parent: Done) -> Done {
         let created = match &parent.created {
             Some(created) => created.clone(),
-            None => {
-                let key = keys::config(parent.stack.chain(), step.history.as_ref());
-                match self.lookup(step, &key) {
-                    Some(record) => record.created,
-                    None => {
-                        // A record that cannot be written costs a stable id next time, not the build.
-                        if let Err(e) = self.cache.remember(&key, None, &self.started) {
-                            tracing::debug!(error = %e, "cannot remember a step");
-                        }
-                        self.started.clone()
-                    }
-                }
-            }
+            None => self.first_time(step, parent.stack.chain(), step.history.as_ref()),
         };
         Done { created: Some(created), layered: false, ..parent }
+    }
+
+    /// When this was first done on top of these layers; now, if the cache does not know it.
+    fn first_time(&self, step: &Step, below: Option<ChainId>, history: Option<&History>) -> String {
+        let key = keys::config(below, history);
+        if let Some(record) = self.lookup(step, &key) {
+            return record.created;
+        }
+        // A record that cannot be written costs a stable id next time, not the build.
+        if let Err(e) = self.cache.remember(&key, None, &self.started) {
+            tracing::debug!(error = %e, "cannot remember a step");
+        }
+        self.started.clone()
     }
 
     fn lookup(&self, step: &Step, key: &CacheKey) -> Option<crate::cache::Record> {
@@ -485,7 +486,11 @@ impl<'a> Executor<'a> {
         let parts = commit::Parts {
             image: stage.image.clone(),
             config: (**config).clone(),
-            created: epoch.or(newest).or_else(|| stage.image.created.clone()).unwrap_or_else(|| self.started.clone()),
+            // An image of nothing but FROM is as old as its base.
+            created: epoch
+                .or(newest)
+                .or_else(|| last.stack.base()?.config.created.clone())
+                .unwrap_or_else(|| self.first_time(&self.plan.steps[stage.last.0], last.stack.chain(), None)),
             layers,
             history,
             base: last.stack.base().map(|b| &**b),

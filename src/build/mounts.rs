@@ -149,7 +149,10 @@ impl Executor<'_> {
         }
         let mut by_content = by_layers.clone();
         for (i, w) in wanted.iter().enumerate() {
-            if let Files::Tree(stack) = &w.files {
+            // A stage without layers has no files to look at.
+            if let Files::Tree(stack) = &w.files
+                && stack.chain().is_some()
+            {
                 let dirs = rootfs::directories(&self.snapshots, self.images, stack)?;
                 let digest = self.content(w, &rootfs::view(&self.snapshots, &dirs)?, None)?;
                 if let Some(part) = by_content.get_mut(2 * i + 1) {
