@@ -242,7 +242,8 @@ impl Executor<'_> {
             lowers.push(nothing.upper());
             ready._layers.push(nothing);
         }
-        let kind = sandbox::MountKind::Layers { lowers, upper: active.upper(), work: active.work(), inside, read_only };
+        let kind =
+            sandbox::MountKind::Layers { lowers, upper: active.upper(), work: active.work()?, inside, read_only };
         ready._layers.push(active);
         Ok(kind)
     }

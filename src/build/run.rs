@@ -41,7 +41,7 @@ impl Executor<'_> {
         let ids = passwd::resolve(&run.user, &read_etc(&site.view, "passwd")?, &read_etc(&site.view, "group")?)?;
         let lowers = site.below.iter().map(|d| d.join("fs")).collect();
         let argv = run.argv.iter().map(Into::into).collect();
-        let mut spec = StepSpec::new(lowers, site.active.upper(), site.active.work(), argv);
+        let mut spec = StepSpec::new(lowers, site.active.upper(), site.active.work()?, argv);
         let stub = self.around.store.mount_points_dir();
         sandbox::make_stub(&stub).map_err(|source| Error::File { path: stub.clone(), source })?;
         spec.stub = Some(stub);

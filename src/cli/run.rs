@@ -137,7 +137,7 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
     let ids = passwd::resolve(&user, &etc(&view, "passwd")?, &etc(&view, "group")?)
         .map_err(|e| Error::NotFound(e.to_string()))?;
     let lowers = dirs.iter().map(|d| d.join("fs")).collect();
-    let mut spec = StepSpec::new(lowers, active.upper(), active.work(), argv);
+    let mut spec = StepSpec::new(lowers, active.upper(), active.work()?, argv);
     let stub = store.mount_points_dir();
     sandbox::make_stub(&stub).map_err(Error::file("create", &stub))?;
     spec.stub = Some(stub);

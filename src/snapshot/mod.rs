@@ -23,7 +23,7 @@ use crate::archive::{
     merged::Merged,
 };
 use crate::oci::{ChainId, DiffId, Digest, Hashing};
-use crate::store::{Store, TempDir, boot_suffix};
+use crate::store::{Store, TempDir, boot_suffix, remove_tree};
 use crate::sys::idmap::IdMap;
 use std::{
     fs::{self, File},
@@ -64,9 +64,16 @@ impl Active {
         self.layer().join("fs")
     }
 
-    /// The directory that an overlay mount needs for itself.
-    pub fn work(&self) -> PathBuf {
-        self.dir.path().join("work")
+    /// The directory that an overlay mount needs for itself, empty.
+    ///
+    /// # Errors
+    /// Where what an earlier mount left in it cannot be removed. A volatile overlay leaves a mark, with which the kernel
+    /// refuses the directory.
+    pub fn work(&self) -> Result<PathBuf, Error> {
+        let work = self.dir.path().join("work");
+        remove_tree(&work).map_err(Error::io("cannot empty", &work))?;
+        make_dir(&work)?;
+        Ok(work)
     }
 }
 
@@ -169,7 +176,6 @@ impl<'a> Snapshots<'a> {
     pub fn prepare(&self) -> Result<Active, Error> {
         let active = self.prepare_empty()?;
         make_dir(&active.upper())?;
-        make_dir(&active.work())?;
         Ok(active)
     }
 
