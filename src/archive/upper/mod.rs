@@ -18,7 +18,10 @@
 //!
 //! [`Upper::lookup`] and [`Upper::resolve`] see upper and lower together, records applied.
 //!
-//! Paths are clean and relative to the root (see [`node::clean`]). Device nodes are never made.
+//! Paths are clean and relative to the root (see [`super::node::clean`]). Device nodes are never made.
+
+mod remove;
+mod view;
 
 use rustix::fs::{AtFlags, FileType, Mode, Stat};
 use rustix::io::Errno;
@@ -28,7 +31,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,8 +38,8 @@ pub use super::attrs::Attrs;
 use super::attrs::{self, Target};
 use super::dirtimes::DirTimes;
 use super::error::Error;
-use super::merged::{self, FS, Merged, Resolved};
-use super::node::{self, Disk, Kind, Node, Xattrs};
+use super::merged::{self, FS, Merged};
+use super::node::{Kind, Node, Xattrs};
 use super::record::{Record, Records};
 use crate::sys::idmap::IdMap;
 
@@ -138,83 +140,6 @@ impl<'a> Upper<'a> {
     pub fn generation(&self) -> u64 {
         self.generation
     }
-
-    // ---- reading ----
-
-    /// What is at `path`, without following links. A node of the upper layer has the layer index `lower().layers()`.
-    ///
-    /// # Errors
-    /// A file-system call fails.
-    pub fn lookup(&self, path: &Path) -> Result<Option<Node>, Error> {
-        let path = node::clean(path);
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return match merged::stat(&self.fs, Path::new("")) {
-                Ok(stat) => Ok(stat.and_then(|stat| self.node(path, &stat))),
-                Err(e) => Err(self.failed("inspect", &path, e)),
-            };
-        };
-        let Some(state) = self.state(parent)? else { return Ok(None) };
-        match self.stat(&state, &path, name)? {
-            Some(stat) => Ok(self.node(path, &stat)),
-            None if state.lower => self.lower.lookup(&path),
-            None => Ok(None),
-        }
-    }
-
-    /// Follows links inside the root; see [`Merged::resolve`].
-    ///
-    /// # Errors
-    /// As [`Merged::resolve`].
-    pub fn resolve(&self, path: &Path, follow_last: bool) -> Result<Resolved, Error> {
-        merged::resolve(path, follow_last, |at| self.lookup(at), |link| self.read_link(link))
-    }
-
-    /// The target of a symbolic link.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn read_link(&self, link: &Node) -> Result<PathBuf, Error> {
-        if link.layer < self.lower.layers() {
-            return self.lower.read_link(link);
-        }
-        let target = rustix::fs::readlinkat(&self.fs, node::at(&link.path), Vec::new())
-            .map_err(|e| self.failed("read link", &link.path, e))?;
-        Ok(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
-    }
-
-    /// Opens a regular file for reading.
-    ///
-    /// # Errors
-    /// It cannot be opened.
-    pub fn open_file(&self, file: &Node) -> Result<File, Error> {
-        if file.layer < self.lower.layers() {
-            return self.lower.open_file(file);
-        }
-        let fd = merged::open_file(&self.fs, &file.path).map_err(|e| self.failed("open", &file.path, e))?;
-        Ok(File::from(fd))
-    }
-
-    /// The extended attributes that layers carry; see [`Merged::xattrs`].
-    ///
-    /// # Errors
-    /// A file-system call fails.
-    pub fn xattrs(&self, file: &Node) -> Result<Xattrs, Error> {
-        if file.layer < self.lower.layers() {
-            return self.lower.xattrs(file);
-        }
-        let mut out = match file.meta.kind {
-            Kind::File | Kind::Dir => merged::open_file(&self.fs, &file.path)
-                .and_then(|fd| node::read_xattrs(fd.as_fd()))
-                .map_err(|e| self.failed("read attributes of", &file.path, e))?,
-            _ => Xattrs::new(),
-        };
-        if let Some(record) = &file.record {
-            out.extend(record.xattrs.clone());
-        }
-        Ok(out)
-    }
-
-    // ---- writing ----
 
     /// Makes sure that the directory `path` exists in the upper layer, and returns its real path. Links are followed inside
     /// the root; lower directories on the way are copied up with their metadata; missing ones get `missing`.
@@ -432,87 +357,8 @@ impl<'a> Upper<'a> {
         self.records.save(&self.dir)
     }
 
-    // ---- inside ----
-
     fn failed(&self, action: &'static str, path: &Path, e: Errno) -> Error {
         Error::file(action, &self.dir.join(FS).join(path))(e)
-    }
-
-    fn node(&self, path: PathBuf, stat: &Stat) -> Option<Node> {
-        if node::is_whiteout(stat) {
-            return None;
-        }
-        let record = self.records.get(&path).cloned();
-        let meta = node::meta(stat, record.as_deref(), &self.map);
-        Some(Node { layer: self.lower.layers(), path, meta, disk: Disk::of(stat), record })
-    }
-
-    /// `stat` of a name in the upper part of a directory.
-    fn stat(&self, parent: &State, path: &Path, name: &OsStr) -> Result<Option<Stat>, Error> {
-        match &parent.upper {
-            Some(fd) => merged::stat(fd, Path::new(name)).map_err(|e| self.failed("inspect", path, e)),
-            None => Ok(None),
-        }
-    }
-
-    /// What the directory `path` is made of; `None` if it is no directory.
-    fn state(&self, path: &Path) -> Result<Option<State>, Error> {
-        if path.as_os_str().is_empty() {
-            let lower = !self.root_opaque && self.lower.layers() > 0;
-            return Ok(Some(State { upper: Some(self.fs.clone()), lower }));
-        }
-        if let Some(state) = self.cache.borrow().get(node::bytes(path)) {
-            return Ok(Some(state.clone()));
-        }
-        // From the nearest parent that is remembered; looking upwards finds it soon.
-        let mut state = State { upper: Some(self.fs.clone()), lower: !self.root_opaque && self.lower.layers() > 0 };
-        let mut missing: Vec<&Path> = vec![path];
-        for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
-            if let Some(known) = self.cache.borrow().get(node::bytes(parent)) {
-                state = known.clone();
-                break;
-            }
-            missing.push(parent);
-        }
-        for at in missing.into_iter().rev() {
-            let Some(name) = at.file_name() else { continue };
-            state = match self.stat(&state, at, name)? {
-                Some(stat) if is_dir(&stat) => {
-                    let open = |at: &Path| match &state.upper {
-                        Some(fd) => merged::open_dir(fd, Path::new(&name)).map_err(|e| self.failed("open", at, e)),
-                        None => Err(Error::Missing(at.to_owned())),
-                    };
-                    let fd = open(at)?;
-                    let lower = state.lower
-                        && self.lower.lookup(at)?.is_some_and(|node| node.is_dir())
-                        && !self.records.get(at).is_some_and(|record| record.opaque)
-                        && !merged::opaque_mark(&fd).map_err(|e| self.failed("inspect", at, e))?;
-                    State { upper: Some(Arc::new(fd)), lower }
-                }
-                Some(_) => return Ok(None),
-                None if state.lower && self.lower.lookup(at)?.is_some_and(|node| node.is_dir()) => {
-                    State { upper: None, lower: true }
-                }
-                None => return Ok(None),
-            };
-            self.remember(at, &state);
-        }
-        Ok(Some(state))
-    }
-
-    /// Drops what is remembered of `path` and below, where something else than a lower directory is there now.
-    fn forget(&self, path: &Path) {
-        let path = node::bytes(path);
-        let inside = |key: &[u8]| key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
-        self.cache.borrow_mut().retain(|key, _| !inside(key));
-    }
-
-    fn remember(&self, path: &Path, state: &State) {
-        let mut cache = self.cache.borrow_mut();
-        if cache.len() >= CACHED_DIRS {
-            cache.clear();
-        }
-        cache.insert(node::bytes(path).into(), state.clone());
     }
 
     /// The state of the directory `path`, copied up if it has to be.
@@ -675,7 +521,7 @@ impl<'a> Upper<'a> {
             Ok(()) => self.records.remove(path),
             Err(Errno::NOENT) => {}
             Err(Errno::ISDIR | Errno::PERM) => {
-                remove_tree(parent, name).map_err(|e| self.failed("remove", path, e))?;
+                remove::remove_tree(parent, name).map_err(|e| self.failed("remove", path, e))?;
                 self.records.remove_tree(path);
                 self.generation += 1;
                 self.cache.borrow_mut().clear();
@@ -720,44 +566,4 @@ fn mkdir(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
 
 fn is_dir(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-}
-
-/// Removes a directory with everything in it, by descriptors, following nothing, however deep it is.
-fn remove_tree(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-    // For each directory from the top one down: the names of directories in it that are still to be removed.
-    // Descriptors are not kept: depth costs memory for names only.
-    let mut path = PathBuf::from(name);
-    let mut levels = vec![unlink_files(parent, &path)?];
-    while let Some(pending) = levels.last_mut() {
-        match pending.pop() {
-            Some(entry) => {
-                path.push(entry);
-                levels.push(unlink_files(parent, &path)?);
-            }
-            None => {
-                rustix::fs::unlinkat(parent, &path, AtFlags::REMOVEDIR)?;
-                path.pop();
-                levels.pop();
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Removes everything but full directories from a directory, and returns the names of those.
-fn unlink_files(parent: &OwnedFd, path: &Path) -> Result<Vec<OsString>, Errno> {
-    let dir = merged::open_dir(parent, path)?;
-    let mut full = Vec::new();
-    for entry in merged::names(&dir)? {
-        match rustix::fs::unlinkat(&dir, &entry, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(Errno::ISDIR | Errno::PERM) => match rustix::fs::unlinkat(&dir, &entry, AtFlags::REMOVEDIR) {
-                Ok(()) => {}
-                Err(Errno::NOTEMPTY | Errno::EXIST) => full.push(entry),
-                Err(e) => return Err(e),
-            },
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(full)
 }
