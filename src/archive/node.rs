@@ -116,9 +116,9 @@ impl Node {
     }
 }
 
-/// Metadata from a `stat` and the record of the same path.
-pub(crate) fn meta(stat: &Stat, record: Option<&Record>, map: &IdMap) -> Meta {
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
+/// What a `stat` shows: a file of a type that the kernel does not name counts as a regular one.
+pub(crate) fn kind_of(stat: &Stat) -> Kind {
+    match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Kind::Dir,
         FileType::Symlink => Kind::Symlink,
         FileType::Fifo => Kind::Fifo,
@@ -126,7 +126,12 @@ pub(crate) fn meta(stat: &Stat, record: Option<&Record>, map: &IdMap) -> Meta {
         FileType::CharacterDevice => Kind::Char(rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
         FileType::BlockDevice => Kind::Block(rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
         FileType::RegularFile | FileType::Unknown => Kind::File,
-    };
+    }
+}
+
+/// Metadata from a `stat` and the record of the same path.
+pub(crate) fn meta(stat: &Stat, record: Option<&Record>, map: &IdMap) -> Meta {
+    let kind = kind_of(stat);
     let (uid, gid) = match map {
         IdMap::Ranged { .. } => (stat.st_uid, stat.st_gid),
         IdMap::One | IdMap::Plain => (0, 0),

@@ -12,7 +12,7 @@ use super::beneath;
 use super::{Error, files};
 use crate::archive::copy::Tree;
 use crate::archive::error::Error as TreeError;
-use crate::archive::node::{self, Kind, Meta, Time, Xattrs, bytes};
+use crate::archive::node::{self, Kind, Meta, Time, Xattrs, bytes, kind_of};
 use crate::dockerfile::ignore::{Matched, Patterns};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
@@ -243,15 +243,7 @@ fn empty_root() -> Meta {
 
 /// Metadata as the image gets it: the owner is always root.
 fn meta(stat: &Stat) -> Meta {
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Kind::Dir,
-        FileType::Symlink => Kind::Symlink,
-        FileType::Fifo => Kind::Fifo,
-        FileType::Socket => Kind::Socket,
-        FileType::CharacterDevice => Kind::Char(rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
-        FileType::BlockDevice => Kind::Block(rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
-        FileType::RegularFile | FileType::Unknown => Kind::File,
-    };
+    let kind = kind_of(stat);
     let size = match kind {
         Kind::File | Kind::Symlink => u64::try_from(stat.st_size).unwrap_or(0),
         _ => 0,
