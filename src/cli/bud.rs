@@ -2,7 +2,9 @@
 
 use super::foreign::Foreign;
 use super::values::{self, Var};
-use super::{Error, Global, bud_foreign::BudFlags, delivery, names, registry_flags::RegistryArgs};
+use super::{
+    Error, Global, bud_foreign::BudFlags, delivery, names, platform::PlatformArgs, registry_flags::RegistryArgs,
+};
 use crate::build::request::{
     BuildRequest, CacheOptions, Context, ContextOptions, DnsOptions, DockerfileSource, FileOptions, MetadataOptions,
     NamedContext, OutputOptions, PlatformOptions, ProgressOptions, PullPolicy, Seccomp, SecurityOptions, TargetOptions,
@@ -54,18 +56,9 @@ pub struct BudArgs {
     #[arg(long, value_name = "N")]
     pub jobs: Option<usize>,
 
-    /// Platform of the image: `linux/amd64`
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Vec<String>,
-    /// Operating system of the image
-    #[arg(long)]
-    pub os: Option<String>,
-    /// Architecture of the image
-    #[arg(long)]
-    pub arch: Option<String>,
-    /// Variant of the architecture
-    #[arg(long)]
-    pub variant: Option<String>,
+    /// For which platform the image is.
+    #[command(flatten)]
+    pub platform: PlatformArgs,
     /// Version of the operating system
     #[arg(long, value_name = "VERSION")]
     pub os_version: Option<String>,
@@ -271,12 +264,10 @@ impl BudArgs {
     }
 
     fn platform(&self) -> Result<PlatformOptions, Error> {
-        let (target, explicit) =
-            values::platform(&self.platform, self.os.as_deref(), self.arch.as_deref(), self.variant.as_deref())?;
         Ok(PlatformOptions {
-            target,
+            target: self.platform.platform()?,
             build: Platform::host(),
-            explicit,
+            explicit: self.platform.is_explicit(),
             os_version: self.os_version.clone(),
             os_features: self.os_feature.clone(),
         })

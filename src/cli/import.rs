@@ -1,7 +1,7 @@
 //! `rbuild import`: a root file system tar as an image.
 
 use super::names::Naming;
-use super::{Error, Global, bud, output, values};
+use super::{Error, Global, bud, output, platform::PlatformArgs, values};
 use crate::oci::{ContainerConfig, Empty};
 use crate::source::archives::{self, RootFsOptions};
 use jiff::Timestamp;
@@ -21,18 +21,9 @@ pub struct ImportArgs {
     /// Comment in the history
     #[arg(short, long)]
     pub message: Option<String>,
-    /// Platform of the image
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Vec<String>,
-    /// Operating system of the image
-    #[arg(long)]
-    pub os: Option<String>,
-    /// Architecture of the image
-    #[arg(long)]
-    pub arch: Option<String>,
-    /// Variant of the architecture
-    #[arg(long)]
-    pub variant: Option<String>,
+    /// For which platform the image is.
+    #[command(flatten)]
+    pub platform: PlatformArgs,
     /// Accepted for podman's sake
     #[arg(short, long)]
     pub quiet: bool,
@@ -44,8 +35,7 @@ pub fn run(args: &ImportArgs, naming: Naming, global: &Global) -> Result<(), Err
     for change in &args.change {
         apply(change, &mut config)?;
     }
-    let (os, arch, variant) = (args.os.as_deref(), args.arch.as_deref(), args.variant.as_deref());
-    let (platform, _) = values::platform(&args.platform, os, arch, variant)?;
+    let platform = args.platform.platform()?;
     let names: Vec<String> = args.name.iter().map(|n| Ok(naming.full(n)?.to_string())).collect::<Result<_, Error>>()?;
     let options = RootFsOptions {
         platform: Some(platform),

@@ -38,6 +38,7 @@ mod load;
 mod login;
 mod names;
 mod output;
+mod platform;
 pub(crate) mod prune;
 mod pull;
 mod push;

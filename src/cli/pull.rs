@@ -4,8 +4,8 @@ use super::foreign::{self, Flag, Foreign, Table, Verdict, boolean, text};
 use super::names::Naming;
 use super::{
     Error, Global, output,
+    platform::PlatformArgs,
     registry_flags::{self, RegistryArgs},
-    values,
 };
 use crate::build::request::RegistryOptions;
 use crate::oci::{Digest, Location, Platform, Reference};
@@ -22,18 +22,9 @@ pub struct PullArgs {
     /// When to ask the registry: always, missing, newer, never
     #[arg(long, value_name = "POLICY", default_value = "always")]
     pub policy: String,
-    /// Platform of the image
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Vec<String>,
-    /// Operating system of the image
-    #[arg(long)]
-    pub os: Option<String>,
-    /// Architecture of the image
-    #[arg(long)]
-    pub arch: Option<String>,
-    /// Variant of the architecture
-    #[arg(long)]
-    pub variant: Option<String>,
+    /// For which platform the image is.
+    #[command(flatten)]
+    pub platform: PlatformArgs,
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
@@ -68,8 +59,7 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<(), Error> {
         crate::build::request::PullPolicy::Newer => Pull::Newer,
         crate::build::request::PullPolicy::Never => Pull::Never,
     };
-    let (os, arch, variant) = (args.os.as_deref(), args.arch.as_deref(), args.variant.as_deref());
-    let (platform, _) = values::platform(&args.platform, os, arch, variant)?;
+    let platform = args.platform.platform()?;
     let sink: Box<dyn Sink> = match args.quiet {
         true => Box::new(Silent),
         false => Box::new(Buildah::new(Terminal::stdio(), true)),

@@ -1,7 +1,6 @@
 //! Values of flags, read the way Go's flag library and the tools that use it read them.
 
 use super::Error;
-use crate::oci::Platform;
 use std::time::Duration;
 
 /// What flags may read of the process: its environment, and nothing else.
@@ -77,43 +76,6 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(total).map_err(|_| bad())
 }
 
-/// The platform that `--platform`, `--os`, `--arch` and `--variant` name together, and whether any of them did.
-///
-/// # Errors
-/// A malformed platform, several of them, or one that this machine cannot run.
-pub fn platform(
-    platforms: &[String],
-    os: Option<&str>,
-    arch: Option<&str>,
-    variant: Option<&str>,
-) -> Result<(Platform, bool), Error> {
-    let list: Vec<&str> = platforms.iter().flat_map(|p| p.split(',')).filter(|p| !p.is_empty()).collect();
-    let one = match list.as_slice() {
-        [] => None,
-        [one] => Some(*one),
-        _ => {
-            return Err(Error::unsupported(
-                "`--platform` with several platforms",
-                "build each platform on a machine of its own",
-            ));
-        }
-    };
-    if one.is_some() && (os.is_some() || arch.is_some() || variant.is_some()) {
-        return Err(Error::usage("invalid --platform may not be used with --os, --arch, or --variant"));
-    }
-    let explicit = one.is_some() || os.is_some() || arch.is_some() || variant.is_some();
-    let mut platform = match one {
-        Some(text) => text.parse().map_err(|e: crate::oci::PlatformError| Error::usage(e.to_string()))?,
-        None => Platform::host(),
-    };
-    platform.os = os.map_or(platform.os, str::to_owned);
-    if let Some(arch) = arch {
-        (platform.architecture, platform.variant) = (arch.to_owned(), None);
-    }
-    platform.variant = variant.map(str::to_owned).or(platform.variant);
-    Ok((platform.normalized(), explicit))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,15 +98,5 @@ mod tests {
         assert_eq!(name_value("GONE", &var).unwrap(), ("GONE".into(), None));
         assert!(name_value("=x", &var).is_err());
         assert_eq!(label("a").unwrap(), ("a".into(), String::new()));
-    }
-
-    #[test]
-    fn a_platform_comes_from_one_flag_or_from_parts() {
-        let s = |p: &str| vec![p.to_owned()];
-        assert_eq!(platform(&[], None, None, None).unwrap(), (Platform::host(), false));
-        assert_eq!(platform(&s("linux/arm64/v8"), None, None, None).unwrap().0.to_string(), "linux/arm64");
-        assert_eq!(platform(&[], None, Some("arm"), Some("v7")).unwrap().0.to_string(), "linux/arm/v7");
-        assert!(platform(&s("linux/amd64,linux/arm64"), None, None, None).is_err());
-        assert!(platform(&s("linux/amd64"), None, Some("arm"), None).is_err());
     }
 }

@@ -8,6 +8,7 @@ use crate::build::request::{
 };
 use crate::cli::foreign::Foreign;
 use crate::cli::names::Naming;
+use crate::cli::platform::PlatformArgs;
 use crate::cli::values::{self, Var};
 use crate::cli::{Error, Global, bud, delivery, error, foreign};
 use crate::error::Kind;
@@ -112,8 +113,8 @@ impl BuildArgs {
         let named = self.build_context.iter().map(|c| bud::named_context(c)).collect::<Result<_, _>>()?;
         let build_args = self.build_arg.iter().map(|a| values::name_value(a, var)).collect::<Result<_, _>>()?;
         let default = var("DOCKER_DEFAULT_PLATFORM").filter(|p| !p.is_empty() && self.platform.is_empty());
-        let platforms: Vec<String> = self.platform.iter().cloned().chain(default).collect();
-        let (target, explicit) = values::platform(&platforms, None, None, None)?;
+        let platform = PlatformArgs::whole(self.platform.iter().cloned().chain(default));
+        let (target, explicit) = (platform.platform()?, platform.is_explicit());
         let annotations = self.annotation.iter().map(|a| annotation(a)).collect::<Result<Vec<_>, _>>()?;
         Ok(BuildRequest {
             context: ContextOptions { main, named, ignorefile: None },

@@ -4,7 +4,8 @@ use super::Failure;
 use crate::build::request::RegistryOptions;
 use crate::cli::foreign::{Flag, Foreign, Table, Verdict, boolean};
 use crate::cli::names::Naming;
-use crate::cli::{Error, Global, foreign, output, pull as pulling, push as pushing, values};
+use crate::cli::platform::PlatformArgs;
+use crate::cli::{Error, Global, foreign, output, pull as pulling, push as pushing};
 use crate::export::Form;
 use crate::oci::{Platform, Reference};
 use crate::source::image::Pull;
@@ -142,8 +143,7 @@ pub(super) fn pull(args: &PullArgs, global: &Global) -> Result<(), Failure> {
         output::print_line("Using default tag: latest")?;
     }
     let name = Naming::Docker.complete(typed);
-    let platforms: Vec<String> = args.platform.iter().cloned().collect();
-    let (platform, _) = values::platform(&platforms, None, None, None)?;
+    let platform = PlatformArgs::whole(args.platform.clone()).platform()?;
     let store = global.store()?;
     let before = store.get(&name.to_string()).map_err(Error::from)?.map(|d| d.digest);
     let options = RegistryOptions::default();
