@@ -101,7 +101,7 @@ pub fn remove(store: &Store, text: &str, force: bool) -> Result<Removed, Error> 
     }
     let name = found.name.unwrap_or_default();
     let last = names.len() <= 1;
-    store.remove_name(&name, false)?;
+    store.remove_name(&name)?;
     Ok(Removed { untagged: name.parse().into_iter().collect(), deleted: if last { vec![id] } else { vec![] } })
 }
 

@@ -79,11 +79,7 @@ impl Store {
             let gone = step.layer.is_some() && layer.is_none();
             let more = layer.filter(|l| !kept.contains(l)).and_then(|l| blobs.get(&l)).copied().unwrap_or(0);
             let full = options.max_size.is_some_and(|max| size + more > max);
-            if gone
-                || full
-                || (options.all && layer.is_none_or(|l| !kept.contains(&l)))
-                || (options.all && layer.is_none())
-            {
+            if gone || full || (options.all && layer.is_none_or(|l| !kept.contains(&l))) {
                 if fs::remove_file(&step.path).is_ok() {
                     done.steps += 1;
                 }

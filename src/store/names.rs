@@ -150,19 +150,11 @@ impl Store {
         })
     }
 
-    /// Takes a full name away; the image stays without a name where `keep_image`, else its entry goes with its last name.
-    /// Returns whether the name was there.
-    pub fn remove_name(&self, name: &str, keep_image: bool) -> Result<bool, Error> {
+    /// Takes a full name away; the entry of an image goes with its last name.
+    pub fn remove_name(&self, name: &str) -> Result<(), Error> {
         self.change_index(|index| {
-            let before = index.manifests.len();
-            let had = index.manifests.iter().any(|d| d.annotations.get(REF_NAME).is_some_and(|n| n == name));
-            if keep_image {
-                unname(index, name);
-            } else {
-                index.manifests.retain(|d| d.annotations.get(REF_NAME).is_none_or(|n| n != name));
-            }
-            tracing::debug!(name, before, after = index.manifests.len(), "name removed");
-            Ok(had)
+            index.manifests.retain(|d| d.annotations.get(REF_NAME).is_none_or(|n| n != name));
+            Ok(())
         })
     }
 
