@@ -46,31 +46,13 @@ pub fn build(request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result
 pub fn cancel_on_signals() -> Result<Cancel, Error> {
     let failed = |e| Error::file("watch", Path::new("signals"))(e);
     let cancel = Cancel::new().map_err(failed)?;
-    signal::cancel_on_termination(&cancel).map_err(failed)?;
-    leave_in_time(&cancel);
+    signal::cancel_on_termination(&cancel, GRACE).map_err(failed)?;
     Ok(cancel)
 }
 
-/// How long a build that was told to end may tidy up: enough to kill its steps, less than people wait.
+/// How long a build that was told to end may tidy up: enough to kill its steps, less than people wait. Fetching, extracting
+/// and copying do not look at the flag; what they leave is dropped by the next build, as after a kill.
 const GRACE: Duration = Duration::from_millis(1200);
-
-/// Ends the process [`GRACE`] after a signal asked for it, whatever its threads are doing: fetching, extracting and copying do
-/// not look at the flag. What they leave is dropped by the next build, as after a kill.
-fn leave_in_time(cancel: &Cancel) {
-    let cancel = cancel.clone();
-    // Without the thread the build still ends, only later.
-    let _ = std::thread::Builder::new().name("grace".into()).spawn(move || {
-        while !cancel.is_cancelled() {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        // A failed step raises the flag too, and then there is nothing to hurry.
-        while signal::received().is_none() {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        std::thread::sleep(GRACE);
-        std::process::exit(128 + signal::received().unwrap_or(15));
-    });
-}
 
 /// Lets the signals that end a program end this one at once.
 ///

@@ -118,13 +118,16 @@ impl Error {
         }
     }
 
-    /// buildah's exit code: that of the command of a RUN step, else 125; 128 and the signal's number where one ended us.
+    /// buildah's exit code: that of the command of a RUN step, else 125; 128 and the signal's number where one asked us to
+    /// end, whatever failed on the way.
     pub fn exit_code(&self) -> u8 {
         if let Error::Silent(code) = self {
             return *code;
         }
+        if let Some(code) = signal_code() {
+            return code;
+        }
         match self.kind() {
-            Kind::Cancelled => signal_code().unwrap_or(FAILURE),
             // A code that does not fit, or 0 from a command that failed in another way, must not look like success.
             Kind::RunFailed(code) => u8::try_from(code).ok().filter(|c| *c != 0).unwrap_or(FAILURE),
             _ => FAILURE,

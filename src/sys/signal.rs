@@ -7,6 +7,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// A request to stop, shared by all who must hear it. Clones are the same flag.
 #[derive(Debug, Clone)]
@@ -43,12 +44,13 @@ impl Cancel {
     }
 }
 
-/// Raises `cancel` when the process receives SIGTERM, SIGINT or SIGHUP; a second such signal ends the process at once
-/// with 128 + its number. [`received`] says which came first.
+/// Raises `cancel` when the process receives SIGTERM, SIGINT or SIGHUP, and ends the process with 128 + the signal's number
+/// once `grace` has passed, whatever its threads are doing; a second such signal ends it at once. [`received`] says which
+/// came first.
 ///
 /// To be called once, by the program, before its threads start.
-pub fn cancel_on_termination(cancel: &Cancel) -> std::io::Result<()> {
-    raw::install(cancel.clone())
+pub fn cancel_on_termination(cancel: &Cancel, grace: Duration) -> std::io::Result<()> {
+    raw::install(cancel.clone(), grace)
 }
 
 /// From now on, SIGTERM, SIGINT and SIGHUP end the process at once with 128 + their number, until
@@ -93,47 +95,75 @@ mod raw {
     use super::Cancel;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+    use std::time::Duration;
 
     pub(super) static RECEIVED: AtomicI32 = AtomicI32::new(0);
     pub(super) static AT_ONCE: AtomicBool = AtomicBool::new(false);
-    static FLAG: OnceLock<Cancel> = OnceLock::new();
+    static FLAG: OnceLock<(Cancel, libc::itimerval)> = OnceLock::new();
+
+    /// Time is up. A child of this process never inherits the timer, and so never gets here.
+    extern "C" fn on_alarm(alarm: libc::c_int) {
+        let signal = match RECEIVED.load(Ordering::SeqCst) {
+            // Somebody else sent it.
+            0 => alarm,
+            signal => signal,
+        };
+        // SAFETY: _exit is async-signal-safe.
+        unsafe { libc::_exit(128 + signal) };
+    }
 
     extern "C" fn on_signal(signal: libc::c_int) {
         if RECEIVED.swap(signal, Ordering::SeqCst) != 0 || AT_ONCE.load(Ordering::SeqCst) {
             // SAFETY: _exit is async-signal-safe.
             unsafe { libc::_exit(128 + signal) };
         }
-        if let Some(cancel) = FLAG.get() {
-            // An atomic store and a write(2): both are async-signal-safe, but for errno.
+        if let Some((cancel, grace)) = FLAG.get() {
+            // A system call, an atomic store and a write(2): all are async-signal-safe, but for errno.
             // SAFETY: the address of errno is valid in every thread.
             let saved = unsafe { *libc::__errno_location() };
+            // SAFETY: the timer is valid, and the old one is not asked for.
+            unsafe { libc::setitimer(libc::ITIMER_REAL, grace, std::ptr::null_mut()) };
             cancel.cancel();
             // SAFETY: as above.
             unsafe { *libc::__errno_location() = saved };
         }
     }
 
-    pub(super) fn install(cancel: Cancel) -> std::io::Result<()> {
+    pub(super) fn install(cancel: Cancel, grace: Duration) -> std::io::Result<()> {
+        let once = libc::timeval { tv_sec: 0, tv_usec: 0 };
+        let grace = libc::timeval {
+            tv_sec: grace.as_secs().try_into().map_err(std::io::Error::other)?,
+            tv_usec: grace.subsec_micros().into(),
+        };
         // A process has one flag; the first one given stays.
-        let _ = FLAG.set(cancel);
+        let _ = FLAG.set((cancel, libc::itimerval { it_interval: once, it_value: grace }));
         AT_ONCE.store(false, Ordering::SeqCst);
+        on(libc::SIGALRM, on_alarm)?;
+        // Whoever started this process may have blocked it, which outlives an exec.
+        // SAFETY: an all-zero set is valid memory for sigemptyset to fill in.
+        unsafe {
+            let mut alarm: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut alarm);
+            libc::sigaddset(&mut alarm, libc::SIGALRM);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &alarm, std::ptr::null_mut());
+        }
         handle()
     }
 
     pub(super) fn handle() -> std::io::Result<()> {
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-            // SAFETY: an all-zero sigaction is valid; the handler only does async-signal-safe work.
-            let answer = unsafe {
-                let mut action: libc::sigaction = std::mem::zeroed();
-                action.sa_sigaction = on_signal as *const () as usize;
-                action.sa_flags = libc::SA_RESTART;
-                libc::sigaction(signal, &action, std::ptr::null_mut())
-            };
-            if answer != 0 {
-                return Err(std::io::Error::last_os_error());
-            }
-        }
-        Ok(())
+        [libc::SIGTERM, libc::SIGINT, libc::SIGHUP].into_iter().try_for_each(|signal| on(signal, on_signal))
+    }
+
+    /// Installs a handler, which must only do async-signal-safe work.
+    fn on(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> std::io::Result<()> {
+        // SAFETY: an all-zero sigaction is valid, and the handler is of the kind that the flags say.
+        let answer = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = handler as *const () as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(signal, &action, std::ptr::null_mut())
+        };
+        if answer == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 }
 

@@ -126,6 +126,27 @@ fn kill_9_at_any_moment_leaves_a_usable_store() {
 }
 
 #[test]
+fn a_build_that_waits_for_a_registry_ends_in_time_as_well() {
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+        let lab = Lab::new();
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let host = silent.local_addr().expect("its address");
+        lab.context("context", &[("Dockerfile", &format!("FROM {host}/base\n"))]);
+        // Some programs start others with the signal of the timer blocked.
+        let rbuild = lab.path("bin/rbuild");
+        let run = lab.program("env", ["--block-signal=ALRM".into(), rbuild, "bud".into(), lab.path("context")]);
+        let mut child = run.start();
+        let _connection = silent.accept().expect("the build asks for its base");
+        let asked = Instant::now();
+        kill(Pid::from_raw(child.id() as i32), signal).expect("kill");
+        let status = wait_until(Duration::from_secs(2), &mut child);
+        let _ = child.kill();
+        let status = status.unwrap_or_else(|| panic!("alive two seconds after {signal}"));
+        assert_eq!(status.code(), Some(code), "{status:?} {:?} after {signal}", asked.elapsed());
+    }
+}
+
+#[test]
 fn sigterm_ends_everything_within_two_seconds() {
     require!("docker-registry");
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
