@@ -174,3 +174,38 @@ fn sigterm_ends_everything_within_two_seconds() {
     job.command(false).ok();
     job.lab.rbuild(["check"]).ok();
 }
+
+#[test]
+fn an_archive_whose_writer_is_ended_leaves_nothing_behind() {
+    let lab = Lab::new();
+    let unnamed =
+        std::os::unix::fs::OpenOptionsExt::custom_flags(std::fs::File::options().write(true), libc::O_TMPFILE)
+            .open(lab.dir())
+            .is_ok();
+    require!(if !unnamed, "the file system of the temporary directory has no files without names");
+    let block: Vec<u8> = (0..4u64 << 20).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+    lab.write("context/block", block);
+    lab.write("context/Dockerfile", "FROM scratch\nCOPY block /\n");
+    lab.rbuild(["bud", "-t", "localhost/x", "context"]).ok();
+    let mut moments = Moments::new();
+    for format in ["docker-archive", "oci-archive"] {
+        let dir = lab.mkdir(format!("out-{format}"));
+        let save = || lab.rbuild(["save", "--format", format, "-o"]).arg(dir.join("x.tar")).arg("localhost/x");
+        let whole = save().ok().took;
+        let complete = std::fs::read(dir.join("x.tar")).expect("the archive");
+        std::fs::write(dir.join("x.tar"), "old").expect("write");
+        for round in 0..kills() {
+            let moment = moments.before(whole);
+            let mut child = save().start();
+            if wait_until(moment, &mut child).is_none() {
+                let signal = if round % 2 == 0 { Signal::SIGTERM } else { Signal::SIGKILL };
+                kill(Pid::from_raw(child.id() as i32), signal).expect("kill");
+            }
+            child.wait().expect("wait");
+            let names: Vec<_> = std::fs::read_dir(&dir).expect("list").map(|e| e.expect("entry").file_name()).collect();
+            assert_eq!(names, ["x.tar"], "{format}, round {round}: killed after {moment:?} of {whole:?}");
+            let content = std::fs::read(dir.join("x.tar")).expect("read");
+            assert!(content == b"old" || content == complete, "{format}, round {round}: half an archive at {moment:?}");
+        }
+    }
+}
