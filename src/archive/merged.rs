@@ -47,7 +47,7 @@ pub struct Resolved {
 /// Stacked layer directories.
 #[derive(Debug)]
 pub struct Merged {
-    layers: Vec<Layer>,
+    layers: Vec<Arc<Layer>>,
     map: IdMap,
     stacks: Mutex<HashMap<Box<[u8]>, Option<Stack>>>,
 }
@@ -55,15 +55,20 @@ pub struct Merged {
 /// Indices of the layers whose directories make up one directory, uppermost first; never empty.
 type Stack = Arc<[usize]>;
 
+/// A layer directory, open: views of stacks that have it in common share it.
 #[derive(Debug)]
-struct Layer {
+pub struct Layer {
     dir: PathBuf,
     fs: OwnedFd,
     records: Records,
 }
 
 impl Layer {
-    fn open(dir: &Path) -> Result<Layer, Error> {
+    /// Opens the layer directory `dir`, which holds `fs/` and may hold `records`.
+    ///
+    /// # Errors
+    /// It has no `fs/`, or its records cannot be read.
+    pub fn open(dir: &Path) -> Result<Layer, Error> {
         Ok(Layer { dir: dir.to_owned(), fs: open_fs(dir)?, records: Records::load(dir)? })
     }
 
@@ -206,8 +211,13 @@ impl Merged {
     /// # Errors
     /// A layer has no `fs/`, or its records cannot be read.
     pub fn open<P: AsRef<Path>>(layers: &[P], map: &IdMap) -> Result<Merged, Error> {
-        let layers = layers.iter().map(|dir| Layer::open(dir.as_ref())).collect::<Result<_, _>>()?;
-        Ok(Merged { layers, map: *map, stacks: Mutex::default() })
+        let layers: Result<_, _> = layers.iter().map(|dir| Layer::open(dir.as_ref()).map(Arc::new)).collect();
+        Ok(Merged::of(layers?, map))
+    }
+
+    /// A view of layers that are open already, lowest first.
+    pub fn of(layers: Vec<Arc<Layer>>, map: &IdMap) -> Merged {
+        Merged { layers, map: *map, stacks: Mutex::default() }
     }
 
     /// How ids on disk relate to the image's.
@@ -324,7 +334,10 @@ impl Merged {
     }
 
     fn layer(&self, index: usize) -> Result<&Layer, Error> {
-        self.layers.get(index).ok_or_else(|| Error::Missing(PathBuf::from(format!("layer {index}"))))
+        self.layers
+            .get(index)
+            .map(|layer| &**layer)
+            .ok_or_else(|| Error::Missing(PathBuf::from(format!("layer {index}"))))
     }
 
     fn root(&self) -> Result<Option<Node>, Error> {

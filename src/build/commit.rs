@@ -1,9 +1,19 @@
 //! From the last step of a build to an image in the store: config, manifest, name.
 
-use super::{Error, stack::Layer};
-use crate::oci::{ContainerConfig, Descriptor, Digest, History, ImageConfig, Manifest, ManifestFormat, RootFs, media};
+use super::{
+    Error,
+    execute::{Done, Executor},
+    stack::Layer,
+    store_names,
+};
+use crate::archive::diff;
+use crate::oci::{
+    ContainerConfig, Descriptor, Digest, History, ImageConfig, Location, Manifest, ManifestFormat, RootFs, media,
+};
+use crate::plan::{Base, StepId, StepKind};
 use crate::source::image::Image;
 use crate::store::Store;
+use crate::ui::Event;
 use std::collections::BTreeMap;
 
 use super::request::{MetadataOptions, PlatformOptions};
@@ -40,23 +50,132 @@ fn docker_layer_type(oci: &str) -> &str {
 }
 
 /// What the image is made of.
-pub(super) struct Parts<'a> {
+struct Parts<'a> {
     /// Config of the stage, with platform and author; layers and history are filled in here.
-    pub image: ImageConfig,
+    image: ImageConfig,
     /// The container config after the last step.
-    pub config: ContainerConfig,
+    config: ContainerConfig,
     /// Creation time, RFC 3339.
-    pub created: String,
+    created: String,
     /// All layers, lowest first.
-    pub layers: Vec<Layer>,
+    layers: Vec<Layer>,
     /// All history entries.
-    pub history: Vec<History>,
+    history: Vec<History>,
     /// The base image.
-    pub base: Option<&'a Image>,
+    base: Option<&'a Image>,
+}
+
+impl Executor<'_> {
+    /// Makes an image of the last step of the target, and gives it its names.
+    pub(super) fn commit(&self, results: &[Done]) -> Result<Built, Error> {
+        let stage = &self.plan.stages[self.plan.target];
+        let last = &results[stage.last.0];
+        let config = &self.plan.steps[stage.last.0].config;
+        let names = store_names(self.request);
+        let sink = self.around.sink;
+        let first = self.request.output.destinations.first().map(ToString::to_string);
+        sink.event(&Event::CommitStarted { name: first.as_deref() });
+        if let Some(base) = last.stack.base() {
+            self.images.fetch(base, &|_| {})?;
+        }
+        let epoch = self.epoch().and_then(|s| jiff::Timestamp::from_second(s).ok()).map(|t| t.to_string());
+        let (mut history, mut newest) = (self.history(stage.last, results, epoch.as_deref()), None::<String>);
+        for done in self.chain(stage.last).iter().map(|id| &results[id.0]) {
+            newest = newest.max(done.created.clone());
+        }
+        let layers = if self.request.output.squash {
+            history.iter_mut().for_each(|h| h.empty_layer = true);
+            let layer = self.squash(&last.stack)?;
+            match history.last_mut() {
+                Some(entry) => entry.empty_layer = false,
+                None => history.push(History { created: epoch.clone(), ..History::default() }),
+            }
+            vec![layer]
+        } else {
+            let mut layers = last.stack.base_layers();
+            for layer in last.stack.made() {
+                layers.push(self.retimed(layer)?);
+            }
+            layers
+        };
+        let parts = Parts {
+            image: stage.image.clone(),
+            config: (**config).clone(),
+            // An image of nothing but FROM is as old as its base.
+            created: epoch
+                .or(newest)
+                .or_else(|| last.stack.base()?.config.created.clone())
+                .unwrap_or_else(|| self.first_time(&self.plan.steps[stage.last.0], last.stack.chain(), None)),
+            layers,
+            history,
+            base: last.stack.base().map(|b| &**b),
+        };
+        let (id, manifest) = write(
+            self.around.store,
+            parts,
+            &self.request.metadata,
+            &self.request.platform,
+            self.request.output.format,
+        )?;
+        if self.around.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let local = self.request.output.destinations.iter().all(|d| matches!(d, Location::Store(_)));
+        if local || !names.is_empty() {
+            self.around.store.publish(&names, &manifest)?;
+        }
+        sink.event(&Event::Committed { id: &id.hex() });
+        for name in &names {
+            sink.event(&Event::Tagged { name });
+        }
+        Ok(Built { id, manifest, names })
+    }
+
+    /// The steps that lead to `last`, first one first, through the stages that a stage is FROM.
+    fn chain(&self, last: StepId) -> Vec<StepId> {
+        let mut chain = vec![];
+        let mut at = Some(last);
+        while let Some(id) = at {
+            chain.push(id);
+            let step = &self.plan.steps[id.0];
+            at = match &step.kind {
+                StepKind::Base(Base::Stage(other)) => Some(*other),
+                _ => step.parent,
+            };
+        }
+        chain.reverse();
+        chain
+    }
+
+    fn history(&self, last: StepId, results: &[Done], epoch: Option<&str>) -> Vec<History> {
+        let mut history = self.plan.stages[self.plan.target].image.history.clone();
+        for id in self.chain(last) {
+            let (step, done) = (&self.plan.steps[id.0], &results[id.0]);
+            if let Some(entry) = &step.history {
+                history.push(History {
+                    created: epoch.map(str::to_owned).or_else(|| done.created.clone()),
+                    empty_layer: !done.layered,
+                    ..entry.clone()
+                });
+            }
+        }
+        history
+    }
+
+    /// `SOURCE_DATE_EPOCH` or `--timestamp`.
+    pub(super) fn epoch(&self) -> Option<i64> {
+        self.request.metadata.timestamp.or(self.request.metadata.source_date_epoch)
+    }
+
+    /// What is to become of the times of files.
+    pub(super) fn times(&self) -> diff::Times {
+        let m = &self.request.metadata;
+        diff::Times { set_to: m.timestamp, clamp_to: m.source_date_epoch }
+    }
 }
 
 /// Writes config and manifest. The image has no name yet.
-pub(super) fn write(
+fn write(
     store: &Store,
     parts: Parts,
     metadata: &MetadataOptions,

@@ -1,5 +1,6 @@
 //! Why a build failed.
 
+use super::shortage::{Shortage, because};
 use crate::archive;
 use crate::cache;
 use crate::dockerfile::Span;
@@ -9,7 +10,6 @@ use crate::sandbox::{self, RefusedCall};
 use crate::snapshot;
 use crate::source;
 use crate::store;
-use crate::ui::human;
 use std::path::PathBuf;
 
 /// An error of a build.
@@ -105,62 +105,6 @@ pub enum Error {
     /// The user or a signal ended the build, or another step failed.
     #[error("cancelled")]
     Cancelled,
-}
-
-/// A limit that a step ran into: what it needed so far, and what it may have, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shortage {
-    /// The kernel killed a process because the pod's memory was used up.
-    Memory {
-        /// The largest process of the step.
-        used: u64,
-        /// The pod's limit.
-        limit: u64,
-    },
-    /// The file system that holds the store is full.
-    Storage {
-        /// What the step had written.
-        used: u64,
-        /// What the file system can hold.
-        limit: u64,
-    },
-}
-
-fn bytes(n: u64) -> String {
-    human::size(n, " ", 3)
-}
-
-fn because(shortage: &Option<Shortage>) -> String {
-    match shortage {
-        None => String::new(),
-        Some(Shortage::Memory { used, limit }) => {
-            format!(
-                ": out of memory: the largest process used {}, the limit of the pod is {}",
-                bytes(*used),
-                bytes(*limit)
-            )
-        }
-        Some(Shortage::Storage { used, limit }) => format!(
-            ": no space left: the step wrote {} so far, the file system of the store holds {}",
-            bytes(*used),
-            bytes(*limit)
-        ),
-    }
-}
-
-impl Shortage {
-    fn hint(&self) -> String {
-        match self {
-            Shortage::Memory { .. } => {
-                "raise `resources.limits.memory` of the container, or give the command fewer parallel jobs".into()
-            }
-            Shortage::Storage { .. } => {
-                "raise the `sizeLimit` of the emptyDir or the size of the volume that holds the store \
-                                         (`RBUILD_ROOT`), or free space with `rbuild prune`"
-                    .into()
-            }
-        }
-    }
 }
 
 impl Error {

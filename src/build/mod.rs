@@ -12,20 +12,24 @@
 //! what it finished is found in the step cache by the next one.
 
 mod commit;
+mod copy;
 mod error;
 mod execute;
 mod keys;
+mod layers;
 mod mounts;
 pub mod request;
 mod resolver;
 mod rootfs;
 mod run;
 mod schedule;
+mod shortage;
 mod stack;
 mod surroundings;
 
 pub use commit::Built;
-pub use error::{Error, Shortage};
+pub use error::Error;
+pub use shortage::Shortage;
 
 use crate::oci::{Location, Reference};
 use crate::plan::{self, Plan, PlanRequest, Step, StepKind};

@@ -14,13 +14,12 @@
 use super::{
     Error,
     execute::{Done, Executor},
-    rootfs,
+    rootfs::{self, Lower},
     stack::Stack,
 };
 use crate::archive::{
     content::{self, Memo},
     copy::{self, Item, Tree, tree},
-    merged::Merged,
     upper::Upper,
 };
 use crate::dockerfile::{MountKind, Sharing, ignore::Patterns};
@@ -153,8 +152,8 @@ impl Executor<'_> {
             if let Files::Tree(stack) = &w.files
                 && stack.chain().is_some()
             {
-                let dirs = rootfs::directories(&self.snapshots, self.images, stack)?;
-                let digest = self.content(w, &rootfs::view(&self.snapshots, &dirs)?, None)?;
+                let tree = rootfs::open(&self.snapshots, self.images, stack)?;
+                let digest = self.content(w, &tree.view, None)?;
                 if let Some(part) = by_content.get_mut(2 * i + 1) {
                     *part = format!("content {digest}");
                 }
@@ -186,18 +185,22 @@ impl Executor<'_> {
                     read_only: options.read_only,
                 },
                 Files::Tree(stack) => {
-                    let dirs = rootfs::directories(&self.snapshots, self.images, stack)?;
-                    self.layers(&dirs, inside(w.source()), options.read_only, &mut ready)?
+                    let tree = rootfs::open(&self.snapshots, self.images, stack)?;
+                    self.layers(&tree, inside(w.source()), options.read_only, &mut ready)?
                 }
                 Files::Context => {
                     let path = tree::resolve(&self.context.files, w.source(), true)?.path;
                     let copy = self.context_copy(&path)?;
                     let dir = copy.layer();
-                    ready._context.push(copy);
-                    match options.read_only {
+                    let kind = match options.read_only {
                         true => sandbox::MountKind::Bind { source: dir.join("fs"), inside: path, read_only: true },
-                        false => self.layers(&[dir], path, false, &mut ready)?,
-                    }
+                        false => {
+                            let view = self.snapshots.view_with(&[], &copy)?;
+                            self.layers(&Lower { dirs: vec![dir], view }, path, false, &mut ready)?
+                        }
+                    };
+                    ready._context.push(copy);
+                    kind
                 }
             };
             ready.mounts.push(sandbox::Mount { target: w.target().to_owned(), kind });
@@ -209,15 +212,14 @@ impl Executor<'_> {
     pub(super) fn volume_mounts<'v>(
         &self,
         volumes: impl Iterator<Item = &'v String>,
-        below: &[PathBuf],
+        lower: &Lower,
         ready: &mut Ready,
     ) -> Result<(), Error> {
-        let view = rootfs::view(&self.snapshots, below)?;
         let mut all = vec![];
         for volume in volumes {
-            let found = view.resolve(Path::new(volume), true)?;
+            let found = lower.view.resolve(Path::new(volume), true)?;
             let kind = match found.node {
-                Some(_) => self.layers(below, found.path.clone(), false, ready)?,
+                Some(_) => self.layers(lower, found.path.clone(), false, ready)?,
                 None => sandbox::MountKind::Tmpfs { size: None, mode: 0o755 },
             };
             all.push(sandbox::Mount { target: Path::new("/").join(&found.path), kind });
@@ -229,13 +231,13 @@ impl Executor<'_> {
 
     fn layers(
         &self,
-        dirs: &[PathBuf],
+        tree: &Lower,
         inside: PathBuf,
         read_only: bool,
         ready: &mut Ready,
     ) -> Result<sandbox::MountKind, Error> {
-        let active = self.start_layer(dirs)?;
-        let mut lowers: Vec<PathBuf> = dirs.iter().map(|d| d.join("fs")).collect();
+        let active = self.start_layer(tree)?;
+        let mut lowers: Vec<PathBuf> = tree.dirs.iter().map(|d| d.join("fs")).collect();
         if lowers.is_empty() {
             // An overlay wants something below, and an empty stage has nothing.
             let nothing = self.snapshots.prepare()?;
@@ -255,7 +257,7 @@ impl Executor<'_> {
         if let Some(found) = copies.get(path) {
             return Ok(found.clone());
         }
-        let copy = Arc::new(self.start_layer(&[])?);
+        let copy = Arc::new(self.start_layer(&Lower { dirs: vec![], view: self.snapshots.view(&[])? })?);
         self.copy_part(&self.context.files, path, &copy.layer(), true)?;
         copies.insert(path.to_owned(), copy.clone());
         Ok(copy)
@@ -263,7 +265,7 @@ impl Executor<'_> {
 
     /// Copies what is at `path` of a tree into a layer directory: to the same place, or its content to the root.
     fn copy_part(&self, tree: &dyn Tree, path: &Path, layer: &Path, same_place: bool) -> Result<(), Error> {
-        let nothing: Merged = rootfs::view(&self.snapshots, &[])?;
+        let nothing = self.snapshots.view(&[])?;
         let mut upper = Upper::open(layer, &nothing)?;
         let request = copy::Request { parents: same_place && !path.as_os_str().is_empty(), ..part(path)? };
         copy::copy(&request, tree, &mut upper)?;
@@ -312,8 +314,8 @@ impl Executor<'_> {
         let failed = |source| Error::File { path: files.clone(), source };
         std::fs::create_dir(&files).map_err(failed)?;
         if let Some(stack) = from {
-            let dirs = rootfs::directories(&self.snapshots, self.images, stack)?;
-            self.copy_part(&rootfs::view(&self.snapshots, &dirs)?, Path::new(""), dir, false)?;
+            let tree = rootfs::open(&self.snapshots, self.images, stack)?;
+            self.copy_part(&tree.view, Path::new(""), dir, false)?;
         }
         let o = &mount.options;
         let (uid, gid) = (o.uid.unwrap_or(0), o.gid.unwrap_or(0));

@@ -76,7 +76,17 @@ pub(super) fn directories(snapshots: &Snapshots, images: &Images, stack: &Stack)
     })
 }
 
-/// The files of a stack, read without a mount.
-pub(super) fn view(snapshots: &Snapshots, dirs: &[PathBuf]) -> Result<Merged, Error> {
-    Ok(Merged::open(dirs, snapshots.map())?)
+/// The files of a stack: what a step works on top of.
+pub(super) struct Lower {
+    /// The layer directories, lowest first.
+    pub dirs: Vec<PathBuf>,
+    /// The same, read without a mount.
+    pub view: Merged,
+}
+
+/// [`directories`], and the view of them.
+pub(super) fn open(snapshots: &Snapshots, images: &Images, stack: &Stack) -> Result<Lower, Error> {
+    let dirs = directories(snapshots, images, stack)?;
+    let view = snapshots.view(&dirs)?;
+    Ok(Lower { dirs, view })
 }

@@ -2,7 +2,8 @@
 
 use super::{
     Error, Shortage,
-    execute::{Executor, Site, read_etc},
+    copy::read_etc,
+    execute::{Executor, Site},
     mounts,
     request::Seccomp,
     surroundings,
@@ -38,8 +39,8 @@ impl Executor<'_> {
 
     /// Runs the command.
     pub(super) fn run_command(&self, key: StepKey, run: &Run, site: &Site, mounts: mounts::Ready) -> Result<(), Error> {
-        let ids = passwd::resolve(&run.user, &read_etc(&site.view, "passwd")?, &read_etc(&site.view, "group")?)?;
-        let lowers = site.below.iter().map(|d| d.join("fs")).collect();
+        let ids = passwd::resolve(&run.user, &read_etc(site.view, "passwd")?, &read_etc(site.view, "group")?)?;
+        let lowers = site.lower.dirs.iter().map(|d| d.join("fs")).collect();
         let argv = run.argv.iter().map(Into::into).collect();
         let mut spec = StepSpec::new(lowers, site.active.upper(), site.active.work()?, argv);
         let stub = self.around.store.mount_points_dir();

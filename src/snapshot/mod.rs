@@ -20,15 +20,20 @@ pub use error::Error;
 use crate::archive::{
     compress::{Ahead, Decoder},
     extract::{self, Limits},
-    merged::Merged,
+    merged::{Layer, Merged},
 };
 use crate::oci::{ChainId, DiffId, Digest, Hashing};
 use crate::store::{Store, TempDir, boot_suffix, remove_tree};
 use crate::sys::idmap::IdMap;
 use std::{
+    collections::HashMap,
     fs::{self, File},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
+
+/// Layer directories that are kept open for the next view, each with one descriptor.
+const MAX_OPEN: usize = 256;
 
 /// A layer of an image: what it is, and the blob that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,8 @@ pub struct Snapshots<'a> {
     store: &'a Store,
     map: IdMap,
     key: String,
+    /// Layer directories that were opened for a view, by path: the steps of a stage have nearly all of them in common.
+    open: Mutex<HashMap<PathBuf, Arc<Layer>>>,
 }
 
 /// A layer in the making.
@@ -86,7 +93,7 @@ impl<'a> Snapshots<'a> {
         let key = format!("{}-{}", map.key(), boot_suffix(store.boot_id()));
         let dir = store.snapshots_dir().join(&key);
         fs::create_dir_all(&dir).map_err(Error::io("cannot create directory", &dir))?;
-        Ok(Snapshots { store, map, key })
+        Ok(Snapshots { store, map, key, open: Mutex::default() })
     }
 
     /// The id map that the directories are made under.
@@ -94,15 +101,19 @@ impl<'a> Snapshots<'a> {
         &self.map
     }
 
+    /// The layer directory of a chain, relative to the store.
+    fn name(&self, chain: ChainId) -> String {
+        format!("snapshots/{}/{}", self.key, chain.0.hex())
+    }
+
     fn path(&self, chain: ChainId) -> PathBuf {
-        self.store.snapshots_dir().join(&self.key).join(chain.0.hex())
+        self.store.root().join(self.name(chain))
     }
 
     /// The layer directory of a chain, if it is here; then it is in this process's lease.
     fn find(&self, chain: ChainId) -> Result<Option<PathBuf>, Error> {
         let path = self.path(chain);
-        let held =
-            self.store.hold(|| path.is_dir().then(|| (format!("snapshots/{}/{}", self.key, chain.0.hex()), ())))?;
+        let held = self.store.hold(&self.name(chain), || path.is_dir().then_some(()))?;
         Ok(held.map(|()| path))
     }
 
@@ -133,6 +144,40 @@ impl<'a> Snapshots<'a> {
         Ok(dirs)
     }
 
+    /// The files of a stack of finished layer directories, lowest first, read without a mount.
+    ///
+    /// # Errors
+    /// Where one is not there, or its records cannot be read.
+    pub fn view(&self, dirs: &[PathBuf]) -> Result<Merged, Error> {
+        Ok(Merged::of(self.opened(dirs)?, &self.map))
+    }
+
+    /// The files as they are now with an unfinished layer on top of finished ones.
+    ///
+    /// # Errors
+    /// As [`Snapshots::view`].
+    pub fn view_with(&self, dirs: &[PathBuf], top: &Active) -> Result<Merged, Error> {
+        let mut layers = self.opened(dirs)?;
+        layers.push(Arc::new(Layer::open(&top.layer())?));
+        Ok(Merged::of(layers, &self.map))
+    }
+
+    fn opened(&self, dirs: &[PathBuf]) -> Result<Vec<Arc<Layer>>, Error> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() + dirs.len() > MAX_OPEN {
+            open.retain(|_, layer| Arc::strong_count(layer) > 1);
+        }
+        let mut layers = Vec::with_capacity(dirs.len());
+        for dir in dirs {
+            let layer = match open.get(dir) {
+                Some(layer) => layer.clone(),
+                None => open.entry(dir.clone()).or_insert(Arc::new(Layer::open(dir)?)).clone(),
+            };
+            layers.push(layer);
+        }
+        Ok(layers)
+    }
+
     /// Extracts one layer on top of `below`. Of several processes that want the same, one works and the others wait.
     fn make(&self, chain: ChainId, layer: &LayerRef, below: &[PathBuf]) -> Result<PathBuf, Error> {
         let lock_path = self.store.snapshots_dir().join(&self.key).join(format!(".{}.lock", chain.0.hex()));
@@ -147,7 +192,7 @@ impl<'a> Snapshots<'a> {
             return Ok(dir);
         }
         let active = self.prepare_empty()?;
-        let lower = Merged::open(below, &self.map)?;
+        let lower = self.view(below)?;
         let blob = self.store.open_blob(&layer.blob)?;
         let unreadable = |source| Error::Unreadable { layer: *layer, source };
         let tar = Hashing::new(Decoder::new(blob).map_err(unreadable)?);
@@ -182,10 +227,7 @@ impl<'a> Snapshots<'a> {
     /// Keeps a finished layer as the top of `chain`. Where it is there already, the one that is there stays.
     pub fn publish(&self, active: Active, chain: ChainId) -> Result<PathBuf, Error> {
         let path = self.path(chain);
-        let held = self.store.hold(|| {
-            let renamed = fs::rename(active.layer(), &path);
-            Some((format!("snapshots/{}/{}", self.key, chain.0.hex()), renamed))
-        })?;
+        let held = self.store.hold(&self.name(chain), || Some(fs::rename(active.layer(), &path)))?;
         match held.unwrap_or(Ok(())) {
             Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {
                 Err(Error::io("cannot rename to", &path)(e))

@@ -10,16 +10,14 @@ use std::{
 
 impl Store {
     fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.hex())
+        self.root.join(blob_name(digest))
     }
 
     /// The length in bytes of a blob, `None` where it is not here. A blob that is here is in this process's lease from now
     /// on, so no garbage collection takes it.
     pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, Error> {
-        self.hold(|| {
-            let size = fs::metadata(self.blob_path(digest)).ok().filter(|m| m.is_file())?.len();
-            Some((format!("blobs/sha256/{}", digest.hex()), size))
-        })
+        let name = blob_name(digest);
+        self.hold(&name, || Some(fs::metadata(self.root.join(&name)).ok().filter(|m| m.is_file())?.len()))
     }
 
     /// Opens a blob for reading.
@@ -130,6 +128,11 @@ impl Store {
     }
 }
 
+/// Where a blob is, relative to the store.
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
 /// A blob in the making. Dropped before [`BlobWriter::commit`], it leaves nothing.
 pub struct BlobWriter<'a>(Hashing<HashedBlobWriter<'a>>);
 
@@ -174,11 +177,10 @@ impl HashedBlobWriter<'_> {
     /// Writing fails.
     pub fn commit(mut self, digest: &Digest) -> Result<(), Error> {
         self.out.flush().map_err(Error::io("cannot write", &self.path))?;
-        let target = self.store.blob_path(digest);
-        let renamed = self.store.hold(|| {
-            // An equal blob that is there already has the same bytes: which of the two stays does not matter.
-            Some((format!("blobs/sha256/{}", digest.hex()), fs::rename(&self.path, &target)))
-        })?;
+        let name = blob_name(digest);
+        let target = self.store.root.join(&name);
+        // An equal blob that is there already has the same bytes: which of the two stays does not matter.
+        let renamed = self.store.hold(&name, || Some(fs::rename(&self.path, &target)))?;
         renamed.unwrap_or(Ok(())).map_err(Error::io("cannot rename to", &target))?;
         self.kept = true;
         Ok(())

@@ -46,6 +46,11 @@ impl Lease {
         }
     }
 
+    /// Whether the lease holds this already.
+    pub(super) fn holds(&self, what: &str) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).1.contains(what)
+    }
+
     pub(super) fn hold(&self, what: &str) -> Result<(), Error> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.1.contains(what) {

@@ -143,17 +143,19 @@ impl Store {
         self.root.join("steps")
     }
 
-    /// Runs `find` while no garbage collection can run, and holds what it returns in this process's lease: `blobs/…` or
-    /// `snapshots/…`, relative to the store.
-    pub fn hold<T>(&self, find: impl FnOnce() -> Option<(String, T)>) -> Result<Option<T>, Error> {
-        let _lock = self.lock_shared()?;
-        match find() {
-            None => Ok(None),
-            Some((what, value)) => {
-                self.lease.hold(&what)?;
-                Ok(Some(value))
-            }
+    /// Runs `find` while no garbage collection can run, and holds `what` (`blobs/…` or `snapshots/…`, relative to the store)
+    /// in this process's lease where it found something. What the lease holds already cannot go away: then there is nothing
+    /// to lock.
+    pub fn hold<T>(&self, what: &str, find: impl FnOnce() -> Option<T>) -> Result<Option<T>, Error> {
+        if self.lease.holds(what) {
+            return Ok(find());
         }
+        let _lock = self.lock_shared()?;
+        let found = find();
+        if found.is_some() {
+            self.lease.hold(what)?;
+        }
+        Ok(found)
     }
 
     /// The descriptor that this layer had when it was last compressed with `algorithm`.

@@ -6,6 +6,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 /// What the memory controller says of this process's cgroup, in bytes.
@@ -25,47 +26,52 @@ const V1_NO_LIMIT: u64 = 1 << 60;
 impl Memory {
     /// The memory figures of this process's cgroup.
     pub fn of_this_process() -> Memory {
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        Memory::read(Path::new("/sys/fs/cgroup"), &own)
+        static CONTROLLER: OnceLock<Option<Controller>> = OnceLock::new();
+        let controller = CONTROLLER.get_or_init(|| {
+            let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+            Controller::find(Path::new("/sys/fs/cgroup"), &own)
+        });
+        controller.as_ref().map(Controller::read).unwrap_or_default()
     }
+}
 
-    /// The memory figures below the cgroup mount at `root`, for a process whose `/proc/PID/cgroup` reads `own`.
-    pub fn read(root: &Path, own: &str) -> Memory {
-        let mut found = Memory::default();
+/// A directory of the memory controller.
+#[derive(Debug)]
+enum Controller {
+    V2(PathBuf),
+    V1(PathBuf),
+}
+
+impl Controller {
+    /// The directory below the cgroup mount at `root` that has figures for a process whose `/proc/PID/cgroup` reads `own`.
+    fn find(root: &Path, own: &str) -> Option<Controller> {
+        let mut candidates = vec![];
         for line in own.lines() {
             let mut parts = line.splitn(3, ':');
             let (_, Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
             let path = path.trim_start_matches('/');
             if controllers.is_empty() {
-                for dir in [root.join(path), root.join("unified").join(path), root.to_owned()] {
-                    found = found.or(Memory::v2(&dir));
-                }
+                let dirs = [root.join(path), root.join("unified").join(path), root.to_owned()];
+                candidates.extend(dirs.map(Controller::V2));
             } else if controllers.split(',').any(|c| c == "memory") {
-                for dir in [root.join("memory").join(path), root.join("memory")] {
-                    found = found.or(Memory::v1(&dir));
-                }
+                candidates.extend([root.join("memory").join(path), root.join("memory")].map(Controller::V1));
             }
         }
-        found
+        candidates.into_iter().find(|c| c.read() != Memory::default())
     }
 
-    fn or(self, other: Memory) -> Memory {
-        if self == Memory::default() { other } else { self }
-    }
-
-    fn v2(dir: &Path) -> Memory {
-        Memory {
-            limit: number(&dir.join("memory.max")),
-            peak: number(&dir.join("memory.peak")),
-            kills: field(&dir.join("memory.events"), "oom_kill"),
-        }
-    }
-
-    fn v1(dir: &Path) -> Memory {
-        Memory {
-            limit: number(&dir.join("memory.limit_in_bytes")).filter(|n| *n < V1_NO_LIMIT),
-            peak: number(&dir.join("memory.max_usage_in_bytes")),
-            kills: field(&dir.join("memory.oom_control"), "oom_kill"),
+    fn read(&self) -> Memory {
+        match self {
+            Controller::V2(dir) => Memory {
+                limit: number(&dir.join("memory.max")),
+                peak: number(&dir.join("memory.peak")),
+                kills: field(&dir.join("memory.events"), "oom_kill"),
+            },
+            Controller::V1(dir) => Memory {
+                limit: number(&dir.join("memory.limit_in_bytes")).filter(|n| *n < V1_NO_LIMIT),
+                peak: number(&dir.join("memory.max_usage_in_bytes")),
+                kills: field(&dir.join("memory.oom_control"), "oom_kill"),
+            },
         }
     }
 }
@@ -111,16 +117,20 @@ mod tests {
         dir
     }
 
+    fn read(root: &Path, own: &str) -> Memory {
+        Controller::find(root, own).map(|c| c.read()).unwrap_or_default()
+    }
+
     #[test]
     fn version_2_is_read_below_its_path_or_at_the_root() {
         let files =
             [("pod/memory.max", "1000\n"), ("pod/memory.peak", "900\n"), ("pod/memory.events", "low 0\noom_kill 2\n")];
         let want = Memory { limit: Some(1000), peak: Some(900), kills: 2 };
-        assert_eq!(Memory::read(tree(&files).path(), "0::/pod\n"), want);
+        assert_eq!(read(tree(&files).path(), "0::/pod\n"), want);
         let at_root = files.map(|(n, c)| (n.strip_prefix("pod/").unwrap(), c));
-        assert_eq!(Memory::read(tree(&at_root).path(), "0::/somewhere/else\n"), want);
+        assert_eq!(read(tree(&at_root).path(), "0::/somewhere/else\n"), want);
         let unlimited = tree(&[("pod/memory.max", "max\n"), ("pod/memory.events", "oom_kill 0\n")]);
-        assert_eq!(Memory::read(unlimited.path(), "0::/pod\n"), Memory::default());
+        assert_eq!(read(unlimited.path(), "0::/pod\n"), Memory::default());
     }
 
     #[test]
@@ -132,14 +142,14 @@ mod tests {
         ];
         let dir = tree(&files);
         let want = Memory { limit: Some(4096), peak: Some(4000), kills: 1 };
-        assert_eq!(Memory::read(dir.path(), "4:cpu,cpuacct:/x\n3:memory:/pod\n"), want);
+        assert_eq!(read(dir.path(), "4:cpu,cpuacct:/x\n3:memory:/pod\n"), want);
         let none = tree(&[("memory/memory.limit_in_bytes", "9223372036854771712\n")]);
-        assert_eq!(Memory::read(none.path(), "3:memory:/\n").limit, None);
+        assert_eq!(read(none.path(), "3:memory:/\n").limit, None);
     }
 
     #[test]
     fn nothing_there_is_no_limit() {
-        assert_eq!(Memory::read(Path::new("/nonexistent"), "0::/\n:\ngarbage"), Memory::default());
+        assert_eq!(read(Path::new("/nonexistent"), "0::/\n:\ngarbage"), Memory::default());
         assert!(Space::at(Path::new("/")).is_some_and(|s| s.total >= s.free));
     }
 }
