@@ -1,10 +1,11 @@
 //! Runs a build and brings its result where the request says: into the store (the build does that), then to registries
 //! and archives, then into the files that scripts read. Every command line that builds ends up here.
 
-use super::{Error, Global, registry_flags};
+use super::{Error, Global, registry_flags, store_limit::StoreLimit};
 use crate::build::{self, Built, request::BuildRequest};
 use crate::export::{self, Form, StoredImage, exporter};
 use crate::oci::{Descriptor, Location};
+use crate::store::Store;
 use crate::sys::signal::{self, Cancel};
 use crate::ui::Sink;
 use std::path::Path;
@@ -15,10 +16,17 @@ use std::time::Duration;
 /// # Errors
 /// Whatever kept the image from being built or delivered. What was delivered before stays.
 pub fn build(request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result<Built, Error> {
+    let limit = StoreLimit::of(global)?;
     let store = global.store()?;
+    let delivered = build_in(&store, request, global, sink);
+    limit.apply(&store);
+    delivered
+}
+
+fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result<Built, Error> {
     let client = registry_flags::client(&request.registry, global)?;
     let cancel = cancel_on_signals()?;
-    let built = build::build(request, build::Surroundings { store: &store, client: &client, sink, cancel: &cancel })?;
+    let built = build::build(request, build::Surroundings { store, client: &client, sink, cancel: &cancel })?;
     // What was built is safe in the store, and a transfer can be left anywhere.
     end_on_signals()?;
     if let Some(code) = super::error::signal_code() {
@@ -30,7 +38,7 @@ pub fn build(request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result
     let name = built.names.first().and_then(|n| n.parse().ok());
     for destination in &request.output.destinations {
         let Some(exporter) = exporter(destination, name.as_ref()) else { continue };
-        let image = StoredImage::load(&store, &built.manifest, &request.platform.target)?;
+        let image = StoredImage::load(store, &built.manifest, &request.platform.target)?;
         let exported = exporter.export(&image, &form, export::Surroundings { client: &client, sink });
         manifest =
             exported.map_err(|e| Error::from(e).doing(format!("writing image to `{}`", exporter.name())))?.manifest;

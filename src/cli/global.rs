@@ -11,6 +11,9 @@ pub struct Global {
     /// Directory of the store [env: RBUILD_ROOT]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// Size that the store is brought back to after a build: `10GB`, `500MiB` [env: RBUILD_STORE_LIMIT]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = values::size)]
+    pub store_limit: Option<u64>,
     /// registries.conf to read in place of the usual ones
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub registries_conf: Option<PathBuf>,
@@ -41,6 +44,19 @@ impl Global {
                 Err(Error::NoRoot(format!("`HOME` is `{}`, which is no absolute path", home.display())))
             }
             Some(home) => Ok(home.join(".local/share/rbuild")),
+        }
+    }
+
+    /// The limit to the store's size in bytes: `--store-limit`, `RBUILD_STORE_LIMIT`, or none.
+    ///
+    /// # Errors
+    /// Where the variable is no size.
+    pub fn store_limit(&self, var: &Var<'_>) -> Result<Option<u64>, Error> {
+        const NAME: &str = "RBUILD_STORE_LIMIT";
+        match (self.store_limit, var(NAME).filter(|v| !v.is_empty())) {
+            (Some(limit), _) => Ok(Some(limit)),
+            (None, None) => Ok(None),
+            (None, Some(text)) => values::size(&text).map(Some).map_err(|e| Error::usage(format!("`{NAME}`: {e}"))),
         }
     }
 

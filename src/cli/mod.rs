@@ -15,6 +15,7 @@
 //! | `unshare` | its purpose |
 //! | `rmi`, `prune`, `check` | remove or read layer directories with files of other ids |
 //! | `info` | reports what can be entered |
+//! | `pull` with a limit to the store | may remove layer directories |
 //! | all others | blobs and names only: they belong to the caller |
 
 mod bud;
@@ -39,13 +40,14 @@ mod login;
 mod names;
 mod output;
 mod platform;
-pub(crate) mod prune;
+mod prune;
 mod pull;
 mod push;
 mod registry_flags;
 mod rmi;
 mod run;
 mod save;
+mod store_limit;
 mod table;
 mod tag;
 mod template;
@@ -171,10 +173,12 @@ fn rbuild(args: &[OsString]) -> u8 {
 fn dispatch(cli: Cli) -> Result<(), Error> {
     diagnostics(&cli.global);
     cli.storage.check(foreign::warn)?;
-    if cli.verb.enters_namespace() {
+    let global = &cli.global;
+    // Where there is a limit, `pull` may have to remove layer directories.
+    let limited = matches!(cli.verb, Verb::Pull(_)) && global.store_limit(&values::process_var)?.is_some();
+    if cli.verb.enters_namespace() || limited {
         crate::sys::userns::enter()?;
     }
-    let global = &cli.global;
     match cli.verb {
         Verb::Bud(args) => bud::run(&args, global),
         Verb::Images(args) => images::run(&args, global),

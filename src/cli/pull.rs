@@ -6,6 +6,7 @@ use super::{
     Error, Global, output,
     platform::PlatformArgs,
     registry_flags::{self, RegistryArgs},
+    store_limit::StoreLimit,
 };
 use crate::build::request::RegistryOptions;
 use crate::oci::{Digest, Location, Platform, Reference};
@@ -64,6 +65,7 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<(), Error> {
         true => Box::new(Silent),
         false => Box::new(Buildah::new(Terminal::stdio(), true)),
     };
+    let limit = StoreLimit::of(global)?;
     let store = global.store()?;
     let registry = args.registry.lower()?;
     let id = match args.image.parse::<Location>()? {
@@ -79,6 +81,7 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<(), Error> {
             image.id
         }
     };
+    limit.apply(&store);
     output::print_line(&id.hex())
 }
 

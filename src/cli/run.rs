@@ -2,7 +2,7 @@
 
 use super::foreign::{self, Flag, Foreign, Table, Verdict, boolean, text};
 use super::registry_flags::{self, RegistryArgs};
-use super::{Error, Global, bud, delivery, values};
+use super::{Error, Global, bud, delivery, store_limit::StoreLimit, values};
 use crate::archive::merged::Merged;
 use crate::archive::upper::Upper;
 use crate::oci::{ContainerConfig, Platform};
@@ -110,6 +110,7 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
         crate::build::request::PullPolicy::Newer => Pull::Newer,
         crate::build::request::PullPolicy::Never => Pull::Never,
     };
+    let limit = StoreLimit::of(global)?;
     let store = global.store()?;
     let client = registry_flags::client(&args.registry.lower()?, global)?;
     let sink = Buildah::new(Terminal::all_to_stderr(), true);
@@ -172,6 +173,8 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
         Stream::Stderr => terminal.err(data),
     };
     let exit = sandbox::run(&spec, &mut out, &cancel)?;
+    drop(active);
+    limit.apply(&store);
     exit.warnings.into_iter().for_each(foreign::warn);
     match u8::try_from(exit.code) {
         Ok(0) => Ok(()),

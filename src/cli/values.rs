@@ -76,6 +76,27 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(total).map_err(|_| bad())
 }
 
+/// Bytes with an optional unit.
+pub fn size(text: &str) -> Result<u64, String> {
+    let bad = || format!("invalid size `{text}`: expected something like `10GB` or `500MiB`");
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(split).ok_or_else(bad)?;
+    let number: f64 = number.parse().map_err(|_| bad())?;
+    let scale: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(bad()),
+    };
+    Ok((number * scale as f64) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +119,13 @@ mod tests {
         assert_eq!(name_value("GONE", &var).unwrap(), ("GONE".into(), None));
         assert!(name_value("=x", &var).is_err());
         assert_eq!(label("a").unwrap(), ("a".into(), String::new()));
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, want) in [("1", 1), ("2k", 2048), ("1.5GB", 1_500_000_000), ("500MiB", 500 << 20)] {
+            assert_eq!(size(text).unwrap(), want, "{text}");
+        }
+        assert!(size("x").is_err() && size("1q").is_err() && size("").is_err());
     }
 }

@@ -30,6 +30,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 /// Layer directories that are kept open for the next view, each with one descriptor.
@@ -171,7 +172,11 @@ impl<'a> Snapshots<'a> {
         for dir in dirs {
             let layer = match open.get(dir) {
                 Some(layer) => layer.clone(),
-                None => open.entry(dir.clone()).or_insert(Arc::new(Layer::open(dir)?)).clone(),
+                None => {
+                    // The time of the directory says when the layer was last of use, for a limit to the store.
+                    let _ = File::open(dir).and_then(|d| d.set_modified(SystemTime::now()));
+                    open.entry(dir.clone()).or_insert(Arc::new(Layer::open(dir)?)).clone()
+                }
             };
             layers.push(layer);
         }
@@ -242,4 +247,24 @@ fn make_dir(path: &Path) -> Result<(), Error> {
     fs::create_dir(path).map_err(Error::io("cannot create directory", path))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(path, mode).map_err(Error::io("cannot change mode of", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_layer_that_is_read_counts_as_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let snapshots = Snapshots::new(&store, IdMap::Plain).unwrap();
+        let chain = ChainId::child(None, DiffId(Digest::of("layer")));
+        let layer = snapshots.publish(snapshots.prepare().unwrap(), chain).unwrap();
+        let used = || fs::metadata(&layer).unwrap().modified().unwrap();
+        let long_ago = SystemTime::now() - Duration::from_secs(3600);
+        File::open(&layer).unwrap().set_modified(long_ago).unwrap();
+        snapshots.view(std::slice::from_ref(&layer)).unwrap();
+        assert!(used() > long_ago + Duration::from_secs(1800));
+    }
 }

@@ -10,7 +10,7 @@
 //! by one that must be alone, by the one that makes it and by garbage collection, which passes over what is in use. Lock
 //! files stay: who waits for one must not wait for a file that is gone.
 
-use super::{Error, Store};
+use super::{Error, Store, remove_tree};
 use crate::dockerfile::Sharing;
 use crate::oci::Digest;
 use std::{
@@ -104,14 +104,23 @@ impl Store {
                 if path.extension().is_some_and(|e| e == "lock") {
                     continue;
                 }
-                let lock = File::options().write(true).open(path.with_extension("lock"));
-                if lock.as_ref().is_ok_and(|lock| lock.try_lock().is_err()) {
-                    continue;
+                let Some(away) = self.move_cache_mount_aside(&path) else { continue };
+                if let Err(e) = remove_tree(&away) {
+                    tracing::debug!(path = %away.display(), error = %e, "cannot remove a cache mount");
                 }
-                removed += usize::from(self.drop_aside(&path));
+                removed += 1;
             }
         }
         removed
+    }
+
+    /// Moves a cache mount out of sight, unless a step uses it; to be removed from where it is then.
+    pub(super) fn move_cache_mount_aside(&self, path: &Path) -> Option<PathBuf> {
+        let lock = File::options().write(true).open(path.with_extension("lock"));
+        if lock.as_ref().is_ok_and(|lock| lock.try_lock().is_err()) {
+            return None;
+        }
+        self.move_aside(path)
     }
 }
 
@@ -175,7 +184,7 @@ mod tests {
         let unused = take(&store, Sharing::Private).path;
         store.collect_garbage(GcOptions::default()).unwrap();
         assert!(unused.is_dir());
-        store.collect_garbage(GcOptions { all: true, ..GcOptions::default() }).unwrap();
+        store.collect_garbage(GcOptions { all: true }).unwrap();
         assert!(used.path.is_dir() && !unused.is_dir());
     }
 }

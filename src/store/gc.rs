@@ -5,7 +5,7 @@ use crate::oci::{ChainId, Digest};
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
@@ -15,8 +15,6 @@ pub struct GcOptions {
     /// Drop the whole step cache, the directories of cache mounts, and all layer directories that can be made again from
     /// blobs.
     pub all: bool,
-    /// Drop the step cache's oldest entries until the store has at most this many bytes.
-    pub max_size: Option<u64>,
 }
 
 /// What a garbage collection did.
@@ -34,6 +32,16 @@ pub struct Collected {
     pub cache_mounts: usize,
 }
 
+impl std::ops::AddAssign for Collected {
+    fn add_assign(&mut self, more: Collected) {
+        self.blobs += more.blobs;
+        self.bytes += more.bytes;
+        self.snapshots += more.snapshots;
+        self.steps += more.steps;
+        self.cache_mounts += more.cache_mounts;
+    }
+}
+
 /// What a record of the step cache says that matters here; `cache` owns the rest of the format.
 #[derive(serde::Deserialize)]
 struct StepRoots {
@@ -42,10 +50,11 @@ struct StepRoots {
 }
 
 /// One record of the step cache.
-struct StepRecord {
-    path: std::path::PathBuf,
-    used: SystemTime,
-    layer: Option<Digest>,
+pub(super) struct StepRecord {
+    pub(super) path: PathBuf,
+    /// When it was last of use.
+    pub(super) used: SystemTime,
+    pub(super) layer: Option<Digest>,
 }
 
 impl Store {
@@ -67,26 +76,16 @@ impl Store {
         }
         let blobs: BTreeMap<Digest, u64> = self.list_blobs()?.into_iter().collect();
         let is_held = |d: &Digest| held.contains(&format!("blobs/sha256/{}", d.hex()));
-        let mut steps = self.read_steps()?;
-        steps.sort_by_key(|s| s.used);
-        let size_of = |kept: &HashSet<Digest>| -> u64 { kept.iter().filter_map(|d| blobs.get(d)).sum() };
         let mut kept: HashSet<Digest> = roots.iter().copied().collect();
         kept.extend(blobs.keys().filter(|d| is_held(d)).copied());
-        let mut size = size_of(&kept);
-        // The newest entries first, as long as there is room.
-        for step in steps.iter().rev() {
+        for step in self.read_steps()? {
             let layer = step.layer.filter(|l| blobs.contains_key(l));
             let gone = step.layer.is_some() && layer.is_none();
-            let more = layer.filter(|l| !kept.contains(l)).and_then(|l| blobs.get(&l)).copied().unwrap_or(0);
-            let full = options.max_size.is_some_and(|max| size + more > max);
-            if gone || full || (options.all && layer.is_none_or(|l| !kept.contains(&l))) {
-                if fs::remove_file(&step.path).is_ok() {
-                    done.steps += 1;
-                }
-                continue;
+            if !gone && !options.all {
+                kept.extend(layer);
+            } else if gone || layer.is_none_or(|l| !kept.contains(&l)) {
+                done.steps += usize::from(fs::remove_file(&step.path).is_ok());
             }
-            size += more;
-            kept.extend(layer);
         }
         for (digest, bytes) in &blobs {
             if !kept.contains(digest) {
@@ -95,8 +94,7 @@ impl Store {
                 done.bytes += bytes;
             }
         }
-        let shrink = options.all || options.max_size.is_some();
-        done.snapshots += self.drop_snapshots(&held, &chains, shrink)?;
+        done.snapshots += self.drop_snapshots(&held, &chains, options.all)?;
         if options.all {
             done.cache_mounts = self.drop_cache_mounts();
         }
@@ -151,7 +149,7 @@ impl Store {
         config.rootfs.diff_ids.iter().map(|layer| *parent.insert(ChainId::child(parent, *layer))).collect()
     }
 
-    fn read_steps(&self) -> Result<Vec<StepRecord>, Error> {
+    pub(super) fn read_steps(&self) -> Result<Vec<StepRecord>, Error> {
         let dir = self.steps_dir();
         let mut all = vec![];
         for entry in fs::read_dir(&dir).map_err(Error::io("cannot read directory", &dir))? {
@@ -196,13 +194,16 @@ impl Store {
 
     /// Removes a directory; moves it out of sight first, so that no one finds half of it.
     pub(super) fn drop_aside(&self, path: &Path) -> bool {
-        let Ok(away) = self.lease.temp_path("dropped") else { return false };
-        if fs::rename(path, &away).is_err() {
-            return false;
-        }
+        let Some(away) = self.move_aside(path) else { return false };
         if let Err(e) = remove_tree(&away) {
             tracing::debug!(path = %away.display(), error = %e, "cannot remove a directory");
         }
         true
+    }
+
+    /// Moves a directory out of sight, to be removed from where it is then.
+    pub(super) fn move_aside(&self, path: &Path) -> Option<PathBuf> {
+        let away = self.lease.temp_path("dropped").ok()?;
+        fs::rename(path, &away).is_ok().then_some(away)
     }
 }

@@ -31,6 +31,7 @@ mod check;
 mod error;
 mod gc;
 mod lease;
+mod limit;
 mod names;
 
 pub use blobs::{BlobWriter, HashedBlobWriter};
@@ -39,6 +40,7 @@ pub use check::{Checked, Problem};
 pub use error::Error;
 pub use gc::{Collected, GcOptions};
 pub use lease::{TempDir, remove_tree};
+pub use limit::{Limit, Shrunk};
 pub use names::NamedImage;
 
 use crate::oci::{Descriptor, DiffId};

@@ -144,7 +144,7 @@ impl Store {
                 index.manifests.push(descriptor.clone());
             }
             if !names.is_empty() {
-                index.manifests.retain(|d| d.digest != descriptor.digest || d.annotations.contains_key(REF_NAME));
+                index.manifests.retain(|d| d.digest != descriptor.digest || has_name(d));
             }
             Ok(())
         })
@@ -176,8 +176,7 @@ impl Store {
     /// Takes every entry without a name away. Returns them.
     pub fn remove_unnamed(&self) -> Result<Vec<Descriptor>, Error> {
         self.change_index(|index| {
-            let (named, unnamed) =
-                std::mem::take(&mut index.manifests).into_iter().partition(|d| d.annotations.contains_key(REF_NAME));
+            let (named, unnamed) = std::mem::take(&mut index.manifests).into_iter().partition(has_name);
             index.manifests = named;
             Ok(unnamed)
         })
@@ -236,6 +235,11 @@ impl Store {
 
     fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> Result<T, Error>) -> Result<T, Error> {
         let _lock = self.lock_exclusive()?;
+        self.rewrite_index(change)
+    }
+
+    /// Changes the index. Call with the lock held exclusively.
+    pub(super) fn rewrite_index<T>(&self, change: impl FnOnce(&mut Index) -> Result<T, Error>) -> Result<T, Error> {
         let old = self.read_index()?;
         let mut index = old.clone();
         let result = change(&mut index)?;
@@ -246,6 +250,11 @@ impl Store {
         }
         Ok(result)
     }
+}
+
+/// Whether an entry of the index has a name.
+pub(super) fn has_name(entry: &Descriptor) -> bool {
+    entry.annotations.contains_key(REF_NAME)
 }
 
 /// Takes `name` off its entry, and leaves the image without a name unless it has another.

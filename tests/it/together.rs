@@ -74,3 +74,52 @@ fn a_full_store_is_an_error_that_leaves_names_alone() {
     lab.write("context/Dockerfile", "FROM localhost/busybox\nRUN echo again > /file\n");
     lab.rbuild(["bud", "-t", "localhost/x"]).arg(&context).ok();
 }
+
+#[test]
+fn a_limit_to_the_store_takes_what_is_old_and_leaves_what_is_named_or_in_use() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = Lab::new();
+    lab.import_busybox();
+    let big = "RUN dd if=/dev/zero of=/big bs=1M count=8";
+    lab.context("named", &[("Dockerfile", &format!("FROM localhost/busybox\n{big} && echo named > /who\n"))]);
+    lab.context("old", &[("Dockerfile", &format!("FROM localhost/busybox\n{big} && echo old > /who\n"))]);
+    lab.context("new", &[("Dockerfile", &format!("FROM localhost/busybox\n{big} && echo new > /who\n"))]);
+    let wait = "RUN echo one > /one\nRUN touch /sync/began; while [ ! -e /sync/go ]; do sleep 0.05; done; cp /one /two";
+    lab.context("busy", &[("Dockerfile", &format!("FROM localhost/busybox\n{wait}\n"))]);
+    let sync = lab.mkdir("sync");
+    fs::set_permissions(&sync, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("chmod");
+    lab.rbuild(["bud", "-t", "localhost/named", "named"]).ok();
+    let old = lab.rbuild(["bud", "-q", "-t", "localhost/x", "old"]).ok().stdout.trim().to_owned();
+
+    let volume = format!("{}:/sync", sync.display());
+    let busy = std::thread::scope(|scope| {
+        let busy = scope.spawn(|| lab.rbuild(["bud", "-t", "localhost/busy", "-v", &volume, "busy"]).output());
+        while !sync.join("began").exists() && !busy.is_finished() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let new = lab.rbuild(["bud", "-t", "localhost/x", "new"]).env("RBUILD_STORE_LIMIT", "1MB").ok();
+        assert!(new.stderr.contains("more than its limit of 1MB"), "what has a name is larger: {new}");
+        lab.write("sync/go", "");
+        busy.join().expect("a build")
+    });
+    assert!(busy.code == 0 && !busy.stderr.contains("limit"), "{busy}");
+    lab.rbuild(["check"]).ok();
+
+    assert!(lab.rbuild(["inspect", &old]).fails().stderr.contains("not"), "the image that lost its name");
+    let cached = |context: &str| lab.rbuild(["bud", context]).ok().stdout.contains("Using cache");
+    assert!(cached("new"), "the build that applied the limit had just made this");
+    assert!(!cached("old"), "the step and its layer went with the image");
+    for (image, content) in [("named", "named\n"), ("x", "new\n")] {
+        assert_eq!(lab.rbuild(["run", &format!("localhost/{image}"), "cat", "/who"]).ok().stdout, content);
+    }
+    // The flag goes before the variable, and with room enough nothing is said.
+    let run = lab.rbuild(["--store-limit", "1GB", "run", "localhost/x", "true"]).env("RBUILD_STORE_LIMIT", "1");
+    assert_eq!(run.ok().stderr, "");
+    let run = lab.rbuild(["run", "localhost/x", "true"]).env("RBUILD_STORE_LIMIT", "1").ok();
+    assert!(run.stderr.contains("limit of 1B"), "{run}");
+    let wrong = lab.rbuild(["run", "localhost/x", "true"]).env("RBUILD_STORE_LIMIT", "much").fails();
+    assert!(wrong.stderr.contains("`RBUILD_STORE_LIMIT`: invalid size `much`"), "{wrong}");
+    let pruned = lab.rbuild(["prune", "--max-size", "1"]).ok();
+    assert!(pruned.stdout.starts_with("Removed ") && pruned.stderr.contains("limit of 1B"), "{pruned}");
+    lab.rbuild(["check"]).ok();
+}

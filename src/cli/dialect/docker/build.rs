@@ -11,7 +11,6 @@ use crate::cli::names::Naming;
 use crate::cli::platform::PlatformArgs;
 use crate::cli::values::{self, Var};
 use crate::cli::{Error, Global, bud, delivery, error, foreign};
-use crate::error::Kind;
 use crate::oci::{Location, ManifestFormat, Platform};
 use crate::ui::{Buildkit, Classic, Event, IdForm, Quiet, Sink, Terminal, buildkit_failure};
 use std::path::PathBuf;
@@ -286,7 +285,7 @@ pub(super) fn run(args: &BuildArgs, global: &Global) -> Result<(), Failure> {
 
 /// How Docker words the end of a build that failed.
 fn failure(e: &Error, failed: Option<&StepFailure>, style: ProgressStyle) -> Failure {
-    let signal = error::signal_code().filter(|_| e.kind() == Kind::Cancelled);
+    let signal = error::signal_code();
     let hint = e.hint().map(|h| format!("hint: {h}"));
     let (line, code) = match (style, failed) {
         (ProgressStyle::Classic, Some(StepFailure { command: Some((command, code)), .. })) => {

@@ -5,7 +5,7 @@ use crate::cli::listing::{self, Listed};
 use crate::cli::template::Template;
 use crate::cli::{Error, Global, inspect as inspection, output, rmi as removal, table};
 use crate::error::Kind;
-use crate::store::GcOptions;
+use crate::store::{GcOptions, Limit};
 use crate::ui::human;
 use serde_json::{Value, json};
 use std::io::{self, BufRead as _};
@@ -82,7 +82,7 @@ pub(super) struct PruneArgs {
     #[arg(long, hide = true)]
     filter: Vec<String>,
     /// Amount of disk space to keep for cache
-    #[arg(long, visible_alias = "max-used-space", value_parser = crate::cli::prune::size)]
+    #[arg(long, visible_alias = "max-used-space", value_parser = crate::cli::values::size)]
     keep_storage: Option<u64>,
 }
 
@@ -284,9 +284,12 @@ pub(super) fn prune(args: &PruneArgs, global: &Global, builder: bool) -> Result<
         }
     }
     drop(store);
-    let options =
-        GcOptions { all: builder && args.keep_storage.is_none(), max_size: args.keep_storage.filter(|_| builder) };
-    let done = global.store()?.collect_garbage(options).map_err(Error::from)?;
+    let store = global.store()?;
+    let keep = args.keep_storage.filter(|_| builder);
+    let mut done = store.collect_garbage(GcOptions { all: builder && keep.is_none() }).map_err(Error::from)?;
+    if let Some(bytes) = keep {
+        done += store.shrink(Limit { bytes, images: false }).map_err(Error::from)?.removed;
+    }
     if !deleted.is_empty() {
         output::print_line(&format!("Deleted Images:\n{}\n", deleted.join("\n")))?;
     }

@@ -13,7 +13,7 @@ mod system;
 mod transfer;
 
 use super::super::names::Naming;
-use super::super::{Error, Global, foreign, history, import, load, output, save, tag};
+use super::super::{Error, Global, foreign, history, import, load, output, save, tag, values};
 use crate::error::Kind;
 use crate::ui::Terminal;
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -226,11 +226,16 @@ fn dispatch(docker: Docker) -> Result<(), Failure> {
         let help = Docker::command().render_help().to_string();
         return Ok(output::print(&help)?);
     };
-    let namespaced = matches!(verb, Verb::Build(_) | Verb::Rmi(_) | Verb::ImagePrune(_) | Verb::BuilderPrune(_));
+    let global = &docker.global;
+    let namespaced = match verb {
+        Verb::Build(_) | Verb::Rmi(_) | Verb::ImagePrune(_) | Verb::BuilderPrune(_) => true,
+        // It may have to remove layer directories.
+        Verb::Pull(_) => global.store_limit(&values::process_var)?.is_some(),
+        _ => false,
+    };
     if namespaced {
         crate::sys::userns::enter().map_err(Error::from)?;
     }
-    let global = &docker.global;
     match verb {
         Verb::Build(args) => build::run(&args, global),
         Verb::Images(args) => images::list(&args, global),

@@ -5,6 +5,7 @@ use crate::build::request::RegistryOptions;
 use crate::cli::foreign::{Flag, Foreign, Table, Verdict, boolean};
 use crate::cli::names::Naming;
 use crate::cli::platform::PlatformArgs;
+use crate::cli::store_limit::StoreLimit;
 use crate::cli::{Error, Global, foreign, output, pull as pulling, push as pushing};
 use crate::export::Form;
 use crate::oci::{Platform, Reference};
@@ -144,11 +145,13 @@ pub(super) fn pull(args: &PullArgs, global: &Global) -> Result<(), Failure> {
     }
     let name = Naming::Docker.complete(typed);
     let platform = PlatformArgs::whole(args.platform.clone()).platform()?;
+    let limit = StoreLimit::of(global)?;
     let store = global.store()?;
     let before = store.get(&name.to_string()).map_err(Error::from)?.map(|d| d.digest);
     let options = RegistryOptions::default();
     let sink = Watched { inner: sink(args.quiet), moved: AtomicBool::new(false) };
     pulling::from_registry(&store, &name.to_string(), Pull::Always, &platform, &options, global, &sink)?;
+    limit.apply(&store);
     if args.quiet {
         return Ok(output::print_line(&name.to_string())?);
     }
