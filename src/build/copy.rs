@@ -17,7 +17,7 @@ use crate::archive::{
 use crate::dockerfile::ignore::Patterns;
 use crate::plan::{Copy, CopyFrom, CopySource, Step, StepId};
 use crate::sys::passwd;
-use crate::ui::StepKey;
+use crate::ui::{Event, StepKey};
 use std::{io::Read as _, path::Path};
 
 /// Longest passwd or group file of an image that is read, in bytes.
@@ -54,6 +54,7 @@ impl Executor<'_> {
             None => &self.context.files,
         };
         let request = self.copy_request(copy)?;
+        self.warn_of_unmatched(step, &request, tree);
         let from_context = matches!(copy.from, CopyFrom::Context);
         let memo = from_context.then(|| self.file_memo());
         if self.request.output.layers {
@@ -71,6 +72,15 @@ impl Executor<'_> {
             upper.finish()?;
             Ok(())
         })
+    }
+
+    /// As with BuildKit, a wildcard may match nothing; but few mean it to, so it is said, whether or not the step is cached.
+    fn warn_of_unmatched(&self, step: &Step, request: &copy::Request, tree: &dyn Tree) {
+        // A source that is wrong is reported where it is read.
+        for pattern in copy::select(request, tree).unwrap_or_default().unmatched {
+            let text = format!("no file matches `{pattern}` in `{}`", step.name);
+            self.around.sink.event(&Event::Warning { text: &text });
+        }
     }
 
     /// Digests of files of the build context.

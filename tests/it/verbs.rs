@@ -278,3 +278,22 @@ fn shims_are_links_that_replace_nothing_else() {
     install(&[]).fails();
     install(&["--force", "--only", "docker"]).ok();
 }
+
+#[test]
+fn a_wildcard_that_matches_nothing_is_said_and_no_error() {
+    let lab = Lab::new();
+    let text = "FROM scratch AS one\nCOPY here* gone* /\nFROM scratch\nCOPY --from=one /here /no/*where /\n";
+    lab.context("context", &[("Dockerfile", text), ("here", "x"), (".dockerignore", "gone1"), ("gone1", "")]);
+    let expected = ["no file matches `gone*` in `COPY here* gone* /`", "no file matches `/no/*where` in"];
+    let first = lab.rbuild(["bud", "-t", "localhost/x", "context"]).ok();
+    for line in expected {
+        assert_eq!(first.stderr.matches(&format!("warning: {line}")).count(), 1, "{first}");
+    }
+    assert!(!first.stderr.contains("`here*`"), "{first}");
+    let cached = lab.rbuild(["bud", "context"]).ok();
+    assert!(cached.stdout.contains("Using cache") && cached.stderr.contains(expected[0]), "{cached}");
+    let docker = lab.docker(["build", "--progress=plain", "--no-cache", "context"]).ok();
+    assert!(docker.stderr.contains("2 warnings found:") && docker.stderr.contains(expected[0]), "{docker}");
+    lab.context("context", &[("Dockerfile", "FROM scratch\nCOPY here gone1 /\n")]);
+    assert!(!lab.rbuild(["bud", "context"]).fails().stderr.contains("warning"));
+}
