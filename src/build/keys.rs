@@ -5,7 +5,8 @@ use crate::oci::{ChainId, Digest, History, Platform};
 use crate::plan::{Copy, CopySource, Network, Run};
 
 /// The key of a RUN step. `options` are those of the command line that matter, `mounts` is what `--mount` shows. Proxy
-/// variables and the addresses behind `--add-host` are left out on purpose: they say how to reach things, not what is made.
+/// variables, name servers and the addresses behind `--add-host` are left out on purpose: they say how to reach things, not
+/// what is made.
 pub(super) fn run(
     below: Option<ChainId>,
     run: &Run,

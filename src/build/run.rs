@@ -20,7 +20,8 @@ impl Executor<'_> {
         run.network.or(self.request.security.network).unwrap_or(Network::Host)
     }
 
-    /// What the command line says about RUN steps, as far as it can change what this one makes.
+    /// What the command line says about RUN steps, as far as it can change what this one makes. Left out are name servers and
+    /// the content of volumes: caches, certificates and package sources, which a step uses and does not keep.
     pub(super) fn run_options(&self, step: &Step) -> Vec<String> {
         let security = &self.request.security;
         let mut all: Vec<String> = security.add_hosts.iter().map(|(name, _)| format!("host {name}")).collect();

@@ -176,7 +176,7 @@ pub struct BudArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = values::boolean)]
     pub http_proxy: bool,
-    /// Directory of the machine that RUN steps see
+    /// Directory of the machine that RUN steps see; what is in it does not decide whether they are cached
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
     pub volume: Vec<String>,
     /// Drop what RUN steps change in directories that VOLUME has declared before

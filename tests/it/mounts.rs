@@ -116,6 +116,24 @@ fn content_decides_whether_a_step_is_cached() {
 }
 
 #[test]
+fn how_a_step_reaches_things_does_not_decide_whether_it_is_cached() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = lab();
+    let dockerfile = "FROM localhost/busybox\nRUN ls /v >/dev/null; grep -c . /etc/resolv.conf /etc/hosts\n";
+    let (volume, other) = (lab.mkdir("volume"), lab.mkdir("other"));
+    let (volume, other) = (format!("{}:/v", volume.display()), format!("{}:/v", other.display()));
+    let with = |dns: &str, host: &str, volume: &str| {
+        let flags = ["--dns", dns, "--dns-search", "a.test", "--add-host", host, "-v", volume];
+        cached(&builds(&lab, dockerfile, &flags))
+    };
+    assert!(!with("192.0.2.1", "mirror:192.0.2.2", &volume));
+    lab.write("volume/new", "");
+    assert!(with("192.0.2.3", "mirror:192.0.2.4", &volume), "another address, another server, more files");
+    assert!(!with("192.0.2.3", "else:192.0.2.4", &volume), "another host name");
+    assert!(!with("192.0.2.3", "else:192.0.2.4", &other), "another directory");
+}
+
+#[test]
 fn caches_outlive_builds_and_stay_out_of_images() {
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
     let lab = lab();
