@@ -12,6 +12,7 @@ pub mod cli;
 pub mod dockerfile;
 pub mod error;
 pub mod export;
+pub mod lint;
 pub mod oci;
 pub mod plan;
 pub mod registry;

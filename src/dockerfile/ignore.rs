@@ -310,6 +310,11 @@ impl Patterns {
         self.patterns.is_empty()
     }
 
+    /// Whether some pattern takes back what another excludes: `!name`.
+    pub fn takes_back(&self) -> bool {
+        self.patterns.iter().any(|p| p.include)
+    }
+
     fn decide(&self, covers: impl Iterator<Item = bool>) -> bool {
         let mut excluded = false;
         for (pattern, covers) in self.patterns.iter().zip(covers) {

@@ -112,7 +112,10 @@ pub(super) fn read(text: &str) -> Result<Lines, Located> {
         let start = number;
         let first = raw.trim_end_matches(['\r', '\n']).trim_start();
         if !directives_over {
-            directives_over = !out.directives.take(first, &mut seen, Span { start, end: start })?;
+            if out.directives.take(first, &mut seen, Span { start, end: start })? {
+                continue;
+            }
+            directives_over = true;
         }
         if is_comment(first) {
             match first.trim_start_matches('#').trim() {
@@ -124,6 +127,8 @@ pub(super) fn read(text: &str) -> Result<Lines, Located> {
         let escape = out.directives.escape;
         let (part, mut more) = continuation(first, escape);
         if part.is_empty() && !more {
+            // an empty line parts comments from what follows
+            comments.clear();
             continue;
         }
         let mut line = part.to_owned();

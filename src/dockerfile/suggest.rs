@@ -23,22 +23,27 @@ pub(crate) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>
     nearest(word, candidates).map(|c| format!("did you mean `{c}`?"))
 }
 
-/// Levenshtein's distance.
+/// How many letters have to be put in, left out, changed or swapped with their neighbour.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (y, cell) in b.iter().zip(row.iter_mut().skip(1)) {
-            let here = (diagonal + usize::from(x != *y)).min(*cell + 1).min(left + 1);
-            (diagonal, left, *cell) = (*cell, here, here);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before: Vec<usize> = vec![];
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut row = Vec::with_capacity(above.len());
+        row.push(i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let at = |row: &[usize], j: usize| row.get(j).copied().unwrap_or(usize::MAX / 2);
+            let changed = at(&above, j) + usize::from(x != y);
+            let mut here = changed.min(at(&above, j + 1) + 1).min(at(&row, j) + 1);
+            let swapped = i > 0 && j > 0 && a.get(i - 1) == Some(y) && b.get(j - 1) == Some(x);
+            if swapped {
+                here = here.min(at(&before, j - 1) + 1);
+            }
+            row.push(here);
         }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
+        before = std::mem::replace(&mut above, row);
     }
-    row.last().copied().unwrap_or(0)
+    above.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -50,6 +55,8 @@ mod tests {
         assert_eq!(nearest("RUNN", ["ADD", "RUN"]), Some("RUN"));
         assert_eq!(nearest("WROKDIR", ["WORKDIR"]), Some("WORKDIR"));
         assert_eq!(nearest("frobnicate", ["RUN"]), None);
+        assert_eq!(nearest("PAHT", ["PATH"]), Some("PATH"));
         assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!((distance("ab", "ba"), distance("", "ab"), distance("ab", "")), (1, 2, 2));
     }
 }
