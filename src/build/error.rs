@@ -5,6 +5,7 @@ use crate::archive;
 use crate::cache;
 use crate::dockerfile::Span;
 use crate::error::{Classified, Kind};
+use crate::lint;
 use crate::plan;
 use crate::sandbox::{self, RefusedCall};
 use crate::snapshot;
@@ -18,6 +19,17 @@ pub enum Error {
     /// The Dockerfile, an argument or a base image.
     #[error(transparent)]
     Plan(#[from] plan::Error),
+    /// The Dockerfile has what its own checks forbid.
+    #[error(transparent)]
+    Checks(#[from] lint::Violation),
+    /// The settings of the checks cannot be read.
+    #[error("{message}")]
+    CheckSettings {
+        /// What is wrong with them.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
     /// The store.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -131,6 +143,7 @@ impl Error {
     fn cause(&self) -> Option<&dyn Classified> {
         Some(match self {
             Error::Plan(e) => e,
+            Error::Checks(e) => e,
             Error::Store(e) => e,
             Error::Snapshot(e) => e,
             Error::Cache(e) => e,
@@ -151,6 +164,7 @@ impl Classified for Error {
             Error::RunFailed { code, .. } => Kind::RunFailed(*code),
             Error::Ids(_) => Kind::NotFound,
             Error::Unsupported { .. } => Kind::Unsupported,
+            Error::CheckSettings { .. } => Kind::Usage,
             Error::File { source, .. } => crate::error::kind_of_io(source),
             Error::Json { .. } => Kind::System,
             Error::Cancelled => Kind::Cancelled,
@@ -176,6 +190,7 @@ impl Classified for Error {
                 "the command was killed: most often the memory limit (`resources.limits.memory`) was reached".into(),
             ),
             Error::Unsupported { hint, .. } => Some(hint.clone()),
+            Error::CheckSettings { hint, .. } => hint.clone(),
             other => other.cause().and_then(Classified::hint),
         }
     }

@@ -11,6 +11,7 @@
 //! named before everything behind the name is complete, so a build that fails or is killed leaves the store as it was, and
 //! what it finished is found in the step cache by the next one.
 
+pub mod checks;
 mod commit;
 mod copy;
 mod error;
@@ -60,19 +61,29 @@ pub struct Surroundings<'a> {
 /// # Errors
 /// Whatever kept the image from being built; then no name has changed.
 pub fn build(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Error> {
+    let result = attempt(request, around);
+    if result.is_err() {
+        around.sink.event(&Event::Failed);
+    }
+    result
+}
+
+fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Error> {
     around.store.drop_leftovers()?;
     let context = open_context(request)?;
     let sink = around.sink;
     sink.event(&Event::DockerfileRead { name: &context.dockerfile_name, size: context.dockerfile.len() as u64 });
     let images = Images::new(around.store, around.client, pull(request.cache.pull), sink);
     let bases = resolver::BaseImages::new(&images);
-    let plan = plan::plan(&plan_request(request, &context), &mut &bases)?;
+    let (plan, findings) = checks::plan(&plan_request(request, &context), &context, &mut &bases, sink)?;
     for text in &plan.warnings {
         sink.event(&Event::Warning { text });
     }
     let outline = outline(&plan, request.output.layers);
     sink.event(&Event::Planned(&outline));
-    let result = execute::Executor::new(request, around, &plan, &context, &images, &bases)?.run();
+    let executor = execute::Executor::new(request, around, &plan, &context, &images, &bases);
+    let result = executor.and_then(|e| e.run());
+    checks::show(&findings, sink);
     if !plan.unused_build_args.is_empty() && result.is_ok() {
         sink.event(&Event::UnusedBuildArgs { names: &plan.unused_build_args });
     }
@@ -82,6 +93,7 @@ pub fn build(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, 
 }
 
 /// The files that a build reads.
+#[derive(Debug)]
 struct OpenContext {
     dockerfile: String,
     dockerfile_name: String,

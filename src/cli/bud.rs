@@ -1,5 +1,6 @@
 //! `rbuild bud`, also called `build`: flags of buildah, lowered into a [`BuildRequest`].
 
+use super::calls::{self, Call};
 use super::foreign::Foreign;
 use super::values::{self, Var};
 use super::{
@@ -42,6 +43,13 @@ pub struct BudArgs {
     /// Image to put in place of the first FROM
     #[arg(long, value_name = "IMAGE")]
     pub from: Option<String>,
+    /// Check the Dockerfile in place of building
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub check: Option<bool>,
+    /// What to do: build, check, outline, targets; `,format=json` for JSON
+    #[arg(long, value_name = "CALL[,format=FORMAT]")]
+    pub call: Option<String>,
     /// Value for an ARG; a bare name takes it from the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
@@ -568,6 +576,9 @@ pub fn context_may_be_a_file(request: &mut BuildRequest) {
 pub fn run(args: &BudArgs, global: &Global) -> Result<(), Error> {
     let mut request = args.lower(&values::process_var, &mut super::foreign::warn)?;
     context_may_be_a_file(&mut request);
+    if let Some(call) = Call::of_flags(args.check, args.call.as_deref())? {
+        return calls::run(&call, &request, global);
+    }
     let terminal = match &request.progress.logfile {
         Some(path) => Terminal::logfile(path).map_err(Error::file("create", path))?,
         None => Terminal::stdio(),

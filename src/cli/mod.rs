@@ -22,6 +22,7 @@ mod bud;
 mod bud_foreign;
 #[cfg(test)]
 mod bud_tests;
+mod calls;
 mod check;
 mod debug_table;
 mod delivery;
@@ -34,6 +35,7 @@ mod images;
 mod import;
 mod info;
 mod inspect;
+mod lint;
 mod listing;
 mod load;
 mod login;
@@ -123,6 +125,7 @@ enum Verb {
     Version(version::VersionArgs),
     Info(info::InfoArgs),
     Check(check::CheckArgs),
+    Lint(lint::LintArgs),
     Prune(prune::PruneArgs),
     /// Answer questions about the Dockerfile language
     #[command(hide = true)]
@@ -140,6 +143,7 @@ impl Verb {
             Verb::Rmi(_) | Verb::Prune(_) | Verb::Check(_) | Verb::Info(_) => true,
             Verb::Images(_) | Verb::Tag(_) | Verb::Inspect(_) | Verb::History(_) => false,
             Verb::Pull(_) | Verb::Push(_) | Verb::Load(_) | Verb::Save(_) | Verb::Import(_) => false,
+            Verb::Lint(_) => false,
             Verb::Login(_) | Verb::Logout(_) | Verb::Version(_) | Verb::DebugTable | Verb::Other(_) => false,
         }
     }
@@ -198,6 +202,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         Verb::Version(args) => version::run(&args),
         Verb::Info(args) => info::run(&args, global),
         Verb::Check(args) => check::run(&args, global),
+        Verb::Lint(args) => lint::run(&args),
         Verb::Prune(args) => prune::run(&args, global),
         Verb::DebugTable => debug_table::run(),
         Verb::Other(words) => Err(other_verb(&words)),

@@ -49,16 +49,14 @@ pub fn text(findings: &Findings, source: Source<'_>) -> String {
         let _ = writeln!(out, "\nWARNING: {}{url}\n{}", f.rule.name, f.detail);
         excerpt(&mut out, source, f.span);
     }
-    if let Some(fault) = &findings.fault {
-        let _ = writeln!(out, "\nERROR: {}", fault.message);
-        if let Some(location) = &fault.location {
-            excerpt(&mut out, source, location.span);
-        }
-        if let Some(hint) = &fault.hint {
-            let _ = writeln!(out, "hint: {hint}");
-        }
-    }
     out
+}
+
+/// Why a Dockerfile cannot be built, as text: the first line goes behind `Error: `.
+pub fn fault_text(fault: &Fault) -> String {
+    let place = fault.location.as_ref().map(|l| format!(": {l}")).unwrap_or_default();
+    let hint = fault.hint.as_ref().map(|h| format!("\nhint: {h}")).unwrap_or_default();
+    format!("{}{place}{hint}", fault.message)
 }
 
 /// The last line of a check: how much was found.

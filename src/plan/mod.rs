@@ -72,12 +72,11 @@ pub fn plan(request: &PlanRequest, resolver: &mut dyn Resolver) -> Result<Plan, 
         })
         .flatten()
         .collect();
-    let warnings = file.warnings.iter().map(|w| format!("{}: line {}", w.message, w.span.start)).collect();
     let unused_build_args = scope::unused(&file, request, &triggered);
 
     let mut builder = stage::Builder::new(graph, args, global, target);
     for (number, stage) in opened {
         builder.stage(number, stage)?;
     }
-    builder.finish(warnings, unused_build_args)
+    builder.finish(unused_build_args)
 }

@@ -299,10 +299,9 @@ impl<'a> Builder<'a> {
         }
     }
 
-    pub(super) fn finish(mut self, mut warnings: Vec<String>, unused_build_args: Vec<String>) -> Result<Plan, Error> {
-        warnings.append(&mut self.warnings);
+    pub(super) fn finish(self, unused_build_args: Vec<String>) -> Result<Plan, Error> {
         let target = self.stages.iter().position(|s| s.index == self.target).unwrap_or(0);
-        Ok(Plan { steps: self.steps, stages: self.stages, target, warnings, unused_build_args })
+        Ok(Plan { steps: self.steps, stages: self.stages, target, warnings: self.warnings, unused_build_args })
     }
 }
 

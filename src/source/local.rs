@@ -78,6 +78,11 @@ impl Context {
         Context { ignore, matched: Mutex::default(), partly: Mutex::default(), ..self }
     }
 
+    /// What is excluded.
+    pub fn ignore(&self) -> &Patterns {
+        &self.ignore
+    }
+
     /// The directory as the user gave it.
     pub fn path(&self) -> &Path {
         &self.path

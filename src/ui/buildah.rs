@@ -186,8 +186,9 @@ impl Sink for Buildah {
             }
             Event::TransferConfig { digest } => s.say_err(&format!("Copying config {digest}")),
             Event::TransferDone { .. } => s.say_err("Writing manifest to image destination"),
-            Event::Warning { text } => s.say_err(&format!("warning: {text}")),
-            Event::ContextRead { .. }
+            Event::Finding { text } | Event::Warning { text } => s.say_err(&format!("warning: {text}")),
+            Event::Failed
+            | Event::ContextRead { .. }
             | Event::DockerfileRead { .. }
             | Event::IgnorefileRead { .. }
             | Event::ImageLookup { .. } => {}

@@ -200,6 +200,15 @@ impl State {
         self.log(key, rest);
     }
 
+    fn show_warnings(&mut self) {
+        let warnings = std::mem::take(&mut self.warnings);
+        if !warnings.is_empty() {
+            let plural = if warnings.len() == 1 { "" } else { "s" };
+            self.write(&format!("\n {} warning{plural} found:", warnings.len()));
+            warnings.iter().for_each(|w| self.write(&format!(" - {w}")));
+        }
+    }
+
     fn epilogue(&mut self, key: StepKey, source: Option<SourceExcerpt<'_>>) {
         if let Some(name) = vertex_name(&self.outline, key) {
             self.write(&format!("------\n > {name}:"));
@@ -295,17 +304,13 @@ impl Sink for Buildkit {
             Event::Tagged { name } => s.line(Subject::Export, &format!("naming to {name} done")),
             Event::Built { .. } => {
                 s.over(Subject::Export, |age| format!("DONE {}", seconds(age)));
-                let warnings = std::mem::take(&mut s.warnings);
-                if !warnings.is_empty() {
-                    let plural = if warnings.len() == 1 { "" } else { "s" };
-                    s.write(&format!("\n {} warning{plural} found:", warnings.len()));
-                    warnings.iter().for_each(|w| s.write(&format!(" - {w}")));
-                }
+                s.show_warnings();
             }
+            Event::Failed => s.show_warnings(),
             Event::UnusedBuildArgs { names } => {
                 s.warnings.push(format!("one or more build-args [{}] were not consumed", names.join(" ")));
             }
-            Event::Warning { text } => s.warnings.push(text.to_owned()),
+            Event::Finding { text } | Event::Warning { text } => s.warnings.push(text.to_owned()),
             Event::Blob { digest, size, state: BlobState::Done, .. } => {
                 // Lines of a pull belong to the vertex that has the screen, where there is one.
                 if let Some(current) = s.current.clone().filter(|c| s.vertices.get(c).is_some_and(|v| !v.over)) {

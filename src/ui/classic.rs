@@ -158,6 +158,8 @@ impl Sink for Classic {
             | Event::IgnorefileRead { .. }
             | Event::ImageLookup { .. }
             | Event::Built { .. }
+            | Event::Finding { .. }
+            | Event::Failed
             | Event::TransferStarted { .. }
             | Event::Blob { .. }
             | Event::TransferConfig { .. }

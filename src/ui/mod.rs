@@ -182,6 +182,13 @@ pub enum Event<'a> {
         /// Their names.
         names: &'a [String],
     },
+    /// A check found something in the Dockerfile. Comes when the steps are over.
+    Finding {
+        /// Rule, what it found, and where, on one line.
+        text: &'a str,
+    },
+    /// The build is over, and there is no image.
+    Failed,
     /// The build is over, and everything is where it belongs.
     Built {
         /// Image id.

@@ -6,6 +6,7 @@ use crate::build::request::{
     BuildRequest, CacheOptions, Context, ContextOptions, FileOptions, MetadataOptions, OutputOptions, PlatformOptions,
     ProgressOptions, ProgressStyle, PullPolicy, RegistryOptions, SecurityOptions, TargetOptions,
 };
+use crate::cli::calls::{self, Call};
 use crate::cli::foreign::Foreign;
 use crate::cli::names::Naming;
 use crate::cli::platform::PlatformArgs;
@@ -33,6 +34,13 @@ pub(super) struct BuildArgs {
     /// Set the target build stage to build
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
+    /// Shorthand for "--call=check"
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub check: Option<bool>,
+    /// Set method for evaluating build ("check", "outline", "targets")
+    #[arg(long, value_name = "METHOD")]
+    pub call: Option<String>,
     /// Set build-time variables
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
@@ -271,6 +279,9 @@ impl Sink for Remembering<'_> {
 /// Builds.
 pub(super) fn run(args: &BuildArgs, global: &Global) -> Result<(), Failure> {
     let request = args.lower(&values::process_var, &mut foreign::warn)?;
+    if let Some(call) = Call::of_flags(args.check, args.call.as_deref())? {
+        return Ok(calls::run(&call, &request, global)?);
+    }
     let (quiet, style) = (request.progress.quiet, request.progress.style);
     let sink: Box<dyn Sink> = match (quiet, style) {
         (true, _) => Box::new(Quiet::new(Terminal::stdio(), IdForm::Digest)),

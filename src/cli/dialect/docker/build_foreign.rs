@@ -44,8 +44,6 @@ impl Table for BuildFlags {
         boolean("provenance", Verdict::RefusedIfTrue(ATTEST)),
         boolean("sbom", Verdict::RefusedIfTrue(ATTEST)),
         text("policy", Verdict::Refused("pin base images by digest, or redirect them in registries.conf")),
-        text("call", Verdict::Only(&["build"], "checks and outlines are not made yet")),
-        boolean("check", Verdict::RefusedIfTrue("checks are not made yet")),
         boolean("stream", Verdict::RefusedIfTrue("leave it out: there is no daemon to stream to")),
     ];
 }

@@ -1,0 +1,178 @@
+//! Checks of the Dockerfile: before every build, and in place of one.
+//!
+//! The plan asks for base images, and what it was told is all that the rules know of them: a check asks for nothing that a
+//! build would not ask for.
+
+use super::request::BuildRequest;
+use super::{Error, OpenContext, Surroundings, open_context, plan_request, pull, resolver};
+use crate::dockerfile::Location;
+use crate::error::Classified as _;
+use crate::lint::{self, Bases, Fault, Findings, Subject, compat, outline};
+use crate::oci::Platform;
+use crate::plan::{self, Plan, PlanRequest, ResolveError, ResolvedImage, Resolver};
+use crate::source::image::Images;
+use crate::ui::{Event, Sink};
+use std::sync::Arc;
+
+/// Passes questions on and keeps the answers.
+struct Remembering<'a> {
+    inner: &'a mut dyn Resolver,
+    bases: Bases,
+}
+
+impl Resolver for Remembering<'_> {
+    fn image(&mut self, reference: &str, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError> {
+        let found = self.inner.image(reference, platform)?;
+        self.bases.insert((reference.to_owned(), platform.clone()), found.config.clone());
+        Ok(found)
+    }
+}
+
+fn subject<'a>(request: &'a PlanRequest, context: &'a OpenContext, bases: &'a Bases) -> Subject<'a> {
+    Subject {
+        build_args: &request.build_args,
+        target: request.target.as_deref(),
+        platform: request.platform.clone(),
+        build_platform: request.build_platform.clone(),
+        ..Subject::new(&request.dockerfile, &request.name, context.files.ignore(), bases)
+    }
+}
+
+/// What came of planning a build: the plan or why there is none, and the findings.
+struct Looked {
+    plan: Result<Plan, plan::Error>,
+    findings: Findings,
+    violation: Option<lint::Violation>,
+}
+
+/// Plans and checks. `whole`: without a target, stages that the build does not need are checked too.
+fn look(request: &PlanRequest, context: &OpenContext, resolver: &mut dyn Resolver, whole: bool) -> Looked {
+    let mut remembering = Remembering { inner: resolver, bases: Bases::new() };
+    let plan = plan::plan(request, &mut remembering);
+    let mut subject = subject(request, context, &remembering.bases);
+    if !(whole && request.target.is_none()) {
+        subject.needed = plan.as_ref().ok().map(|p| p.stages.iter().map(|s| s.index).collect());
+    }
+    let findings = lint::check(&subject);
+    let violation = findings.violation(&subject);
+    Looked { plan, findings, violation }
+}
+
+/// The plan of a build, and what is to be shown at its end.
+///
+/// # Errors
+/// There is no plan, the settings of the checks cannot be read, or something was found where nothing may be. The findings
+/// have been shown then.
+pub(super) fn plan(
+    request: &PlanRequest,
+    context: &OpenContext,
+    resolver: &mut dyn Resolver,
+    sink: &dyn Sink,
+) -> Result<(Plan, Findings), Error> {
+    let looked = look(request, context, resolver, false);
+    let failed = match (looked.plan, looked.violation, &looked.findings.fault) {
+        (Err(e), ..) => Error::Plan(e),
+        (Ok(_), Some(violation), _) => Error::Checks(violation),
+        (Ok(_), None, Some(fault)) => Error::CheckSettings { message: fault.message.clone(), hint: fault.hint.clone() },
+        (Ok(plan), None, None) => return Ok((plan, looked.findings)),
+    };
+    show(&looked.findings, sink);
+    Err(failed)
+}
+
+/// Shows what was found, as the end of a build does.
+pub(super) fn show(findings: &Findings, sink: &dyn Sink) {
+    for finding in &findings.found {
+        sink.event(&Event::Finding { text: &finding.line() });
+    }
+}
+
+/// A Dockerfile that was read and not built.
+#[derive(Debug)]
+pub struct Read {
+    request: PlanRequest,
+    context: OpenContext,
+}
+
+impl Read {
+    /// Reads the Dockerfile and the ignore file that a request names.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn new(request: &BuildRequest) -> Result<Read, Error> {
+        let context = open_context(request)?;
+        Ok(Read { request: plan_request(request, &context), context })
+    }
+
+    /// The same, with the directory in its name: for several of one name.
+    pub fn below(mut self, dir: &str) -> Read {
+        self.request.name = format!("{}/{}", dir.trim_end_matches('/'), self.request.name);
+        self
+    }
+
+    /// How messages call the Dockerfile.
+    pub fn name(&self) -> &str {
+        &self.request.name
+    }
+
+    /// The text of the Dockerfile.
+    pub fn text(&self) -> &str {
+        &self.request.dockerfile
+    }
+
+    /// The findings of a build that only checks: base images are looked up as a build would.
+    pub fn check(&self, request: &BuildRequest, around: Surroundings<'_>) -> Findings {
+        let images = Images::new(around.store, around.client, pull(request.cache.pull), around.sink);
+        let bases = resolver::BaseImages::new(&images);
+        let Looked { plan, mut findings, .. } = look(&self.request, &self.context, &mut &bases, true);
+        if let (Err(e), None) = (plan, &findings.fault) {
+            findings.fault = Some(fault(e));
+        }
+        findings
+    }
+
+    /// The findings with what is known without any image.
+    pub fn check_alone(&self) -> Findings {
+        lint::check(&subject(&self.request, &self.context, &Bases::new()))
+    }
+
+    /// What the target takes.
+    ///
+    /// # Errors
+    /// The Dockerfile cannot be parsed, or has no such target.
+    pub fn outline(&self) -> Result<outline::Outline, Fault> {
+        outline::outline(&subject(&self.request, &self.context, &Bases::new()))
+    }
+
+    /// The targets.
+    ///
+    /// # Errors
+    /// The Dockerfile cannot be parsed.
+    pub fn targets(&self) -> Result<Vec<outline::Target>, Fault> {
+        outline::targets(&subject(&self.request, &self.context, &Bases::new()))
+    }
+
+    /// What other builders would not do as written.
+    ///
+    /// # Errors
+    /// The Dockerfile cannot be parsed.
+    pub fn compare(&self, tools: &[compat::Tool]) -> Result<Vec<compat::Conflict>, Fault> {
+        compat::compare(&subject(&self.request, &self.context, &Bases::new()), tools)
+    }
+}
+
+/// Why there is no plan, with the place apart from the message.
+fn fault(e: plan::Error) -> Fault {
+    let hint = e.hint();
+    let at = |location: Box<Location>| Some(*location);
+    let (message, location) = match e {
+        plan::Error::Dockerfile(e) => return e.into(),
+        plan::Error::Invalid { message, location, .. } => (message, at(location)),
+        plan::Error::Unsupported { what, location } => (format!("{what} is not supported yet"), at(location)),
+        plan::Error::Image { name, reason, location } => {
+            (format!("cannot resolve image `{name}`: {reason}"), at(location))
+        }
+        other => (other.to_string(), None),
+    };
+    Fault { message, hint, location }
+}
