@@ -169,7 +169,7 @@ fn fault(e: plan::Error) -> Fault {
         plan::Error::Dockerfile(e) => return e.into(),
         plan::Error::Invalid { message, location, .. } => (message, at(location)),
         plan::Error::Unsupported { what, location } => (format!("{what} is not supported yet"), at(location)),
-        plan::Error::Image { name, reason, location } => {
+        plan::Error::Image { name, reason, location, .. } => {
             (format!("cannot resolve image `{name}`: {reason}"), at(location))
         }
         other => (other.to_string(), None),

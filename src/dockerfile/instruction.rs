@@ -219,7 +219,8 @@ fn run(c: &Command, heredocs: &[Heredoc]) -> Result<Run, Problem> {
     };
     let security = flags.text("security")?;
     if let Some(s) = security.as_deref().filter(|s| !matches!(*s, "sandbox" | "insecure")) {
-        return wrong(format!("unsupported security `{s}` of RUN: expected `sandbox` or `insecure`"));
+        let m = format!("unsupported security `{s}` of RUN: expected `sandbox` or `insecure`");
+        return wrong_hint(m, suggest::hint(s, ["sandbox", "insecure"]));
     }
     Ok(Run {
         command: command_line(&c.words, c.json),
@@ -366,4 +367,64 @@ fn onbuild(line: &Line) -> Result<Onbuild, Problem> {
 /// The instruction of a line that is no FROM.
 pub(super) fn instruction(line: &Line, kind: Kind, span: Span) -> Instruction {
     Instruction { span, original: line.command.original.trim().to_owned(), comments: line.comments.clone(), kind }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::KEYWORDS;
+    use crate::dockerfile::parse;
+    use crate::error::Classified as _;
+
+    fn hint(line: &str) -> String {
+        let text = if line.starts_with("FROM") { format!("{line}\n") } else { format!("FROM a\n{line}\n") };
+        let e = parse(&text, "Dockerfile").expect_err(line);
+        assert!(e.to_string().contains(">>>"), "{line}: no lines are shown: {e}");
+        e.hint().unwrap_or_default()
+    }
+
+    /// The word with its second and third letter swapped.
+    fn misspelt(word: &str) -> String {
+        let mut letters: Vec<char> = word.chars().collect();
+        if letters.get(1) == letters.get(2) {
+            letters.push('x');
+        } else {
+            letters.swap(1, 2);
+        }
+        letters.into_iter().collect()
+    }
+
+    #[test]
+    fn every_name_is_suggested_for_a_misspelt_one() {
+        for word in KEYWORDS {
+            let wrong = if word == "ADD" { "ADDD".to_owned() } else { misspelt(word) };
+            assert_eq!(hint(&format!("{wrong} x")), format!("did you mean `{word}`?"), "{wrong}");
+        }
+        let flags: [(&str, &[&str]); 5] = [
+            ("FROM", &["platform"]),
+            ("RUN", &["mount", "network", "security", "device"]),
+            ("COPY", &["from", "chown", "chmod", "link", "parents", "exclude"]),
+            ("ADD", &["chown", "chmod", "link", "exclude", "keep-git-dir", "checksum", "unpack"]),
+            ("HEALTHCHECK", &["interval", "timeout", "start-period", "start-interval", "retries"]),
+        ];
+        for (keyword, flags) in flags {
+            for flag in flags {
+                let wrong = misspelt(flag);
+                assert_eq!(hint(&format!("{keyword} --{wrong}=1 a b")), format!("did you mean `--{flag}`?"), "{wrong}");
+            }
+        }
+        for option in ["type", "from", "source", "target", "readonly", "sharing", "size", "required", "mode", "env"] {
+            let wrong = misspelt(option);
+            let line = format!("RUN --mount={wrong}=1,target=/x true");
+            assert_eq!(hint(&line), format!("did you mean `{option}`?"), "{wrong}");
+        }
+        for (line, want) in [
+            ("RUN --mount=type=cahce,target=/x true", "cache"),
+            ("RUN --mount=type=cache,target=/x,sharing=lokced true", "locked"),
+            ("RUN --network=hots true", "host"),
+            ("RUN --security=insceure true", "insecure"),
+            ("ONBUILD COYP a b", "COPY"),
+        ] {
+            assert_eq!(hint(line), format!("did you mean `{want}`?"), "{line}");
+        }
+    }
 }

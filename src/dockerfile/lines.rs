@@ -93,6 +93,11 @@ fn continuation(line: &str, escape: char) -> (&str, bool) {
     }
 }
 
+/// Whether the next line would belong to this one.
+pub(super) fn is_continued(line: &str, escape: char) -> bool {
+    continuation(line, escape).1
+}
+
 fn is_comment(line: &str) -> bool {
     line.trim_start().starts_with('#')
 }

@@ -27,6 +27,7 @@ pub mod ignore;
 mod instruction;
 mod lines;
 mod mount;
+mod print;
 #[cfg(test)]
 mod robustness;
 pub(crate) mod suggest;

@@ -43,6 +43,8 @@ pub enum Error {
         name: String,
         /// Why.
         reason: ResolveError,
+        /// A stage whose name is like it.
+        near: Option<String>,
         /// Where it is used.
         location: Box<Location>,
     },
@@ -73,6 +75,7 @@ impl Classified for Error {
             Error::Dockerfile(e) => e.hint(),
             Error::TargetNotFound { hint, .. } | Error::Invalid { hint, .. } => hint.clone(),
             Error::Unsupported { .. } => None,
+            Error::Image { near: Some(near), .. } => Some(format!("did you mean the stage `{near}`?")),
             Error::Image { reason, .. } => reason.hint(),
         }
     }

@@ -108,6 +108,7 @@ impl<'a> Graph<'a> {
         let found = self.resolver.image(name, platform).map_err(|reason| Error::Image {
             name: name.to_owned(),
             reason,
+            near: suggest::nearest(name, self.names.iter().flatten().map(String::as_str)).map(str::to_owned),
             location: Box::new(self.request.location(span)),
         })?;
         self.images.insert(key, found.clone());

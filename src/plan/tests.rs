@@ -193,6 +193,11 @@ fn a_target_is_a_name_or_a_number() {
     r.target = Some("thre".into());
     let e = plan(&r, &mut Images).unwrap_err();
     assert_eq!(e.hint().as_deref(), Some("did you mean `three`?"));
+    for text in ["FROM plain AS builder\nFROM biulder\n", "FROM plain AS builder\nFROM plain\nCOPY --from=bulder a b\n"]
+    {
+        let e = plan(&request(text), &mut Images).expect_err("must fail");
+        assert_eq!(e.hint().as_deref(), Some("did you mean the stage `builder`?"), "{text}");
+    }
 }
 
 #[test]
