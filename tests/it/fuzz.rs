@@ -274,7 +274,9 @@ fn pool() -> Vec<String> {
 fn mutated_dockerfiles_are_read() {
     let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let until = Instant::now() + Duration::from_secs(number("FUZZ_SECONDS", 2));
-    let mut random = Random(number("FUZZ_SEED", 0x9e37_79b9_7f4a_7c15).max(1));
+    let seed = number("FUZZ_SEED", 0x9e37_79b9_7f4a_7c15).max(1);
+    println!("FUZZ_SEED={seed}");
+    let mut random = Random(seed);
     let pool = pool();
     let (mut count, mut scaled) = (0_u64, 0_u64);
     while Instant::now() < until {
