@@ -13,7 +13,7 @@
 //! what reads those reads this. Nothing here asks for anything: what is known of base images is handed in, and where a
 //! base is not known, rules that depend on it only report what is wrong whatever the base is.
 //!
-//! Work is bounded ([`scope::Budget`]): past a limit that no sane Dockerfile comes near, rules about values go quiet.
+//! Work is bounded (`scope::Budget`): past a limit that no sane Dockerfile comes near, rules about values go quiet.
 
 pub mod compat;
 mod form;
@@ -31,7 +31,7 @@ pub use rules::{ALL, Rule};
 pub use settings::{BUILD_ARG, Settings};
 
 use crate::dockerfile::ignore::Patterns;
-use crate::dockerfile::{self, Dockerfile, Instruction, Location, Problem, Span, Stage};
+use crate::dockerfile::{self, Dockerfile, Instruction, Location, Span, Stage};
 use crate::error::{Classified, Kind};
 use crate::oci::{ImageConfig, Platform};
 use std::collections::{BTreeSet, HashMap};
@@ -196,11 +196,6 @@ pub fn check(subject: &Subject<'_>) -> Findings {
     findings.found = linter.found;
     findings.found.sort_by_key(|f| f.span.start);
     findings
-}
-
-/// Whether a fault is only that a file has nothing in it yet.
-pub fn is_empty(problem: &Problem) -> bool {
-    matches!(problem, Problem::NoInstructions)
 }
 
 /// Collects what the rules find, but for what is skipped.
