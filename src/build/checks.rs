@@ -4,12 +4,12 @@
 //! build would not ask for.
 
 use super::request::BuildRequest;
-use super::{Error, OpenContext, Surroundings, open_context, plan_request, pull, resolver};
+use super::{Error, OpenContext, Surroundings, plan_request, pull, resolver};
 use crate::dockerfile::Location;
 use crate::error::Classified as _;
 use crate::lint::{self, Bases, Fault, Findings, Subject, compat, outline};
 use crate::oci::Platform;
-use crate::plan::{self, Plan, PlanRequest, ResolveError, ResolvedImage, Resolver};
+use crate::plan::{self, ContextId, Plan, PlanRequest, ResolveError, ResolvedImage, Resolver};
 use crate::source::image::Images;
 use crate::ui::{Event, Sink};
 use std::sync::Arc;
@@ -25,6 +25,10 @@ impl Resolver for Remembering<'_> {
         let found = self.inner.image(reference, platform)?;
         self.bases.insert((reference.to_owned(), platform.clone()), found.config.clone());
         Ok(found)
+    }
+
+    fn layout(&mut self, context: ContextId, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError> {
+        self.inner.layout(context, platform)
     }
 }
 
@@ -95,12 +99,13 @@ pub struct Read {
 }
 
 impl Read {
-    /// Reads the Dockerfile and the ignore file that a request names.
+    /// Reads the Dockerfile and the ignore file that a request names. Without surroundings they have to be in a directory,
+    /// or the Dockerfile on standard input.
     ///
     /// # Errors
     /// They cannot be read.
-    pub fn new(request: &BuildRequest) -> Result<Read, Error> {
-        let context = open_context(request)?;
+    pub fn new(request: &BuildRequest, around: Option<Surroundings<'_>>) -> Result<Read, Error> {
+        let context = OpenContext::open(request, around)?;
         Ok(Read { request: plan_request(request, &context), context })
     }
 
@@ -123,7 +128,7 @@ impl Read {
     /// The findings of a build that only checks: base images are looked up as a build would.
     pub fn check(&self, request: &BuildRequest, around: Surroundings<'_>) -> Findings {
         let images = Images::new(around.store, around.client, pull(request.cache.pull), around.sink);
-        let bases = resolver::BaseImages::new(&images);
+        let bases = resolver::BaseImages::new(&images, &request.context.named);
         let Looked { plan, mut findings, .. } = look(&self.request, &self.context, &mut &bases, true);
         if let (Err(e), None) = (plan, &findings.fault) {
             findings.fault = Some(fault(e));

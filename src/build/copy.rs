@@ -15,10 +15,11 @@ use crate::archive::{
     upper::{Attrs, Upper},
 };
 use crate::dockerfile::ignore::Patterns;
-use crate::plan::{Copy, CopyFrom, CopySource, Step, StepId};
+use crate::plan::{ContextId, Copy, CopyFrom, CopySource, Step, StepId};
+use crate::source::{self, download};
 use crate::sys::passwd;
 use crate::ui::{Event, StepKey};
-use std::{io::Read as _, path::Path};
+use std::{io::Read as _, path::Path, sync::Arc};
 
 /// Longest passwd or group file of an image that is read, in bytes.
 const PASSWD_LIMIT: u64 = 16 << 20;
@@ -33,8 +34,11 @@ impl Executor<'_> {
         result_of: &dyn Fn(StepId) -> Option<Done>,
     ) -> Result<(Option<Layer>, String), Error> {
         let below = parent.stack.chain();
+        if copy.sources.iter().any(|s| matches!(s, CopySource::Web { .. } | CopySource::Git(_))) {
+            return self.add(step, key, copy, parent);
+        }
         let source = match &copy.from {
-            CopyFrom::Context => None,
+            CopyFrom::Context | CopyFrom::Named(_) => None,
             CopyFrom::Stage(id) => Some(result_of(*id).ok_or(Error::Cancelled)?.stack),
             CopyFrom::Image(image) => Some(Stack::of(self.bases.get(image).ok_or(Error::Cancelled)?)),
         };
@@ -51,22 +55,21 @@ impl Executor<'_> {
                 from = rootfs::open(&self.snapshots, self.images, source)?;
                 &from.view
             }
-            None => &self.context.files,
+            None => self.files(&copy.from)?,
         };
         let request = self.copy_request(copy)?;
         self.warn_of_unmatched(step, &request, tree);
-        let from_context = matches!(copy.from, CopyFrom::Context);
-        let memo = from_context.then(|| self.file_memo());
+        let memo = match &source {
+            Some(_) => None,
+            None => self.memo_of(self.files(&copy.from)?),
+        };
         if self.request.output.layers {
             let digest = content::digest(&request, tree, memo)?;
             keys.push(keys::copy(below, copy, &Read::Content(digest)));
         }
         self.cached(step, key, parent, &keys, true, |site| {
             let mut request = request.clone();
-            if let Some(spec) = &copy.chown {
-                let (passwd, group) = (read_etc(site.view, "passwd")?, read_etc(site.view, "group")?);
-                request.chown = Some(passwd::resolve_chown(spec, &passwd, &group)?);
-            }
+            request.chown = owner(copy, site)?;
             let mut upper = Upper::open(&site.active.layer(), &site.lower.view)?;
             copy::copy(&request, tree, &mut upper)?;
             upper.finish()?;
@@ -83,6 +86,73 @@ impl Executor<'_> {
         }
     }
 
+    /// An ADD of which some sources are fetched: each in turn, as they were written.
+    fn add(&self, step: &Step, key: StepKey, copy: &Copy, parent: &Done) -> Result<(Option<Layer>, String), Error> {
+        let all = self.copy_request(copy)?;
+        let mut parts: Vec<(Option<&CopySource>, copy::Request)> = vec![];
+        for (source, item) in copy.sources.iter().zip(&all.sources) {
+            let one = copy::Request { sources: vec![item.clone()], ..all.clone() };
+            match (source, parts.last_mut()) {
+                (CopySource::Web { .. }, _) => {
+                    let unpack = copy.unpack == Some(true);
+                    parts.push((Some(source), copy::Request { unpack, parents: false, ..one }));
+                }
+                (CopySource::Git(_), _) => {
+                    parts.push((Some(source), copy::Request { unpack: false, parents: false, ..one }));
+                }
+                (_, Some((None, request))) => request.sources.push(item.clone()),
+                _ => parts.push((None, one)),
+            }
+        }
+        let files = self.files(&copy.from)?;
+        let mut identities = vec![];
+        for (source, request) in &parts {
+            identities.push(match source {
+                Some(CopySource::Web { url, checksum }) => {
+                    let found = self.remotes.web(url, *checksum)?;
+                    format!("web {} {} {:?}", download::file_name(url), found.digest, found.modified)
+                }
+                Some(CopySource::Git(url)) => url.identity(&self.remotes.commit(url)?.id),
+                _ => {
+                    self.warn_of_unmatched(step, request, files);
+                    format!("content {}", content::digest(request, files, self.memo_of(files))?)
+                }
+            });
+        }
+        let keys = [keys::copy(parent.stack.chain(), copy, &Read::Parts(identities))];
+        self.cached(step, key, parent, &keys, true, |site| {
+            let chown = owner(copy, site)?;
+            let mut upper = Upper::open(&site.active.layer(), &site.lower.view)?;
+            for (source, request) in &parts {
+                let fetched = match source {
+                    Some(CopySource::Web { url, checksum }) => {
+                        let (found, name) = (self.remotes.web(url, *checksum)?, download::file_name(url));
+                        Some(Arc::new(found.as_context(self.around.store, url, &name)?))
+                    }
+                    Some(CopySource::Git(url)) => Some(self.remotes.checkout(url, self.around)?),
+                    _ => None,
+                };
+                let tree: &dyn Tree = fetched.as_deref().unwrap_or(files);
+                copy::copy(&copy::Request { chown, ..request.clone() }, tree, &mut upper)?;
+            }
+            upper.finish()?;
+            Ok(())
+        })
+    }
+
+    /// The files of a context.
+    pub(super) fn files(&self, from: &CopyFrom) -> Result<&source::Context, Error> {
+        match from {
+            CopyFrom::Named(id) => self.context.named(*id),
+            _ => Ok(&self.context.files),
+        }
+    }
+
+    /// Digests of files of a context, if they are still of use to the next build.
+    pub(super) fn memo_of(&self, context: &source::Context) -> Option<&dyn content::Memo> {
+        context.is_local().then(|| self.file_memo())
+    }
+
     /// Digests of files of the build context.
     pub(super) fn file_memo(&self) -> &dyn content::Memo {
         self.memo.get_or_init(|| FileMemo::open(&self.around.store.file_memo_path()))
@@ -91,6 +161,8 @@ impl Executor<'_> {
     fn copy_request(&self, copy: &Copy) -> Result<copy::Request, Error> {
         let item = |s: &CopySource| match s {
             CopySource::Path(p) => Item::Path(p.clone()),
+            CopySource::Web { url, .. } => Item::Path(literal(Path::new(&download::file_name(url)))),
+            CopySource::Git(_) => Item::Path("/".to_owned()),
             CopySource::Inline { name, content } => {
                 Item::Inline { name: name.clone(), content: content.clone().into_bytes() }
             }
@@ -106,7 +178,7 @@ impl Executor<'_> {
             chmod,
             exclude: Patterns::new(&copy.exclude).map_err(copy::Error::from)?,
             parents: copy.parents,
-            unpack: copy.add,
+            unpack: copy.add && copy.unpack.unwrap_or(true),
             must_match: false,
             implicit_mtime: self.epoch().unwrap_or_else(|| jiff::Timestamp::now().as_second()),
         })
@@ -121,6 +193,41 @@ impl Executor<'_> {
         upper.finish()?;
         Ok(())
     }
+}
+
+/// The owner that `--chown` names.
+fn owner(copy: &Copy, site: &Site) -> Result<Option<(u32, u32)>, Error> {
+    let Some(spec) = &copy.chown else { return Ok(None) };
+    let (passwd, group) = (read_etc(site.view, "passwd")?, read_etc(site.view, "group")?);
+    Ok(Some(passwd::resolve_chown(spec, &passwd, &group)?))
+}
+
+/// All files of a named context, to the root: what FROM makes of it.
+pub(super) fn everything(context: ContextId) -> Copy {
+    Copy {
+        add: false,
+        unpack: None,
+        from: CopyFrom::Named(context),
+        sources: vec![CopySource::Path("/".to_owned())],
+        dest: "/".to_owned(),
+        chown: None,
+        chmod: None,
+        exclude: vec![],
+        parents: false,
+        link: false,
+    }
+}
+
+/// A path as a source that names it and nothing else, whatever characters it has.
+pub(super) fn literal(path: &Path) -> String {
+    let mut pattern = String::from("/");
+    for c in path.to_string_lossy().chars() {
+        if matches!(c, '*' | '?' | '[' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
 }
 
 /// Who owns the directory that WORKDIR makes. As with BuildKit, a user that the image does not know is root here (it is an

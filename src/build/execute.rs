@@ -1,11 +1,14 @@
 //! Executes the steps of a plan.
 
 use super::{
-    Error, OpenContext, Surroundings,
+    Error, Surroundings,
     commit::Built,
+    context::OpenContext,
+    copy::everything,
     keys,
     layers::made_layer,
     mounts::ContextCopies,
+    remotes::Remotes,
     request::BuildRequest,
     resolver::BaseImages,
     rootfs::{self, Lower},
@@ -43,6 +46,7 @@ pub(super) struct Executor<'a> {
     pub(super) around: Surroundings<'a>,
     pub(super) plan: &'a Plan,
     pub(super) context: &'a OpenContext,
+    pub(super) remotes: &'a Remotes,
     pub(super) images: &'a Images<'a>,
     pub(super) bases: &'a BaseImages<'a>,
     pub(super) snapshots: Snapshots<'a>,
@@ -72,6 +76,7 @@ impl<'a> Executor<'a> {
         around: Surroundings<'a>,
         plan: &'a Plan,
         context: &'a OpenContext,
+        remotes: &'a Remotes,
         images: &'a Images<'a>,
         bases: &'a BaseImages<'a>,
     ) -> Result<Self, Error> {
@@ -81,6 +86,7 @@ impl<'a> Executor<'a> {
             around,
             plan,
             context,
+            remotes,
             images,
             bases,
             snapshots: Snapshots::new(around.store, IdMap::current())?,
@@ -152,6 +158,7 @@ impl<'a> Executor<'a> {
             None => Done { stack: Stack::default(), created: None, layered: false },
         };
         let layer = match &step.kind {
+            StepKind::Base(Base::Files(context)) => self.copy(step, key, &everything(*context), &parent, result_of)?,
             StepKind::Base(base) => return self.base(base, result_of),
             StepKind::Config => return Ok(self.config(step, parent)),
             StepKind::Run(run) => {
@@ -186,7 +193,7 @@ impl<'a> Executor<'a> {
 
     fn base(&self, base: &Base, result_of: &dyn Fn(StepId) -> Option<Done>) -> Result<Done, Error> {
         let stack = match base {
-            Base::Scratch => Stack::default(),
+            Base::Scratch | Base::Files(_) => Stack::default(),
             Base::Image(image) => Stack::of(self.bases.get(image).ok_or(Error::Cancelled)?),
             Base::Stage(id) => return Ok(Done { layered: false, ..result_of(*id).ok_or(Error::Cancelled)? }),
         };

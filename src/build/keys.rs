@@ -38,6 +38,8 @@ pub(super) fn run(
 pub(super) enum Read {
     /// The files themselves.
     Content(Digest),
+    /// Several sources one after the other, some of them fetched: what tells each from others.
+    Parts(Vec<String>),
     /// These paths in a root file system whose layers are known: needs no look at the files.
     Layers(Option<ChainId>),
 }
@@ -45,6 +47,9 @@ pub(super) enum Read {
 /// The key of a COPY or ADD step.
 pub(super) fn copy(below: Option<ChainId>, copy: &Copy, read: &Read) -> CacheKey {
     let sources = copy.sources.iter().flat_map(|s| match s {
+        // Where files were fetched from says nothing about them.
+        CopySource::Web { .. } => ["web", "", ""],
+        CopySource::Git(_) => ["git", "", ""],
         CopySource::Path(p) => ["path", p.as_str(), ""],
         CopySource::Inline { name, content } => ["inline", name.as_str(), content.as_str()],
     });
@@ -54,9 +59,11 @@ pub(super) fn copy(below: Option<ChainId>, copy: &Copy, read: &Read) -> CacheKey
         .maybe("chown", copy.chown.as_deref())
         .maybe("chmod", copy.chmod.as_deref())
         .list("exclude", &copy.exclude)
-        .text("parents", if copy.parents { "yes" } else { "no" });
+        .text("parents", if copy.parents { "yes" } else { "no" })
+        .maybe("unpack", copy.unpack.map(|unpack| if unpack { "yes" } else { "no" }));
     match read {
         Read::Content(digest) => key.text("content", &digest.to_string()),
+        Read::Parts(parts) => key.list("parts", parts),
         Read::Layers(chain) => key.text("layers", &chain.map(|c| c.to_string()).unwrap_or_default()),
     }
     .finish()

@@ -1,10 +1,10 @@
 //! Runs the graph of steps: from a [`BuildRequest`](request::BuildRequest) to an image in the store.
 //!
 //! ```text
-//! request ─► context, Dockerfile ─► plan ─► schedule ─► execute each step ─► commit
-//!                                     │                    │ key → step cache: a hit needs no file
-//!                                  resolver                │ rootfs: layers fetched and extracted when first needed
-//!                                                          │ sandbox or copy, then the upper directory → layer blob
+//! request ─► context, Dockerfile ─► plan ─► remote sources ─► schedule ─► execute each step ─► commit
+//!                                     │                                      │ key → step cache: a hit needs no file
+//!                                  resolver                                  │ rootfs: layers fetched and extracted when first needed
+//!                                                                            │ sandbox or copy, then the upper directory → layer blob
 //! ```
 //!
 //! A step never touches what is below it: it fills an upper directory of its own, which becomes one layer. Nothing is
@@ -13,12 +13,14 @@
 
 pub mod checks;
 mod commit;
+mod context;
 mod copy;
 mod error;
 mod execute;
 mod keys;
 mod layers;
 mod mounts;
+mod remotes;
 pub mod request;
 mod resolver;
 mod rootfs;
@@ -35,12 +37,13 @@ pub use shortage::Shortage;
 use crate::oci::{Location, Reference};
 use crate::plan::{self, Plan, PlanRequest, Step, StepKind};
 use crate::registry::Client;
-use crate::source;
 use crate::source::image::{Images, Pull};
 use crate::store::Store;
 use crate::sys::signal::Cancel;
 use crate::ui::{Event, Outline, Sink, StageOutline, StepOutline, Verb};
-use request::{BuildRequest, Context, DockerfileSource, PullPolicy};
+use context::OpenContext;
+use remotes::Remotes;
+use request::{BuildRequest, PullPolicy};
 
 /// What a build works with.
 #[derive(Clone, Copy)]
@@ -70,18 +73,20 @@ pub fn build(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, 
 
 fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Error> {
     around.store.drop_leftovers()?;
-    let context = open_context(request)?;
+    let mut context = OpenContext::open(request, Some(around))?;
     let sink = around.sink;
     sink.event(&Event::DockerfileRead { name: &context.dockerfile_name, size: context.dockerfile.len() as u64 });
     let images = Images::new(around.store, around.client, pull(request.cache.pull), sink);
-    let bases = resolver::BaseImages::new(&images);
+    let bases = resolver::BaseImages::new(&images, &request.context.named);
     let (plan, findings) = checks::plan(&plan_request(request, &context), &context, &mut &bases, sink)?;
     for text in &plan.warnings {
         sink.event(&Event::Warning { text });
     }
+    context.open_named(request, &plan, around)?;
+    let remotes = Remotes::find(&plan, around)?;
     let outline = outline(&plan, request.output.layers);
     sink.event(&Event::Planned(&outline));
-    let executor = execute::Executor::new(request, around, &plan, &context, &images, &bases);
+    let executor = execute::Executor::new(request, around, &plan, &context, &remotes, &images, &bases);
     let result = executor.and_then(|e| e.run());
     checks::show(&findings, sink);
     if !plan.unused_build_args.is_empty() && result.is_ok() {
@@ -90,58 +95,6 @@ fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Er
     let built = result?;
     sink.event(&Event::Built { id: &built.id.hex() });
     Ok(built)
-}
-
-/// The files that a build reads.
-#[derive(Debug)]
-struct OpenContext {
-    dockerfile: String,
-    dockerfile_name: String,
-    files: source::Context,
-}
-
-fn open_context(request: &BuildRequest) -> Result<OpenContext, Error> {
-    let names = if request.file.containerfile { source::Names::Containerfile } else { source::Names::Dockerfile };
-    let stdin_name = "-";
-    if let Some((name, _)) = request.context.named.first() {
-        return Err(Error::Unsupported {
-            what: format!("build context `{name}`"),
-            hint: "copy its files into the main context, or build it as a stage of the same Dockerfile".into(),
-        });
-    }
-    let (context, from_stdin) = match &request.context.main {
-        Context::Dir(dir) => (source::Context::open(dir)?, None),
-        Context::Empty => (source::Context::empty(), None),
-        Context::Stdin => match source::read_stdin(std::io::stdin().lock())? {
-            source::Stdin::Dockerfile(text) => (source::Context::empty(), Some(text)),
-            source::Stdin::Archive(_) => return Err(source::Error::StdinArchive.into()),
-        },
-    };
-    let dockerfile = match (from_stdin, request.file.files.as_slice()) {
-        (Some(text), []) => source::Dockerfile::from_stream(stdin_name, text),
-        (_, []) => source::find_dockerfile(&context, None, names)?,
-        (_, [DockerfileSource::Stdin]) => match source::read_stdin(std::io::stdin().lock())? {
-            source::Stdin::Dockerfile(text) => source::Dockerfile::from_stream(stdin_name, text),
-            source::Stdin::Archive(_) => return Err(source::Error::StdinArchive.into()),
-        },
-        (_, files) => {
-            // Several files are one Dockerfile in several pieces.
-            let mut pieces: Vec<source::Dockerfile> = vec![];
-            for file in files {
-                let DockerfileSource::Path(path) = file else { return Err(source::Error::StdinArchive.into()) };
-                pieces.push(source::find_dockerfile(&context, Some(path), names)?);
-            }
-            let mut whole = pieces.remove(0);
-            for piece in pieces {
-                whole.content.push(b'\n');
-                whole.content.extend(piece.content);
-            }
-            whole
-        }
-    };
-    let (ignore, _) = source::find_ignore(&context, &dockerfile, request.context.ignorefile.as_deref(), names)?;
-    let text = String::from_utf8_lossy(&dockerfile.content).into_owned();
-    Ok(OpenContext { dockerfile: text, dockerfile_name: dockerfile.name, files: context.with_ignore(ignore) })
 }
 
 fn plan_request(request: &BuildRequest, context: &OpenContext) -> PlanRequest {
@@ -161,6 +114,7 @@ fn plan_request(request: &BuildRequest, context: &OpenContext) -> PlanRequest {
         platform: request.platform.target.clone(),
         build_platform: request.platform.build.clone(),
         labels: request.metadata.labels.clone(),
+        contexts: context::for_plan(request),
         ..PlanRequest::new(context.dockerfile.clone())
     }
 }
@@ -180,6 +134,7 @@ fn outline(plan: &Plan, layers: bool) -> Outline {
         StepKind::Base(plan::Base::Scratch) => Verb::FromScratch,
         StepKind::Base(plan::Base::Image(i)) => Verb::FromImage(i.reference.to_string()),
         StepKind::Base(plan::Base::Stage(_)) => Verb::FromStage,
+        StepKind::Base(plan::Base::Files(_)) => Verb::Files,
         StepKind::Run(_) => Verb::Run,
         StepKind::Copy(_) | StepKind::Workdir { .. } => Verb::Files,
         StepKind::Config => Verb::Config,

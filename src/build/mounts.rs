@@ -13,6 +13,7 @@
 
 use super::{
     Error,
+    copy::literal,
     execute::{Done, Executor},
     rootfs::{self, Lower},
     stack::Stack,
@@ -24,7 +25,7 @@ use crate::archive::{
 };
 use crate::dockerfile::{MountKind, Sharing, ignore::Patterns};
 use crate::oci::Digest;
-use crate::plan::{CopyFrom, Mount, Run, StepId};
+use crate::plan::{ContextId, CopyFrom, Mount, Run, StepId};
 use crate::sandbox;
 use crate::snapshot::Active;
 use crate::store::CacheMount;
@@ -37,7 +38,7 @@ use std::{
 
 /// What a mount shows.
 enum Files {
-    /// A part of the build context.
+    /// A part of the build context, or of a named one.
     Context,
     /// A root file system: a stage or an image.
     Tree(Stack),
@@ -63,12 +64,17 @@ pub(super) struct Ready {
     _context: Vec<Arc<Active>>,
 }
 
-/// Copies of parts of the context, by path: steps of one build share them.
-pub(super) type ContextCopies = Mutex<HashMap<PathBuf, Arc<Active>>>;
+/// Copies of parts of contexts, by context and path: steps of one build share them.
+pub(super) type ContextCopies = Mutex<HashMap<(Option<ContextId>, PathBuf), Arc<Active>>>;
 
 impl Wanted<'_> {
     fn target(&self) -> &Path {
         Path::new(self.mount.options.target.as_deref().unwrap_or("/"))
+    }
+
+    /// Where the files come from, if they are a context's.
+    fn context(&self) -> &CopyFrom {
+        self.mount.from.as_ref().unwrap_or(&CopyFrom::Context)
     }
 
     fn source(&self) -> &Path {
@@ -85,10 +91,16 @@ impl Executor<'_> {
     ) -> Result<Vec<Wanted<'p>>, Error> {
         let mut all = vec![];
         for mount in &run.mounts {
+            if let (MountKind::Cache, Some(CopyFrom::Named(_))) = (mount.options.kind, &mount.from) {
+                return Err(Error::Unsupported {
+                    what: "`RUN --mount=type=cache` that starts from a build context of files".into(),
+                    hint: "copy the files into a stage, and name that".into(),
+                });
+            }
             let stack = match &mount.from {
                 Some(CopyFrom::Stage(id)) => Some(result_of(*id).ok_or(Error::Cancelled)?.stack),
                 Some(CopyFrom::Image(image)) => Some(Stack::of(self.bases.get(image).ok_or(Error::Cancelled)?)),
-                Some(CopyFrom::Context) | None => None,
+                Some(CopyFrom::Context | CopyFrom::Named(_)) | None => None,
             };
             let files = match (mount.options.kind, stack) {
                 (MountKind::Bind, Some(stack)) => Files::Tree(stack),
@@ -135,7 +147,8 @@ impl Executor<'_> {
             by_layers.push(format!("{options:?}"));
             by_layers.push(match &w.files {
                 Files::Context => {
-                    contexts.push(self.content(w, &self.context.files, Some(self.file_memo()))?);
+                    let files = self.files(w.context())?;
+                    contexts.push(self.content(w, files, self.memo_of(files))?);
                     format!("content {}", contexts[contexts.len() - 1])
                 }
                 Files::Tree(stack) => format!("layers {:?}", stack.chain()),
@@ -189,8 +202,8 @@ impl Executor<'_> {
                     self.layers(&tree, inside(w.source()), options.read_only, &mut ready)?
                 }
                 Files::Context => {
-                    let path = tree::resolve(&self.context.files, w.source(), true)?.path;
-                    let copy = self.context_copy(&path)?;
+                    let path = tree::resolve(self.files(w.context())?, w.source(), true)?.path;
+                    let copy = self.context_copy(w.context(), &path)?;
                     let dir = copy.layer();
                     let kind = match options.read_only {
                         true => sandbox::MountKind::Bind { source: dir.join("fs"), inside: path, read_only: true },
@@ -250,16 +263,21 @@ impl Executor<'_> {
         Ok(kind)
     }
 
-    /// A part of the build context as a layer directory.
-    fn context_copy(&self, path: &Path) -> Result<Arc<Active>, Error> {
+    /// A part of a build context as a layer directory.
+    fn context_copy(&self, from: &CopyFrom, path: &Path) -> Result<Arc<Active>, Error> {
+        let id = match from {
+            CopyFrom::Named(id) => Some(*id),
+            _ => None,
+        };
+        let wanted = (id, path.to_owned());
         // One at a time: of two steps that want the same, the second finds it.
         let mut copies = self.context_copies.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = copies.get(path) {
+        if let Some(found) = copies.get(&wanted) {
             return Ok(found.clone());
         }
         let copy = Arc::new(self.start_layer(&Lower { dirs: vec![], view: self.snapshots.view(&[])? })?);
-        self.copy_part(&self.context.files, path, &copy.layer(), true)?;
-        copies.insert(path.to_owned(), copy.clone());
+        self.copy_part(self.files(from)?, path, &copy.layer(), true)?;
+        copies.insert(wanted, copy.clone());
         Ok(copy)
     }
 
@@ -330,15 +348,8 @@ impl Executor<'_> {
 
 /// The request that reads what is at `path`.
 fn part(path: &Path) -> Result<copy::Request, Error> {
-    let mut pattern = String::from("/");
-    for c in path.to_string_lossy().chars() {
-        if matches!(c, '*' | '?' | '[' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(c);
-    }
     Ok(copy::Request {
-        sources: vec![Item::Path(pattern)],
+        sources: vec![Item::Path(literal(path))],
         dest: "/".into(),
         chown: None,
         chmod: None,

@@ -5,9 +5,10 @@
 //! `--build-arg NAME` already has the value of the environment, contradictions between flags are gone, and what rbuild
 //! cannot do never got this far. Small structs by subject, so that a function takes the one it needs.
 
-use crate::oci::{Compression, Location, ManifestFormat, Platform, Reference};
+use crate::oci::{Compression, Digest, Location, ManifestFormat, Platform, Reference};
 use crate::plan::Network;
 use crate::sandbox::Capability;
+use crate::source::GitUrl;
 use std::{path::PathBuf, time::Duration};
 
 /// One build.
@@ -49,8 +50,12 @@ pub struct ContextOptions {
 /// The main build context.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Context {
-    /// A directory.
+    /// A directory, or a tar of one.
     Dir(PathBuf),
+    /// A tar on a web server, or a Dockerfile.
+    Web(String),
+    /// A git repository.
+    Git(GitUrl),
     /// A tar on standard input, or a Dockerfile: `-`. Which of the two, the first bytes tell.
     Stdin,
     /// No context at all: only a Dockerfile.
@@ -61,10 +66,25 @@ pub enum Context {
 /// A further build context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamedContext {
-    /// A directory.
+    /// A directory, or a tar of one.
     Dir(PathBuf),
+    /// A tar or any other file on a web server.
+    Web(String),
+    /// A git repository.
+    Git(GitUrl),
     /// An image: `docker-image://NAME`, `container-image://NAME` or `docker://NAME`.
     Image(Reference),
+    /// An image in an image layout directory: `oci-layout://DIR[:TAG|@DIGEST]`.
+    Layout {
+        /// The directory.
+        path: PathBuf,
+        /// Its name in the layout.
+        tag: Option<String>,
+        /// Digest of its manifest or index.
+        digest: Option<Digest>,
+    },
+    /// A stage of the Dockerfile: `target:STAGE`.
+    Stage(String),
 }
 
 /// Which Dockerfiles are read.
@@ -72,6 +92,8 @@ pub enum NamedContext {
 pub struct FileOptions {
     /// `-f`, in order; several are read as one. Empty: `Containerfile`, then `Dockerfile` in the context.
     pub files: Vec<DockerfileSource>,
+    /// `--cpp-flag`: arguments of the preprocessor that files called `….in` go through.
+    pub cpp_flags: Vec<String>,
     /// The default name to look for first: buildah's `Containerfile` (true) or Docker's `Dockerfile` alone (false).
     pub containerfile: bool,
 }
@@ -81,6 +103,8 @@ pub struct FileOptions {
 pub enum DockerfileSource {
     /// A file. A relative one that does not exist in the working directory is looked for in the context.
     Path(PathBuf),
+    /// A file on a web server.
+    Web(String),
     /// Standard input.
     Stdin,
 }

@@ -1,9 +1,9 @@
 //! Answers the plan's one question, "which image is this name?", from the store and from registries.
 
-use crate::error::Classified;
+use super::request::NamedContext;
 use crate::oci::{Digest, Platform};
-use crate::plan::{ResolveError, ResolvedImage, Resolver};
-use crate::source::image::{Image, Images};
+use crate::plan::{ContextId, ResolveError, ResolvedImage, Resolver};
+use crate::source::image::{self, Image, Images};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -12,12 +12,13 @@ use std::{
 /// Finds base images, and remembers what was found: the plan knows an image by its manifest, the executor needs the rest.
 pub(super) struct BaseImages<'a> {
     images: &'a Images<'a>,
+    named: &'a [(String, NamedContext)],
     found: Mutex<HashMap<Digest, Arc<Image>>>,
 }
 
 impl<'a> BaseImages<'a> {
-    pub fn new(images: &'a Images<'a>) -> Self {
-        BaseImages { images, found: Mutex::default() }
+    pub fn new(images: &'a Images<'a>, named: &'a [(String, NamedContext)]) -> Self {
+        BaseImages { images, named, found: Mutex::default() }
     }
 
     /// The image behind a plan's reference to it.
@@ -26,12 +27,10 @@ impl<'a> BaseImages<'a> {
     }
 }
 
-impl Resolver for &BaseImages<'_> {
-    fn image(&mut self, reference: &str, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError> {
-        let boxed = |e| -> Box<dyn Classified + Send + Sync> { Box::new(e) };
-        let image = self.images.resolve(reference, platform).map_err(boxed)?;
+impl BaseImages<'_> {
+    fn keep(&self, name: &str, image: Image) -> Arc<ResolvedImage> {
         let resolved = Arc::new(ResolvedImage {
-            name: reference.to_owned(),
+            name: name.to_owned(),
             reference: image.reference.clone(),
             manifest: image.descriptor.digest,
             config: image.config.clone(),
@@ -41,6 +40,25 @@ impl Resolver for &BaseImages<'_> {
             .unwrap_or_else(PoisonError::into_inner)
             .entry(image.descriptor.digest)
             .or_insert_with(|| Arc::new(image));
-        Ok(resolved)
+        resolved
+    }
+}
+
+fn boxed(e: image::Error) -> ResolveError {
+    Box::new(e)
+}
+
+impl Resolver for &BaseImages<'_> {
+    fn image(&mut self, reference: &str, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError> {
+        let image = self.images.resolve(reference, platform).map_err(boxed)?;
+        Ok(self.keep(reference, image))
+    }
+
+    fn layout(&mut self, context: ContextId, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError> {
+        let Some((name, NamedContext::Layout { path, tag, digest })) = self.named.get(context.0) else {
+            return Err(boxed(image::Error::NotHere(format!("context {}", context.0))));
+        };
+        let image = self.images.layout(name, path, tag.as_deref(), digest.as_ref(), platform).map_err(boxed)?;
+        Ok(self.keep(name, image))
     }
 }

@@ -1,6 +1,7 @@
 //! `rbuild bud`, also called `build`: flags of buildah, lowered into a [`BuildRequest`].
 
 use super::calls::{self, Call};
+use super::contexts::{context_may_be_a_file, dockerfile_source, main_context, named_context};
 use super::foreign::Foreign;
 use super::values::{self, Var};
 use super::{
@@ -8,31 +9,33 @@ use super::{
 };
 use crate::build::request::{
     BuildRequest, CacheOptions, Context, ContextOptions, DnsOptions, DockerfileSource, FileOptions, MetadataOptions,
-    NamedContext, OutputOptions, PlatformOptions, ProgressOptions, PullPolicy, Seccomp, SecurityOptions, TargetOptions,
-    VolumeMount,
+    OutputOptions, PlatformOptions, ProgressOptions, PullPolicy, Seccomp, SecurityOptions, TargetOptions, VolumeMount,
 };
 use crate::oci::{Compression, Location, ManifestFormat, Platform};
 use crate::plan::Network;
 use crate::sandbox::Capability;
 use crate::ui::{Buildah, IdForm, Quiet, Sink, Terminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Build an image from a Dockerfile
 #[derive(Clone, Debug, clap::Args)]
 pub struct BudArgs {
-    /// Directory with the files to build from, or `-` for a tar on standard input [default: .]
+    /// What to build from: a directory, a tar, a URL of a tar, a git address, or `-` for a tar on standard input [default: .]
     pub context: Option<String>,
 
-    /// Dockerfile: a path, or `-` for standard input; may be repeated
+    /// Dockerfile: a path, a URL, or `-` for standard input; may be repeated
     #[arg(short, long, value_name = "PATH")]
     pub file: Vec<String>,
     /// File of ignore patterns, in place of `.containerignore` and `.dockerignore`
     #[arg(long, value_name = "PATH")]
     pub ignorefile: Option<PathBuf>,
-    /// Further context: `NAME=DIR` or `NAME=docker-image://IMAGE`
+    /// Further context: `NAME=` and a directory, tar, URL, git address, `docker-image://IMAGE`, `oci-layout://DIR`, `target:STAGE`
     #[arg(long, value_name = "NAME=SOURCE")]
     pub build_context: Vec<String>,
+    /// Flag of the preprocessor that files called `….in` go through [env: BUILDAH_CPPFLAGS]
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    pub cpp_flag: Vec<String>,
 
     /// Name of the image, or a place to write it to (`oci-archive:FILE`, `docker://NAME`, …); may be repeated
     #[arg(short, long, value_name = "NAME")]
@@ -217,7 +220,7 @@ impl BudArgs {
     /// Flags that contradict each other, malformed values, and what rbuild cannot do.
     pub fn lower(&self, var: &Var<'_>, warn: &mut dyn FnMut(String)) -> Result<BuildRequest, Error> {
         self.foreign.check(&mut *warn)?;
-        let file = FileOptions { files: self.files()?, containerfile: true };
+        let file = FileOptions { files: self.files()?, cpp_flags: self.cpp_flags(var), containerfile: true };
         let platform = self.platform()?;
         let output = self.output(var)?;
         Ok(BuildRequest {
@@ -236,6 +239,12 @@ impl BudArgs {
             output,
             file,
         })
+    }
+
+    /// Flags of the preprocessor: those of the variable come first, so that those that were typed win.
+    fn cpp_flags(&self, var: &Var<'_>) -> Vec<String> {
+        let of_variable = var("BUILDAH_CPPFLAGS").unwrap_or_default();
+        of_variable.split_whitespace().map(str::to_owned).chain(self.cpp_flag.iter().cloned()).collect()
     }
 
     fn files(&self) -> Result<Vec<DockerfileSource>, Error> {
@@ -378,55 +387,6 @@ impl BudArgs {
     }
 }
 
-/// Whether this names something behind a network, which git or an HTTP client would fetch.
-fn is_remote(text: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@", "github.com/", "git+"].iter().any(|p| text.starts_with(p))
-}
-
-/// `-f PATH`, `-f -`.
-pub(super) fn dockerfile_source(text: &str) -> Result<DockerfileSource, Error> {
-    match text {
-        "" => Err(Error::usage("`--file` is empty")),
-        "-" => Ok(DockerfileSource::Stdin),
-        url if is_remote(url) => {
-            Err(Error::unsupported("a Dockerfile behind a URL", "fetch it, and pass it with `-f -`"))
-        }
-        path => Ok(DockerfileSource::Path(path.into())),
-    }
-}
-
-/// The main context: a directory or `-`.
-pub(super) fn main_context(text: &str) -> Result<Context, Error> {
-    match text {
-        "" => Err(Error::usage("the build context is empty")),
-        "-" => Ok(Context::Stdin),
-        url if is_remote(url) => {
-            Err(Error::unsupported("a build context behind a URL", "clone or unpack it, and pass the directory"))
-        }
-        dir => Ok(Context::Dir(dir.into())),
-    }
-}
-
-/// `NAME=DIR`, `NAME=docker-image://IMAGE`.
-pub(super) fn named_context(text: &str) -> Result<(String, NamedContext), Error> {
-    let bad = || {
-        Error::usage_hint(format!("invalid build context `{text}`"), "write `NAME=DIR` or `NAME=docker-image://IMAGE`")
-    };
-    let (name, source) = text.split_once('=').filter(|(n, s)| !n.is_empty() && !s.is_empty()).ok_or_else(bad)?;
-    let image = ["docker-image://", "container-image://", "docker://"].iter().find_map(|p| source.strip_prefix(p));
-    let context = match image {
-        Some(image) => NamedContext::Image(image.parse()?),
-        None if is_remote(source) || source.starts_with("oci-layout://") => {
-            return Err(Error::unsupported(
-                format!("build context `{source}`"),
-                "fetch it, and pass a directory or `docker-image://IMAGE`",
-            ));
-        }
-        None => NamedContext::Dir(source.into()),
-    };
-    Ok((name.to_owned(), context))
-}
-
 /// Values of `--pull`.
 pub(super) fn pull_policy(text: &str) -> Result<PullPolicy, Error> {
     match text.to_ascii_lowercase().as_str() {
@@ -556,16 +516,6 @@ pub(super) fn source_date_epoch(var: &Var<'_>) -> Result<Option<i64>, Error> {
                 "set it to seconds since 1970, such as `$(git log -1 --format=%ct)`",
             )
         }),
-    }
-}
-
-/// buildah lets a context be a Dockerfile: then its directory is the context. Applied where the file system may be asked.
-pub fn context_may_be_a_file(request: &mut BuildRequest) {
-    let Context::Dir(path) = &request.context.main else { return };
-    if path.is_file() && request.file.files.is_empty() {
-        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-        request.file.files.push(DockerfileSource::Path(path.clone()));
-        request.context.main = Context::Dir(dir);
     }
 }
 

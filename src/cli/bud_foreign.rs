@@ -70,7 +70,6 @@ impl Table for BudFlags {
         text("cdi-config-dir", Verdict::Refused("RUN steps see no devices of the machine")),
         text("hooks-dir", Verdict::Refused("rbuild has no runtime that runs hooks: put the work into a RUN step")),
         boolean("stdin", Verdict::RefusedIfTrue("RUN steps read nothing: use a heredoc or COPY a file")),
-        text("cpp-flag", Verdict::Refused("run the preprocessor yourself and pass its result with `-f -`")),
         // Secrets and mounts that the language does not have yet.
         text("secret", Verdict::Refused("`RUN --mount=type=secret` is not supported yet")),
         text("ssh", Verdict::Refused("`RUN --mount=type=ssh` is not supported yet")),

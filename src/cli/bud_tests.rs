@@ -4,6 +4,7 @@ use super::{Cli, Error, Verb, parse};
 use crate::build::request::{BuildRequest, Context, DockerfileSource, NamedContext, PullPolicy, Seccomp, VolumeMount};
 use crate::oci::{Location, ManifestFormat};
 use crate::plan::Network;
+use crate::source::{GitUrl, Written};
 use std::time::Duration;
 
 const ENV: [(&str, &str); 2] = [("FROM_ENV", "v"), ("EMPTY", "")];
@@ -65,6 +66,39 @@ fn files_contexts_and_names() {
     assert_eq!(r.context.main, Context::Stdin);
     assert_eq!(r.context.named[0], ("a".into(), NamedContext::Dir("dir".into())));
     assert_eq!(r.context.named[1], ("b".into(), NamedContext::Image("busybox".parse().unwrap())));
+}
+
+#[test]
+fn contexts_of_every_kind() {
+    let main = |text: &str| lower(&[text]).context.main;
+    let git = |text: &str| GitUrl::parse(text, Written::CommandLine).unwrap().unwrap();
+    assert_eq!(main("https://host/x.tar.gz"), Context::Web("https://host/x.tar.gz".into()));
+    for text in ["https://host/x.git#main:sub", "git@host:x.git", "github.com/a/b", "file:///x", "ssh://host/x"] {
+        assert_eq!(main(text), Context::Git(git(text)));
+    }
+    let named = |text: &str| lower(&["--build-context", &format!("n={text}")]).context.named.remove(0).1;
+    let layout = |path: &str, tag: Option<&str>, digest| NamedContext::Layout {
+        path: path.into(),
+        tag: tag.map(str::to_owned),
+        digest,
+    };
+    let digest = crate::oci::Digest::of("x");
+    assert_eq!(named("oci-layout:///a/b"), layout("/a/b", None, None));
+    assert_eq!(named("oci-layout://a:b/c:v1"), layout("a:b/c", Some("v1"), None));
+    assert_eq!(named(&format!("oci-layout://a@{digest}")), layout("a", None, Some(digest)));
+    assert_eq!(named("target:base"), NamedContext::Stage("base".into()));
+    assert_eq!(named("https://host/x"), NamedContext::Web("https://host/x".into()));
+    assert_eq!(named("https://host/x.git"), NamedContext::Git(git("https://host/x.git")));
+    assert_eq!(lower(&["-f", "https://host/D"]).file.files, [DockerfileSource::Web("https://host/D".into())]);
+}
+
+#[test]
+fn flags_of_the_preprocessor() {
+    let flags = |env, line: &[&str]| lower_in(env, line).0.unwrap().file.cpp_flags;
+    assert_eq!(
+        flags(&[("BUILDAH_CPPFLAGS", "-DA -DB=1")], &["--cpp-flag", "-DC", "--cpp-flag=-DD=2"]),
+        ["-DA", "-DB=1", "-DC", "-DD=2"]
+    );
 }
 
 #[test]
@@ -178,7 +212,9 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
         &["--network=bridge"],
         &["--platform=linux/amd64,linux/arm64"],
         &["--secret=id=x"],
-        &["https://example/x.tar"],
+        &["https://example/x.git?nonsense"],
+        &["--build-context", "a=s3://bucket/x"],
+        &["--build-context", "a=oci-layout://"],
         &["--output", "type=local,dest=x"],
         &["--security-opt=mask=/x"],
         &["--nosuch"],
@@ -199,7 +235,9 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     `--network=bridge` is not supported | use `host` (the network of the pod) or `none`: a pod cannot make networks
     `--platform` with several platforms is not supported | build each platform on a machine of its own
     `--secret` is not supported | `RUN --mount=type=secret` is not supported yet
-    a build context behind a URL is not supported | clone or unpack it, and pass the directory
+    invalid git address `https://example/x.git`: unexpected `nonsense` in its query | 
+    invalid build context `a=s3://bucket/x` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]` or `target:STAGE`
+    invalid build context `a=oci-layout://` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]` or `target:STAGE`
     `--output` is not supported | write an archive with `-t oci-archive:FILE` or `-t docker-archive:FILE`
     `--security-opt mask=/x` is not supported | use `seccomp=unconfined`, `seccomp=PROFILE` or `no-new-privileges`
     unknown flag: --nosuch | did you mean `--os`?

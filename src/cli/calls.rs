@@ -135,14 +135,14 @@ pub fn run(call: &Call, request: &BuildRequest, global: &Global) -> Result<(), E
     if call.method == Method::Describe {
         return describe(call.format);
     }
-    let read = Read::new(request)?;
-    if call.method != Method::Check {
-        return offer(call, &read);
-    }
     let store = global.store()?;
     let client = registry_flags::client(&request.registry, global)?;
     let cancel = Cancel::new().map_err(Error::file("watch", "signals".as_ref()))?;
     let around = Surroundings { store: &store, client: &client, sink: &Warnings, cancel: &cancel };
+    let read = Read::new(request, Some(around))?;
+    if call.method != Method::Check {
+        return offer(call, &read);
+    }
     let findings = read.check(request, around);
     checked(call, &[(Source { name: read.name(), text: read.text() }, findings)])
 }

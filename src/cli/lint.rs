@@ -3,7 +3,7 @@
 
 use super::calls::{self, Call, Format, Method};
 use super::platform::PlatformArgs;
-use super::{Error, bud, output, values};
+use super::{Error, output, values};
 use crate::build::checks::Read;
 use crate::build::request::{BuildRequest, Context, DockerfileSource};
 use crate::lint::compat::Tool;
@@ -107,7 +107,7 @@ impl LintArgs {
             return Err(Error::usage("`--file` goes with one build context"));
         }
         let read = |path: &String| {
-            let read = Read::new(&self.request(path)?)?;
+            let read = Read::new(&self.request(path)?, None)?;
             let found = self.file.is_none() && path != "." && Path::new(path).is_dir();
             Ok(if found { read.below(path) } else { read })
         };
@@ -126,7 +126,7 @@ impl LintArgs {
             }
             dir => Context::Dir(dir.to_owned()),
         };
-        request.file.files.extend(self.file.as_deref().map(bud::dockerfile_source).transpose()?);
+        request.file.files.extend(self.file.as_deref().map(super::contexts::dockerfile_source).transpose()?);
         request.target.stage = self.target.clone().filter(|t| !t.is_empty());
         let args = self.build_arg.iter().map(|a| values::name_value(a, &values::process_var));
         request.target.build_args = args.collect::<Result<_, _>>()?;

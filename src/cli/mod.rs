@@ -24,6 +24,7 @@ mod bud_foreign;
 mod bud_tests;
 mod calls;
 mod check;
+mod contexts;
 mod debug_table;
 mod delivery;
 pub mod dialect;

@@ -4,21 +4,38 @@ use super::stage::{Builder, Outcome, State};
 use super::{Copy, CopyFrom, CopySource, Error, StepKind, values};
 use crate::dockerfile::expand::Expander;
 use crate::dockerfile::{self, Source, Span};
+use crate::oci::Digest;
+use crate::source::{GitUrl, Written, download, split_login};
 
-/// What a source of ADD is, by its spelling.
-enum Remote {
-    Http,
-    Git,
+/// The source that an address stands for; `None` for a path.
+fn remote(text: &str, copy: &dockerfile::Copy) -> Option<Result<CopySource, String>> {
+    let Some(git) = GitUrl::parse(text, Written::Dockerfile) else {
+        return download::is_web(text).then(|| {
+            let checksum =
+                copy.checksum.as_deref().map(|c| c.parse::<Digest>().map_err(|e| e.to_string())).transpose()?;
+            Ok(CopySource::Web { url: text.to_owned(), checksum })
+        });
+    };
+    Some(git.map_err(|e| e.to_string()).and_then(|mut git| {
+        if let Some(commit) = &copy.checksum {
+            git.demand(commit).map_err(|e| e.to_string())?;
+        }
+        git.keep_git_dir = copy.keep_git_dir.unwrap_or(git.keep_git_dir);
+        Ok(CopySource::Git(git))
+    }))
 }
 
-fn remote(source: &str) -> Option<Remote> {
-    let http = source.starts_with("http://") || source.starts_with("https://");
-    if http {
-        let path = source.split(['#', '?']).next().unwrap_or(source);
-        return Some(if path.ends_with(".git") { Remote::Git } else { Remote::Http });
+/// An address without what nobody but its server should see.
+fn shown(source: &CopySource, written: &str) -> String {
+    match source {
+        CopySource::Web { url, .. } => split_login(url).0,
+        CopySource::Git(git) => match split_login(written) {
+            (text, Some(_)) => text,
+            _ if written.contains("://") => written.to_owned(),
+            _ => git.to_string(),
+        },
+        _ => written.to_owned(),
     }
-    let git = source.starts_with("git://") || source.starts_with("ssh://") || source.starts_with("git@");
-    git.then_some(Remote::Git)
 }
 
 impl Builder<'_> {
@@ -31,15 +48,6 @@ impl Builder<'_> {
         span: Span,
     ) -> Result<Outcome, Error> {
         let keyword = if add { "ADD" } else { "COPY" };
-        for (flag, given) in [
-            ("checksum", copy.checksum.is_some()),
-            ("keep-git-dir", copy.keep_git_dir.is_some()),
-            ("unpack", copy.unpack.is_some()),
-        ] {
-            if given {
-                return Err(self.unsupported(span, format!("`{keyword} --{flag}`")));
-            }
-        }
         let optional = |this: &Self, text: &Option<String>| -> Result<Option<String>, Error> {
             let expanded = text.as_ref().map(|t| this.word(t, &state.variables, span)).transpose()?;
             Ok(expanded.filter(|t| !t.is_empty()))
@@ -49,6 +57,11 @@ impl Builder<'_> {
         if let Some(mode) = &chmod {
             values::check_mode(mode).map_err(|m| self.invalid(span, m))?;
         }
+        let checksum = optional(self, &copy.checksum)?;
+        if checksum.is_some() && copy.sources.len() != 1 {
+            return Err(self.invalid(span, "`ADD --checksum` takes one source only"));
+        }
+        let copy = dockerfile::Copy { checksum, ..copy.clone() };
         let mut exclude = vec![];
         for pattern in &copy.exclude {
             exclude.push(self.word(pattern, &state.variables, span)?);
@@ -67,14 +80,19 @@ impl Builder<'_> {
             match source {
                 Source::Path(path) => {
                     let path = self.word(path, &state.variables, span)?;
-                    match remote(&path) {
-                        Some(_) if !add => return Err(self.invalid(span, format!("COPY cannot read the URL `{path}`"))),
-                        Some(Remote::Http) => return Err(self.unsupported(span, "ADD of a URL")),
-                        Some(Remote::Git) => return Err(self.unsupported(span, "ADD of a git repository")),
-                        None => {}
-                    }
-                    text.push_str(&format!(" {path}"));
-                    paths.push(CopySource::Path(path));
+                    let source = match remote(&path, &copy) {
+                        Some(_) if !add => {
+                            let message = format!("COPY cannot read the URL `{}`", split_login(&path).0);
+                            return Err(self.invalid_hint(span, message, "use ADD"));
+                        }
+                        Some(source) => source.map_err(|m| self.invalid(span, m))?,
+                        None if copy.checksum.is_some() => {
+                            return Err(self.invalid(span, "`ADD --checksum` needs a web address or a git repository"));
+                        }
+                        None => CopySource::Path(path.clone()),
+                    };
+                    text.push_str(&format!(" {}", shown(&source, &path)));
+                    paths.push(source);
                 }
                 Source::Heredoc(heredoc) => {
                     let mut content = heredoc.text();
@@ -102,6 +120,7 @@ impl Builder<'_> {
         };
         let kind = StepKind::Copy(Copy {
             add,
+            unpack: copy.unpack,
             from,
             sources: paths,
             dest: values::destination(&state.image.config.working_dir, &written),

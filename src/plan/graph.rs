@@ -5,7 +5,7 @@
 //! stages are opened from the target down: opening one finds its base, takes over the triggers, and names the stages that
 //! have to be opened next.
 
-use super::{Error, PlanRequest, ResolvedImage, Resolver};
+use super::{ContextId, Error, NamedContext, PlanRequest, ResolvedImage, Resolver, context_name};
 use crate::dockerfile::expand::{Expander, Lookup, NoVariables};
 use crate::dockerfile::{self, CommandLine, Dockerfile, Instruction, Kind, MountKind, Span, suggest};
 use crate::oci::Platform;
@@ -18,6 +18,7 @@ pub(super) enum Start {
     Scratch,
     Stage(usize),
     Image(Arc<ResolvedImage>),
+    Files(ContextId),
 }
 
 /// Where COPY, ADD and mounts read.
@@ -25,6 +26,7 @@ pub(super) enum Start {
 pub(super) enum Origin {
     Stage(usize),
     Image(Arc<ResolvedImage>),
+    Files(ContextId),
 }
 
 /// A stage that the target needs.
@@ -115,6 +117,54 @@ impl<'a> Graph<'a> {
         Ok(found)
     }
 
+    /// The named context that a name means on a platform.
+    fn context(&self, name: &str, platform: &Platform) -> Option<(ContextId, &'a NamedContext)> {
+        let (plain, exact) = (context_name(name), context_name(&format!("{name}::{platform}")));
+        let mut all = self.request.contexts.iter().enumerate();
+        let called = |wanted: &str| {
+            // of several with the same name the last one counts
+            let found = all.clone().rfind(|(_, (n, _))| context_name(n) == wanted);
+            found.map(|(number, (_, context))| (ContextId(number), context))
+        };
+        let found = called(&exact).or_else(|| called(&plain));
+        all.next().and(found)
+    }
+
+    /// What a stage starts from that begins with a named context.
+    fn start_of(
+        &mut self,
+        (id, context): (ContextId, &NamedContext),
+        number: usize,
+        platform: &Platform,
+        span: Span,
+    ) -> Result<Start, Error> {
+        Ok(match context {
+            NamedContext::Files => Start::Files(id),
+            NamedContext::Image(reference) => Start::Image(self.image(reference, platform, span)?),
+            NamedContext::Layout => Start::Image(self.layout(id, platform, span)?),
+            NamedContext::Stage(name) => Start::Stage(self.aliased(name, number, span)?),
+        })
+    }
+
+    fn layout(&mut self, id: ContextId, platform: &Platform, span: Span) -> Result<Arc<ResolvedImage>, Error> {
+        let name = self.request.contexts.get(id.0).map_or("", |(name, _)| name.as_str());
+        self.resolver.layout(id, platform).map_err(|reason| Error::Image {
+            name: name.to_owned(),
+            reason,
+            near: None,
+            location: Box::new(self.request.location(span)),
+        })
+    }
+
+    /// The stage that a named context stands for.
+    fn aliased(&self, name: &str, before: usize, span: Span) -> Result<usize, Error> {
+        self.named(name, before).ok_or_else(|| Error::Invalid {
+            message: format!("there is no stage `{name}` before this one, which `--build-context` names"),
+            hint: None,
+            location: Box::new(self.request.location(span)),
+        })
+    }
+
     fn stage_span(&self, stage: usize) -> Span {
         self.file.stages.get(stage).map(|s| s.span).unwrap_or_default()
     }
@@ -148,6 +198,12 @@ impl<'a> Graph<'a> {
                 p
             }
         };
+        // A context with the name of a stage takes its place: nothing of the stage is executed.
+        let name = self.names.get(number).cloned().flatten();
+        if let Some(context) = name.as_deref().and_then(|name| self.context(name, &platform)) {
+            let start = self.start_of(context, number, &platform, span)?;
+            return Ok(Opened { start, platform, base, instructions: vec![] });
+        }
         let earlier = self.named(&base, number).or_else(|| {
             // a bare number is a stage, as in COPY --from
             base.parse().ok().filter(|n| *n < number && base.bytes().all(|b| b.is_ascii_digit()))
@@ -165,7 +221,12 @@ impl<'a> Graph<'a> {
         } else if base == "scratch" {
             Start::Scratch
         } else {
-            let image = self.image(&base, &platform, span)?;
+            match self.context(&base, &platform) {
+                Some(context) => self.start_of(context, number, &platform, span)?,
+                None => Start::Image(self.image(&base, &platform, span)?),
+            }
+        };
+        if let Start::Image(image) = &start {
             for text in &image.config.config.on_build {
                 let trigger = dockerfile::parse_trigger(text).map_err(|problem| {
                     let message = format!("cannot run the ONBUILD trigger `{text}` of `{base}`: {problem}");
@@ -177,8 +238,7 @@ impl<'a> Graph<'a> {
             if platform.variant.is_none() {
                 platform.variant = image.config.variant.clone();
             }
-            Start::Image(image)
-        };
+        }
         let triggers = triggers.into_iter().map(|i| (Instruction { span, ..i }, true));
         let own = stage.instructions.iter().map(|i| (i.clone(), false));
         Ok(Opened { start, platform, base, instructions: triggers.chain(own).collect() })
@@ -224,6 +284,9 @@ impl<'a> Graph<'a> {
         if self.named(name, self.file.stages.len()).is_some() {
             return Err(invalid(format!("stage `{name}` has to be defined before the stage that reads it")));
         }
+        if let Some((_, NamedContext::Stage(alias))) = self.context(name, &self.request.platform) {
+            return self.aliased(alias, number, span).map(Some);
+        }
         Ok(None)
     }
 
@@ -236,7 +299,12 @@ impl<'a> Graph<'a> {
             return Err(Error::invalid(self.request, span, "`scratch` has no files to read".to_owned()));
         }
         let platform = self.request.platform.clone();
-        self.image(name, &platform, span).map(Origin::Image)
+        match self.context(name, &platform) {
+            Some((id, NamedContext::Files)) => Ok(Origin::Files(id)),
+            Some((id, NamedContext::Layout)) => self.layout(id, &platform, span).map(Origin::Image),
+            Some((_, NamedContext::Image(reference))) => self.image(reference, &platform, span).map(Origin::Image),
+            _ => self.image(name, &platform, span).map(Origin::Image),
+        }
     }
 }
 

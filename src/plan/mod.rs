@@ -27,7 +27,7 @@ mod tests;
 mod values;
 
 pub use error::Error;
-pub use request::{PlanRequest, ResolveError, Resolver};
+pub use request::{ContextId, NamedContext, PlanRequest, ResolveError, Resolver, context_name};
 pub use step::{
     Base, Copy, CopyFrom, CopySource, HeredocFile, Mount, Network, Plan, ResolvedImage, Run, Stage, Step, StepId,
     StepKind,

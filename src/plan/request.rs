@@ -30,6 +30,38 @@ pub struct PlanRequest {
     pub build_platform: Platform,
     /// `--label`: labels of the image, on top of the Dockerfile's.
     pub labels: Vec<(String, String)>,
+    /// `--build-context`, by name: what FROM, `COPY --from` and mounts read where they say the name. It wins over stages and
+    /// images that are called so.
+    pub contexts: Vec<(String, NamedContext)>,
+}
+
+/// What a name stands for that `--build-context` defines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    /// An image by its reference.
+    Image(String),
+    /// An image that the resolver knows by the number of the context.
+    Layout,
+    /// Another stage of the Dockerfile.
+    Stage(String),
+    /// Files.
+    Files,
+}
+
+/// Number of a named context in [`PlanRequest::contexts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContextId(pub usize);
+
+/// The form of a context's name in which names are compared: as for images, what Docker leaves out of a name means nothing.
+/// A platform behind `::` stays.
+pub fn context_name(name: &str) -> String {
+    let (name, platform) = match name.split_once("::") {
+        Some((name, platform)) => (name, format!("::{platform}")),
+        None => (name, String::new()),
+    };
+    let name = name.to_lowercase();
+    let name = name.strip_prefix("docker.io/").map_or(name.as_str(), |n| n.strip_prefix("library/").unwrap_or(n));
+    format!("{}{platform}", name.strip_suffix(":latest").unwrap_or(name))
 }
 
 impl PlanRequest {
@@ -46,6 +78,7 @@ impl PlanRequest {
             platform: Platform::host(),
             build_platform: Platform::host(),
             labels: vec![],
+            contexts: vec![],
         }
     }
 }
@@ -68,4 +101,11 @@ pub trait Resolver {
     ///
     /// Whatever kept it from finding the image or its config.
     fn image(&mut self, reference: &str, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError>;
+
+    /// The image of a context that is [`NamedContext::Layout`], for a platform.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Resolver::image`].
+    fn layout(&mut self, context: ContextId, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError>;
 }

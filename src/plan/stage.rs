@@ -118,6 +118,11 @@ impl<'a> Builder<'a> {
         Error::invalid(self.request(), span, message)
     }
 
+    pub(super) fn invalid_hint(&self, span: Span, message: impl Into<String>, hint: &str) -> Error {
+        let location = Box::new(self.request().location(span));
+        Error::Invalid { message: message.into(), hint: Some(hint.to_owned()), location }
+    }
+
     pub(super) fn unsupported(&self, span: Span, what: impl Into<String>) -> Error {
         Error::unsupported(self.request(), span, what)
     }
@@ -137,6 +142,7 @@ impl<'a> Builder<'a> {
     pub(super) fn origin(&mut self, stage: usize, name: &str, span: Span) -> Result<(CopyFrom, Option<StepId>), Error> {
         match self.graph.origin(stage, name, span)? {
             Origin::Image(image) => Ok((CopyFrom::Image(image), None)),
+            Origin::Files(context) => Ok((CopyFrom::Named(context), None)),
             Origin::Stage(number) => match self.finished.get(&number) {
                 Some(f) => Ok((CopyFrom::Stage(f.last), Some(f.last))),
                 None => {
@@ -158,6 +164,14 @@ impl<'a> Builder<'a> {
             Some(n) => format!("FROM {} AS {n}", opened.base),
             None => format!("FROM {}", opened.base),
         };
+        let history = match &base {
+            Base::Files(_) => Some(History {
+                created_by: Some(format!("{from} # build context")),
+                comment: Some(COMMENT.to_owned()),
+                ..Default::default()
+            }),
+            _ => None,
+        };
         let mut config = Arc::new(state.image.config.clone());
         let mut last = self.push(Step {
             id: StepId(0),
@@ -169,7 +183,7 @@ impl<'a> Builder<'a> {
             inputs,
             kind: StepKind::Base(base),
             config: config.clone(),
-            history: None,
+            history,
         })?;
         for (place, (instruction, _)) in opened.instructions.iter().enumerate() {
             let outcome = self.instruction(number, &mut state, instruction)?;
@@ -255,10 +269,14 @@ impl<'a> Builder<'a> {
                 };
                 (f.state.clone(), Base::Stage(f.last), f.platform.clone(), vec![f.last])
             }
-            Start::Scratch => {
+            Start::Scratch | Start::Files(_) => {
                 let mut image = ImageConfig::scratch(&opened.platform);
                 image.config.working_dir = "/".into();
-                (State::of(image, &opened.platform), Base::Scratch, opened.platform.clone(), vec![])
+                let base = match opened.start {
+                    Start::Files(context) => Base::Files(context),
+                    _ => Base::Scratch,
+                };
+                (State::of(image, &opened.platform), base, opened.platform.clone(), vec![])
             }
             Start::Image(found) => {
                 let mut image = found.config.clone();
@@ -323,13 +341,29 @@ impl State {
     }
 }
 
+/// A text without the passwords that web addresses in it have.
+fn without_passwords(text: &str) -> String {
+    let words = text.split_inclusive(char::is_whitespace);
+    words
+        .map(|word| {
+            let bare = word.trim_end();
+            let (address, login) = crate::source::split_login(bare);
+            let whole = word.get(bare.len()..).unwrap_or_default();
+            if login.is_some() && bare.contains("://") { address + whole } else { word.to_owned() }
+        })
+        .collect()
+}
+
 /// The instruction on one line; of heredocs the first line of the first.
 fn display(i: &Instruction) -> String {
     let heredoc = match &i.kind {
         Kind::Run(r) => r.heredocs.first(),
         _ => None,
     };
-    let Some(h) = heredoc else { return i.original.clone() };
+    let Some(h) = heredoc else {
+        let is_add = matches!(i.kind, Kind::Add(_));
+        return if is_add { without_passwords(&i.original) } else { i.original.clone() };
+    };
     let text = h.content.trim();
     let first = text.lines().next().unwrap_or_default();
     let dots = if text.contains('\n') { "..." } else { "" };

@@ -6,8 +6,10 @@
 //! are ids, unused stages are gone, ONBUILD triggers are steps like others, and `Step::config` is the container config
 //! as it stands after the step.
 
+use super::ContextId;
 use crate::dockerfile::{self, Span};
 use crate::oci::{ContainerConfig, Digest, History, ImageConfig, Platform, Reference};
+use crate::source::GitUrl;
 use std::sync::Arc;
 
 /// Index of a step in [`Plan::steps`].
@@ -67,7 +69,7 @@ pub struct Step {
     /// The container config after this step.
     pub config: Arc<ContainerConfig>,
     /// The history entry of the step (without `created`; `empty_layer` is true where no layer can come of it).
-    /// `None` for steps that leave no entry (`StepKind::Base`).
+    /// `None` for steps that leave no entry (`StepKind::Base`, unless it is a context's).
     pub history: Option<History>,
 }
 
@@ -100,6 +102,8 @@ pub enum Base {
     Image(Arc<ResolvedImage>),
     /// The last step of another stage.
     Stage(StepId),
+    /// The files of a named context, in a layer of their own.
+    Files(ContextId),
 }
 
 /// An image whose manifest and config are known; its layers may not be here yet.
@@ -166,8 +170,10 @@ pub enum Network {
 /// A COPY or ADD step.
 #[derive(Debug, Clone)]
 pub struct Copy {
-    /// ADD: local archives are unpacked.
+    /// It is an ADD.
     pub add: bool,
+    /// `--unpack`; `None`: archives of the context are unpacked, fetched ones are not.
+    pub unpack: Option<bool>,
     /// Where the sources are.
     pub from: CopyFrom,
     /// The sources, in order.
@@ -195,6 +201,8 @@ pub enum CopyFrom {
     Stage(StepId),
     /// An image.
     Image(Arc<ResolvedImage>),
+    /// The files of a named context.
+    Named(ContextId),
 }
 
 /// One source of COPY or ADD.
@@ -209,4 +217,13 @@ pub enum CopySource {
         /// The text, expanded already where it has to be.
         content: String,
     },
+    /// ADD: a file behind a web address.
+    Web {
+        /// The address.
+        url: String,
+        /// The digest that it must have.
+        checksum: Option<Digest>,
+    },
+    /// ADD: the files of a git repository.
+    Git(GitUrl),
 }

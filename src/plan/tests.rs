@@ -35,6 +35,12 @@ impl Resolver for Images {
         let reference: crate::oci::Reference = reference.parse().expect("a reference");
         Ok(Arc::new(ResolvedImage { name: reference.to_string(), reference, manifest: Digest::of("m"), config }))
     }
+
+    fn layout(&mut self, context: ContextId, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError> {
+        let config = ImageConfig::scratch(platform);
+        let reference: crate::oci::Reference = format!("layout{}", context.0).parse().expect("a reference");
+        Ok(Arc::new(ResolvedImage { name: "layout".into(), reference, manifest: Digest::of("l"), config }))
+    }
 }
 
 fn request(text: &str) -> PlanRequest {
@@ -274,7 +280,12 @@ fn faults_show_the_line() {
         ("FROM plain\nRUNN x\n", "unknown instruction `RUNN`: `Dockerfile`, line 2"),
         ("FROM plain\nCOPY --form=x a b\n", "unknown flag `--form` of COPY"),
         ("FROM gone\n", "cannot resolve image `gone`: no such image: `Dockerfile`, line 1"),
-        ("FROM plain\nADD http://localhost/x /\n", "ADD of a URL is not supported yet: `Dockerfile`, line 2"),
+        ("FROM plain\nCOPY http://me:pw@localhost/x /\n", "COPY cannot read the URL `http://localhost/x`"),
+        ("FROM plain\nADD --checksum=sha256:00 http://localhost/x /\n", "invalid digest `sha256:00`"),
+        ("FROM plain\nADD --checksum=sha256:00 x /\n", "`ADD --checksum` needs a web address"),
+        ("FROM plain\nADD --checksum=abcdef0 x.txt http://localhost/x /d/\n", "`ADD --checksum` takes one source only"),
+        ("FROM plain\nADD https://localhost/x.git?x=1 /\n", "unexpected `x` in its query"),
+        ("FROM plain\nADD --checksum=abcdef0 https://localhost/x.git?checksum=1234567 /\n", "contradicts"),
         ("FROM plain\nCOPY --from=later a b\nFROM plain AS later\nFROM 0\n", "stage `later` has to be defined before"),
         ("FROM plain\nCOPY --from=5 a b\n", "there is no stage 5"),
         ("FROM plain\nSTOPSIGNAL SIGFOO\n", "invalid signal"),
@@ -309,4 +320,71 @@ fn unused_stages_before_the_target_can_be_built_too() {
     assert_eq!(stages(&r), [0, 1, 2]);
     r.target = Some("b".into());
     assert_eq!(stages(&r), [0, 1]);
+}
+
+fn copies(p: &Plan) -> Vec<&Copy> {
+    let all = p.steps.iter();
+    all.filter_map(|s| if let StepKind::Copy(c) = &s.kind { Some(c) } else { None }).collect()
+}
+
+#[test]
+fn sources_of_add() {
+    let p = made(
+        "FROM plain\nARG SUM\nADD --checksum=${SUM:-sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855} \
+         --unpack=true http://me:secret@localhost/x.tar /d/\nADD --keep-git-dir=true https://localhost/r.git#v1:sub /g\n\
+         ADD x git@localhost:r https://localhost/y /h/\nADD --unpack=false file:///r.git /i\n",
+    );
+    let all = copies(&p);
+    let [web, git, mixed, local] = all.as_slice() else { panic!("{all:?}") };
+    assert_eq!(web.unpack, Some(true));
+    assert!(matches!(&web.sources[..], [CopySource::Web { url, checksum: Some(sum) }]
+        if url.contains("secret") && *sum == Digest::of("")));
+    assert!(matches!(&git.sources[..], [CopySource::Git(url)]
+        if url.keep_git_dir && url.reference.as_deref() == Some("v1") && url.subdir.as_deref() == Some("sub")));
+    assert!(matches!(&mixed.sources[..], [CopySource::Path(_), CopySource::Git(_), CopySource::Web { .. }]));
+    // a repository of the machine that builds is nothing that a Dockerfile can name
+    assert!(matches!(&local.sources[..], [CopySource::Path(_)]) && local.unpack == Some(false));
+    let shown: Vec<&str> = p.steps.iter().map(|s| s.name.as_str()).chain(histories(&p)).collect();
+    assert!(shown.iter().any(|text| text.contains("http://localhost/x.tar")), "{shown:?}");
+    assert!(!shown.iter().any(|text| text.contains("secret")), "{shown:?}");
+}
+
+#[test]
+fn named_contexts() {
+    let with = |text: &str, contexts: &[(&str, NamedContext)]| {
+        let mut r = request(text);
+        r.contexts = contexts.iter().map(|(name, context)| ((*name).to_owned(), context.clone())).collect();
+        plan(&r, &mut Images).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let base = |p: &Plan| match &p.steps[0].kind {
+        StepKind::Base(Base::Scratch) => "scratch".to_owned(),
+        StepKind::Base(Base::Image(image)) => image.reference.to_string(),
+        StepKind::Base(Base::Stage(_)) => "stage".to_owned(),
+        StepKind::Base(Base::Files(id)) => format!("files {}", id.0),
+        other => panic!("{other:?}"),
+    };
+    let image = NamedContext::Image("base".into());
+    // names are compared as names of images
+    for name in ["gone", "docker.io/library/gone:latest", "GONE"] {
+        assert_eq!(base(&with("FROM gone:latest\n", &[(name, image.clone())])), "base", "{name}");
+    }
+    assert_eq!(base(&with("FROM gone\n", &[("gone", NamedContext::Files)])), "files 0");
+    assert_eq!(base(&with("FROM gone\n", &[("x", image.clone()), ("gone", NamedContext::Layout)])), "layout1");
+    let platforms = [("gone::linux/arm64", NamedContext::Files), ("gone::linux/amd64", image.clone())];
+    assert_eq!(base(&with("FROM gone\n", &platforms)), "base");
+    // a context takes the place of a stage, and nothing of the stage is executed
+    let p = with("FROM gone AS b\nRUN never\nFROM scratch\nCOPY --from=b x /\n", &[("b", NamedContext::Files)]);
+    assert_eq!(base(&p), "files 0");
+    assert!(p.steps.iter().all(|s| !matches!(s.kind, StepKind::Run(_))));
+    assert_eq!(histories(&p).len(), 2, "the files are a layer, which has its entry");
+    // what COPY and mounts read
+    let p = with(
+        "FROM plain AS s\nFROM plain\nCOPY --from=f a /\nCOPY --from=i a /\nCOPY --from=t a /\n\
+         RUN --mount=from=f,target=/x true\n",
+        &[("f", NamedContext::Files), ("i", image), ("t", NamedContext::Stage("s".into()))],
+    );
+    let from: Vec<&CopyFrom> = copies(&p).iter().map(|c| &c.from).collect();
+    assert!(matches!(from[..], [CopyFrom::Named(ContextId(0)), CopyFrom::Image(_), CopyFrom::Stage(_)]), "{from:?}");
+    let run = p.steps.iter().find_map(|s| if let StepKind::Run(r) = &s.kind { Some(r) } else { None }).unwrap();
+    assert!(matches!(run.mounts[0].from, Some(CopyFrom::Named(ContextId(0)))));
 }

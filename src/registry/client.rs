@@ -4,10 +4,12 @@ use super::{
     Document, Error, Options, PushEvent, PushSource, Resolved,
     core::Core,
     credentials::{self, Credentials},
+    download::{self, Fetched, Wanted},
     fetch, push, resolve,
 };
 use crate::oci::{Descriptor, Platform, Reference};
 use std::{
+    fs::File,
     io::Write,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -92,6 +94,12 @@ impl Client {
         let doing = format!("cannot fetch a blob of `{repo}`");
         let places = self.core.pull_places(repo)?;
         fetch::blob(&self.runtime()?, places, blob, &doing, sink)
+    }
+
+    /// Fetches a file behind a plain address into `into`, which holds exactly it afterwards, unless the copy that `wanted`
+    /// describes is still the right one.
+    pub fn download(&self, wanted: &Wanted, into: &mut File) -> Result<Fetched, Error> {
+        download::download(&self.core, &self.runtime()?, wanted, into)
     }
 
     /// Pushes an image and returns the descriptor of its manifest, which is put last. `progress` is called from several

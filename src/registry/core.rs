@@ -18,7 +18,7 @@ pub(super) struct Core {
     pub(super) conf: Conf,
     pub(super) transport: Arc<Transport>,
     credentials: Arc<Credentials>,
-    tls_verify: Option<bool>,
+    pub(super) tls_verify: Option<bool>,
     hosts: Mutex<HashMap<(String, bool), Arc<Host>>>,
 }
 

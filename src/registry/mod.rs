@@ -16,6 +16,8 @@
 //! documents held in memory are bounded ([`MAX_MANIFEST_BYTES`], [`MAX_CONFIG_BYTES`]); credentials go only to the host
 //! that they belong to and to the token server which that host names; a manifest is put after all that it refers to.
 //!
+//! The same transport fetches plain files for ADD and for build contexts ([`download`]).
+//!
 //! Protocol: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md>. Tokens:
 //! <https://distribution.github.io/distribution/spec/auth/token/>.
 
@@ -24,6 +26,7 @@ mod client;
 mod conf;
 mod core;
 mod credentials;
+pub mod download;
 mod error;
 mod fetch;
 mod host;

@@ -4,8 +4,8 @@
 //! context is read through the context, so that its links cannot lead out. An ignore file that is named after the
 //! Dockerfile wins over one in the root of the context.
 
-use super::Error;
-use super::local::Context;
+use super::context::Context;
+use super::{Error, looks_like_archive};
 use crate::dockerfile::ignore::Patterns;
 use std::ffi::OsString;
 use std::fs::File;
@@ -72,14 +72,8 @@ impl Dockerfile {
     }
 }
 
-/// What came through standard input in place of a context.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Stdin {
-    /// A Dockerfile; the context is empty.
-    Dockerfile(Vec<u8>),
-    /// An archive of the context: its first bytes. The rest has not been read.
-    Archive(Vec<u8>),
-}
+/// Bytes that tell an archive from a Dockerfile: the length of a tar header.
+pub(super) const HEAD: u64 = 512;
 
 /// Reads all of `input`, at most [`LARGEST`] bytes.
 pub(super) fn bounded(input: impl Read, shown: &Path) -> Result<Vec<u8>, Error> {
@@ -91,24 +85,20 @@ pub(super) fn bounded(input: impl Read, shown: &Path) -> Result<Vec<u8>, Error> 
     Ok(out)
 }
 
-/// Reads a Dockerfile from a stream; an archive is told by its first bytes and left unread.
+/// Reads a Dockerfile from standard input.
 ///
 /// # Errors
 ///
-/// The stream fails, or has more than [`LARGEST`] bytes.
-pub fn read_stdin(mut input: impl Read) -> Result<Stdin, Error> {
-    /// Enough for the magic number of a tar header.
-    const HEAD: u64 = 512;
+/// It fails, is an archive, or has more than [`LARGEST`] bytes.
+pub fn dockerfile_on_stdin(mut input: impl Read) -> Result<Dockerfile, Error> {
     let shown = Path::new("-");
     let mut head = Vec::new();
     input.by_ref().take(HEAD).read_to_end(&mut head).map_err(Error::read(shown))?;
-    let tar = head.get(257..262) == Some(b"ustar");
-    let compressed = [&b"\x1f\x8b"[..], b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"].iter().any(|m| head.starts_with(m));
-    if tar || compressed {
-        return Ok(Stdin::Archive(head));
+    if looks_like_archive(&head) {
+        return Err(Error::StdinArchive);
     }
     let content = bounded(io::Cursor::new(head).chain(input), shown)?;
-    Ok(Stdin::Dockerfile(content))
+    Ok(Dockerfile::from_stream("-", content))
 }
 
 /// Finds and reads a Dockerfile: `file` as the user named it, else one of the usual names in the context.
@@ -126,6 +116,16 @@ pub fn find_dockerfile(context: &Context, file: Option<&Path>, names: Names) -> 
         let names = names.dockerfiles().map(str::to_owned).to_vec();
         return Err(Error::NoDockerfile { context: context.path().to_owned(), names });
     };
+    // With Docker's names a context that was fetched holds its own Dockerfile; buildah looks here first all the same.
+    if !context.is_local() && names == Names::Dockerfile {
+        return match context.read_unfiltered(file)? {
+            Some(content) => {
+                let name = file.to_string_lossy().into_owned();
+                Ok(Dockerfile { name, content, place: Place::Context(file.to_owned()) })
+            }
+            None => Err(Error::read(file)(io::ErrorKind::NotFound.into())),
+        };
+    }
     let mut path = file.to_owned();
     let found = std::fs::metadata(&path);
     if matches!(&found, Ok(m) if m.is_dir()) {
@@ -150,6 +150,9 @@ pub fn find_dockerfile(context: &Context, file: Option<&Path>, names: Names) -> 
 
 /// The path relative to the context, of a file whose directory lies in it.
 fn inside(context: &Context, path: &Path) -> Option<PathBuf> {
+    if !context.is_local() {
+        return None;
+    }
     let parent = match path.parent()? {
         parent if parent.as_os_str().is_empty() => Path::new("."),
         parent => parent,
@@ -160,7 +163,8 @@ fn inside(context: &Context, path: &Path) -> Option<PathBuf> {
 }
 
 /// Finds and reads what is to be ignored: `file` as the user named it, else the file named after the Dockerfile, else the
-/// one in the root of the context. Gives its name too, for messages; no file excludes nothing.
+/// one in the root of the context. Gives its name too, for messages; no file excludes nothing. As with BuildKit, a context
+/// that was fetched (an archive, a repository) is taken whole: only `file` counts.
 ///
 /// # Errors
 ///
@@ -171,13 +175,12 @@ pub fn find_ignore(
     file: Option<&Path>,
     names: Names,
 ) -> Result<(Patterns, Option<String>), Error> {
-    let parse = |name: String, content: Vec<u8>| match Patterns::parse(&content) {
-        Ok(patterns) => Ok((patterns, Some(name))),
-        Err(error) => Err(Error::Ignore { file: name, error }),
-    };
     if let Some(file) = file {
         let content = bounded(File::open(file).map_err(Error::read(file))?, file)?;
-        return parse(file.to_string_lossy().into_owned(), content);
+        return parsed(file.to_string_lossy().into_owned(), &content);
+    }
+    if !context.is_local() {
+        return Ok((Patterns::default(), None));
     }
     for suffix in names.ignore_suffixes() {
         let beside = |path: &Path| {
@@ -199,13 +202,32 @@ pub fn find_ignore(
             }
         };
         if let Some(content) = content {
-            return parse(path.to_string_lossy().into_owned(), content);
+            return parsed(path.to_string_lossy().into_owned(), &content);
         }
+    }
+    root_ignore(context, names)
+}
+
+/// The ignore file in the root of a context, which is all that a named context has.
+///
+/// # Errors
+///
+/// It cannot be read, or a pattern is malformed.
+pub fn root_ignore(context: &Context, names: Names) -> Result<(Patterns, Option<String>), Error> {
+    if !context.is_local() {
+        return Ok((Patterns::default(), None));
     }
     for name in names.ignore_files() {
         if let Some(content) = context.read_unfiltered(Path::new(name))? {
-            return parse((*name).to_owned(), content);
+            return parsed((*name).to_owned(), &content);
         }
     }
     Ok((Patterns::default(), None))
+}
+
+fn parsed(name: String, content: &[u8]) -> Result<(Patterns, Option<String>), Error> {
+    match Patterns::parse(content) {
+        Ok(patterns) => Ok((patterns, Some(name))),
+        Err(error) => Err(Error::Ignore { file: name, error }),
+    }
 }

@@ -3,6 +3,7 @@
 //! Finding an image ([`Images::resolve`]) needs its manifest and config only; its layers come when a step needs files
 //! ([`Images::fetch`]), and at the latest when an image is committed on top of it.
 
+use super::archives;
 use crate::error::{Classified, Kind};
 use crate::oci::{Descriptor, Digest, ImageConfig, Manifest, Platform, Reference, media};
 use crate::registry::{self, Client, Resolved};
@@ -11,6 +12,7 @@ use crate::ui::{BlobState, Direction, Event, Sink};
 use std::{
     collections::HashMap,
     io,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -78,6 +80,14 @@ pub enum Error {
         /// Where it breaks.
         source: serde_json::Error,
     },
+    /// The image layout of a named context.
+    #[error("image layout `{}`: {source}", path.display())]
+    Layout {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: archives::Error,
+    },
     /// A blob could not be written.
     #[error("cannot store layer `{digest}`: {source}")]
     Write {
@@ -96,6 +106,7 @@ impl Classified for Error {
             Error::NotHere(_) | Error::Platform { .. } => Kind::NotFound,
             Error::Layers { .. } | Error::Config { .. } => Kind::Corrupt,
             Error::Write { source, .. } => crate::error::kind_of_io(source),
+            Error::Layout { source, .. } => source.kind(),
         }
     }
 
@@ -107,6 +118,7 @@ impl Classified for Error {
                 Some("leave `--pull=never` out, or bring it with `rbuild pull` or `rbuild load`".into())
             }
             Error::Platform { .. } => Some("name another tag, or build for that platform with `--platform`".into()),
+            Error::Layout { source, .. } => source.hint(),
             Error::Layers { .. } | Error::Config { .. } | Error::Write { .. } => None,
         }
     }
@@ -214,20 +226,37 @@ impl<'a> Images<'a> {
             descriptor
         };
         let manifest = self.store.manifest(&descriptor.digest)?;
-        let bytes = self.store.read_blob(&manifest.config.digest, CONFIG_LIMIT)?;
-        let config: ImageConfig =
-            serde_json::from_slice(&bytes).map_err(|source| Error::Config { name: name.to_owned(), source })?;
+        let config = self.config(name, &manifest)?;
         if !platform.accepts(&config.platform()) {
             return Err(Error::Platform { name: name.to_owned(), found: config.platform(), wanted: platform.clone() });
         }
-        let by_id = || Reference {
-            registry: Some("localhost".into()),
-            repository: "image".into(),
-            tag: None,
-            digest: Some(descriptor.digest),
-        };
-        let reference = reference.unwrap_or_else(by_id);
+        let reference = reference.unwrap_or_else(|| by_id(descriptor.digest));
         Ok(Some(Image { name: name.to_owned(), reference, descriptor, manifest, config, documents: None }))
+    }
+
+    /// The image in an image layout directory, as [`archives::open_layout`] chooses it; `name` is for messages.
+    ///
+    /// # Errors
+    /// Where the directory holds no such image.
+    pub fn layout(
+        &self,
+        name: &str,
+        path: &Path,
+        tag: Option<&str>,
+        digest: Option<&Digest>,
+        platform: &Platform,
+    ) -> Result<Image, Error> {
+        let failed = |source| Error::Layout { path: path.to_owned(), source };
+        let loaded = archives::open_layout(self.store, path, tag, digest, platform).map_err(failed)?;
+        let manifest = self.store.manifest(&loaded.manifest.digest)?;
+        let config = self.config(name, &manifest)?;
+        let reference = by_id(loaded.manifest.digest);
+        Ok(Image { name: name.to_owned(), reference, descriptor: loaded.manifest, manifest, config, documents: None })
+    }
+
+    fn config(&self, name: &str, manifest: &Manifest) -> Result<ImageConfig, Error> {
+        let bytes = self.store.read_blob(&manifest.config.digest, CONFIG_LIMIT)?;
+        serde_json::from_slice(&bytes).map_err(|source| Error::Config { name: name.to_owned(), source })
     }
 
     fn remote(&self, name: &str, platform: &Platform) -> Result<Image, Error> {
@@ -331,6 +360,11 @@ impl<'a> Images<'a> {
         news(BlobState::Done);
         Ok(())
     }
+}
+
+/// The reference of an image that has no name.
+fn by_id(manifest: Digest) -> Reference {
+    Reference { registry: Some("localhost".into()), repository: "image".into(), tag: None, digest: Some(manifest) }
 }
 
 fn from_registry(name: &str, r: Resolved) -> Image {

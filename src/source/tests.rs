@@ -7,12 +7,14 @@ use crate::archive::merged::Merged;
 use crate::archive::node::{Kind as Node, Xattrs};
 use crate::archive::upper::Upper;
 use crate::dockerfile::ignore::Patterns;
+use crate::error::Classified;
 use crate::sys::idmap::IdMap;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -271,10 +273,10 @@ fn a_dockerfile_of_the_context_cannot_be_a_link_out_of_it() {
 
 #[test]
 fn standard_input_is_bounded_and_archives_are_told() {
-    assert_eq!(read_stdin(&b"FROM scratch\n"[..]).unwrap(), Stdin::Dockerfile(b"FROM scratch\n".to_vec()));
-    assert_eq!(read_stdin(&b""[..]).unwrap(), Stdin::Dockerfile(Vec::new()));
-    assert!(matches!(read_stdin(&b"\x1f\x8b\x08 and more"[..]).unwrap(), Stdin::Archive(_)));
-    assert!(matches!(read_stdin(std::io::Read::take(std::io::repeat(b'#'), u64::MAX)), Err(Error::TooLarge { .. })));
+    assert_eq!(dockerfile_on_stdin(&b"FROM scratch\n"[..]).unwrap().content, b"FROM scratch\n");
+    assert!(matches!(dockerfile_on_stdin(&b"\x1f\x8b\x08 and more"[..]), Err(Error::StdinArchive)));
+    let endless = std::io::Read::take(std::io::repeat(b'#'), u64::MAX);
+    assert!(matches!(dockerfile_on_stdin(endless), Err(Error::TooLarge { .. })));
     let empty = Context::empty();
     assert!(paths(&empty).is_empty());
     assert!(copied(&empty, &request(&["x"], "/")).is_err());

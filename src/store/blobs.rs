@@ -5,7 +5,7 @@ use crate::oci::{Digest, Hashing};
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Read as _, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 impl Store {
@@ -93,6 +93,27 @@ impl Store {
         let mut w = self.blob_writer()?;
         w.write_all(bytes).map_err(Error::io("cannot write", &self.blob_path(&digest)))?;
         Ok(w.commit(Some(&digest))?.0)
+    }
+
+    /// Puts a file of this store's file system under `digest`, which the caller has computed of it.
+    ///
+    /// # Errors
+    /// Where it cannot be renamed.
+    pub fn adopt_blob(&self, file: &Path, digest: &Digest) -> Result<(), Error> {
+        let target = self.blob_path(digest);
+        let renamed = self.hold(&format!("blobs/sha256/{}", digest.hex()), || Some(fs::rename(file, &target)))?;
+        renamed.unwrap_or(Ok(())).map_err(Error::io("cannot rename to", &target))
+    }
+
+    /// Where a blob lies, for reading; it is in this process's lease from now on.
+    ///
+    /// # Errors
+    /// [`Error::MissingBlob`] where it is not here.
+    pub fn blob_file(&self, digest: &Digest) -> Result<PathBuf, Error> {
+        match self.blob_size(digest)? {
+            Some(_) => Ok(self.blob_path(digest)),
+            None => Err(Error::MissingBlob(*digest)),
+        }
     }
 
     /// Makes sure that a blob's bytes are on the disk.

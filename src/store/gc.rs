@@ -94,6 +94,7 @@ impl Store {
                 done.bytes += bytes;
             }
         }
+        self.drop_downloads(&kept);
         done.snapshots += self.drop_snapshots(&held, &chains, options.all)?;
         if options.all {
             done.cache_mounts = self.drop_cache_mounts();
@@ -165,6 +166,20 @@ impl Store {
             }
         }
         Ok(all)
+    }
+
+    /// Drops the records of fetched files whose blobs are gone.
+    fn drop_downloads(&self, kept: &HashSet<Digest>) {
+        #[derive(serde::Deserialize)]
+        struct Record {
+            digest: Digest,
+        }
+        for entry in fs::read_dir(self.downloads_dir()).into_iter().flatten().flatten() {
+            let record = fs::read(entry.path()).ok().and_then(|b| serde_json::from_slice::<Record>(&b).ok());
+            if !record.is_some_and(|r| kept.contains(&r.digest)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Drops layer directories. They can all be made again from blobs: without `shrink`, only those of other boots of the

@@ -9,6 +9,7 @@
 //!   steps/<key>                 the step cache (see `cache`)
 //!   compressed/<diff id>.<alg>  what a layer became when it was compressed: a descriptor, so that a push need not repeat it
 //!   file-digests                digests of build contexts' files, by inode and time, so that they are not read again
+//!   downloads/<digest of URL>   what ADD fetched: a record that names a blob
 //!   mount-points/               an empty layer that gives every step's root file system the mount points it needs
 //!   cache-mounts/<id map>/      directories of `RUN --mount=type=cache` (see `cache_mounts`)
 //!   leases/<id>                 one locked file a process: what it uses
@@ -138,6 +139,11 @@ impl Store {
     /// Where the digests of build contexts' files are remembered.
     pub fn file_memo_path(&self) -> PathBuf {
         self.root.join("file-digests")
+    }
+
+    /// Where the records of fetched files lie.
+    pub fn downloads_dir(&self) -> PathBuf {
+        self.root.join("downloads")
     }
 
     /// Where the records of the step cache lie.

@@ -10,6 +10,42 @@ const FULL_NAME: &str = "io.containerd.image.name";
 /// Indexes may refer to indexes this deep.
 const MAX_DEPTH: usize = 3;
 
+/// The image of a layout for a platform: the one with this digest, else the one called `tag`, else the only one.
+pub(super) fn one(
+    store: &Store,
+    files: &Files,
+    platform: &Platform,
+    tag: Option<&str>,
+    digest: Option<&Digest>,
+) -> Result<Loaded, Error> {
+    let Some(digest) = digest else {
+        let mut all = match images(store, files, platform, tag) {
+            Ok(all) if tag.is_some() || all.len() == 1 => all,
+            // As in image names, what is not said is `latest`.
+            Ok(_) => images(store, files, platform, Some("latest")).map_err(|_| Error::Several("index.json".into()))?,
+            Err(e) => return Err(e),
+        };
+        return all.pop().ok_or_else(|| Error::NoImage("index.json".into()));
+    };
+    let kept = files.blob(store, digest)?.ok_or_else(|| Error::NoImage(digest.to_string()))?;
+    #[derive(serde::Deserialize)]
+    struct Document {
+        #[serde(default, rename = "mediaType")]
+        media_type: String,
+        #[serde(default)]
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    let document: Document = document(store, &kept, "an image manifest")?;
+    let media_type = match (document.media_type.as_str(), document.manifests) {
+        ("", Some(_)) => media::OCI_INDEX,
+        ("", None) => media::OCI_MANIFEST,
+        (given, _) => given,
+    };
+    let entry = Descriptor::new(media_type, kept.digest, kept.size);
+    let manifest = choose(store, files, entry, platform)?.ok_or_else(|| Error::NoImage(digest.to_string()))?;
+    image(store, files, &manifest)
+}
+
 /// The images of a layout for a platform: the one called `name`, or all.
 pub(super) fn images(
     store: &Store,

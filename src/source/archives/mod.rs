@@ -82,6 +82,21 @@ pub fn open(store: &Store, location: &Location, platform: &Platform) -> Result<V
     }
 }
 
+/// Brings one image of an image layout directory into the store: the one with this digest, else the one called `tag`, else
+/// the only one.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_layout(
+    store: &Store,
+    path: &Path,
+    tag: Option<&str>,
+    digest: Option<&Digest>,
+    platform: &Platform,
+) -> Result<Loaded, Error> {
+    layout::one(store, &Files::of_layout(store, path)?, platform, tag, digest)
+}
+
 fn from_files(store: &Store, files: &Files, platform: &Platform) -> Result<Vec<Loaded>, Error> {
     if files.get("manifest.json").is_some() {
         return docker::images(store, files);

@@ -11,7 +11,7 @@ use crate::cli::foreign::Foreign;
 use crate::cli::names::Naming;
 use crate::cli::platform::PlatformArgs;
 use crate::cli::values::{self, Var};
-use crate::cli::{Error, Global, bud, delivery, error, foreign};
+use crate::cli::{Error, Global, bud, contexts, delivery, error, foreign};
 use crate::oci::{Location, ManifestFormat, Platform};
 use crate::ui::{Buildkit, Classic, Event, IdForm, Quiet, Sink, Terminal, buildkit_failure};
 use std::path::PathBuf;
@@ -112,12 +112,12 @@ impl BuildArgs {
         let context = self.context.as_deref().ok_or_else(|| {
             Error::usage("'docker build' requires 1 argument\n\nUsage:  docker build [OPTIONS] PATH | URL | -")
         })?;
-        let files = self.file.iter().map(|f| bud::dockerfile_source(f)).collect::<Result<Vec<_>, _>>()?;
-        let main = bud::main_context(context)?;
+        let files = self.file.iter().map(|f| contexts::dockerfile_source(f)).collect::<Result<Vec<_>, _>>()?;
+        let main = contexts::main_context(context)?;
         if main == Context::Stdin && self.file.as_deref() == Some("-") {
             return Err(Error::usage("invalid argument: can't use stdin for both build context and dockerfile"));
         }
-        let named = self.build_context.iter().map(|c| bud::named_context(c)).collect::<Result<_, _>>()?;
+        let named = self.build_context.iter().map(|c| contexts::named_context(c)).collect::<Result<_, _>>()?;
         let build_args = self.build_arg.iter().map(|a| values::name_value(a, var)).collect::<Result<_, _>>()?;
         let default = var("DOCKER_DEFAULT_PLATFORM").filter(|p| !p.is_empty() && self.platform.is_empty());
         let platform = PlatformArgs::whole(self.platform.iter().cloned().chain(default));
@@ -125,7 +125,7 @@ impl BuildArgs {
         let annotations = self.annotation.iter().map(|a| annotation(a)).collect::<Result<Vec<_>, _>>()?;
         Ok(BuildRequest {
             context: ContextOptions { main, named, ignorefile: None },
-            file: FileOptions { files, containerfile: false },
+            file: FileOptions { files, containerfile: false, ..FileOptions::default() },
             target: TargetOptions {
                 stage: self.target.clone().filter(|t| !t.is_empty()),
                 build_args,

@@ -1,0 +1,206 @@
+//! What a build reads from outside: the main context with its Dockerfile, and the named contexts.
+
+use super::request::{BuildRequest, Context, DockerfileSource, NamedContext};
+use super::{Error, Surroundings};
+use crate::dockerfile::MountKind;
+use crate::plan::{self, Base, ContextId, CopyFrom, Plan, StepKind};
+use crate::source::{self, Dockerfile, Given, Names, cpp, download, files, git, unpacked};
+use crate::ui::Event;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::Path;
+
+/// The files that a build reads.
+#[derive(Debug)]
+pub(super) struct OpenContext {
+    pub dockerfile: String,
+    pub dockerfile_name: String,
+    /// The main context.
+    pub files: source::Context,
+    /// The named contexts that are files and that the plan reads.
+    named: BTreeMap<ContextId, source::Context>,
+}
+
+impl OpenContext {
+    /// A named context, which [`OpenContext::open_named`] has opened.
+    pub fn named(&self, id: ContextId) -> Result<&source::Context, Error> {
+        self.named.get(&id).ok_or(Error::Cancelled)
+    }
+
+    /// Opens the main context, and reads the Dockerfile. Without surroundings nothing can be fetched or unpacked.
+    pub fn open(request: &BuildRequest, around: Option<Surroundings<'_>>) -> Result<OpenContext, Error> {
+        let names = names(request);
+        let given = match &request.context.main {
+            Context::Dir(dir) => directory(dir, around)?,
+            Context::Empty => Given::Files(source::Context::empty()),
+            Context::Stdin => match around {
+                Some(around) => unpacked::read(around.store, std::io::stdin(), Path::new("-"))?,
+                None => Given::Dockerfile(source::dockerfile_on_stdin(std::io::stdin().lock())?.content),
+            },
+            Context::Web(url) => {
+                let around = reach(around)?;
+                download::context(around.store, around.client, url)?
+            }
+            Context::Git(url) => {
+                let around = reach(around)?;
+                let mut url = url.clone();
+                url.keep_git_dir |= keeps_git_dir(request);
+                let commit = git::resolve(around.store, &url, around.cancel)?;
+                Given::Files(git::checkout(around.store, &url, &commit, around.cancel)?)
+            }
+        };
+        let (context, given) = match given {
+            Given::Files(context) => (context, None),
+            Given::Dockerfile(text) => (source::Context::empty(), Some(text)),
+        };
+        let mut dockerfile = match (given, request.file.files.as_slice()) {
+            (Some(text), []) => {
+                let name = match &request.context.main {
+                    Context::Web(url) => crate::registry::download::shown(url),
+                    _ => "-".to_owned(),
+                };
+                Dockerfile::from_stream(name, text)
+            }
+            (_, []) => source::find_dockerfile(&context, None, names)?,
+            (_, [first, more @ ..]) => {
+                // Several files are one Dockerfile in several pieces.
+                let mut whole = piece(first, &context, request, around)?;
+                for file in more {
+                    let piece = piece(file, &context, request, around)?;
+                    whole.content.push(b'\n');
+                    whole.content.extend(piece.content);
+                }
+                whole
+            }
+        };
+        let (ignore, _) = source::find_ignore(&context, &dockerfile, request.context.ignorefile.as_deref(), names)?;
+        let content = std::mem::take(&mut dockerfile.content);
+        Ok(OpenContext {
+            dockerfile: String::from_utf8_lossy(&content).into_owned(),
+            dockerfile_name: dockerfile.name,
+            files: context.with_ignore(ignore),
+            named: BTreeMap::new(),
+        })
+    }
+
+    /// Opens the named contexts that a plan reads, before any step is executed.
+    pub fn open_named(&mut self, request: &BuildRequest, plan: &Plan, around: Surroundings<'_>) -> Result<(), Error> {
+        for id in used(plan) {
+            let Some((_, place)) = request.context.named.get(id.0) else { continue };
+            let given = match place {
+                NamedContext::Dir(dir) => directory(dir, Some(around))?,
+                NamedContext::Git(url) => {
+                    let commit = git::resolve(around.store, url, around.cancel)?;
+                    Given::Files(git::checkout(around.store, url, &commit, around.cancel)?)
+                }
+                NamedContext::Web(url) => match download::context(around.store, around.client, url)? {
+                    Given::Files(context) => Given::Files(context),
+                    // Any other file is a file.
+                    Given::Dockerfile(_) => {
+                        let found = download::fetch(around.store, around.client, url, None)?;
+                        Given::Files(found.as_context(around.store, url, &download::file_name(url))?)
+                    }
+                },
+                NamedContext::Image(_) | NamedContext::Layout { .. } | NamedContext::Stage(_) => continue,
+            };
+            let context = match given {
+                Given::Files(context) => context,
+                Given::Dockerfile(_) => match place {
+                    NamedContext::Dir(dir) => source::Context::open(dir)?,
+                    _ => continue,
+                },
+            };
+            let (ignore, _) = files::root_ignore(&context, names(request))?;
+            self.named.insert(id, context.with_ignore(ignore));
+        }
+        Ok(())
+    }
+}
+
+fn names(request: &BuildRequest) -> Names {
+    if request.file.containerfile { Names::Containerfile } else { Names::Dockerfile }
+}
+
+/// BuildKit's switch for contexts from git, which is a build argument.
+fn keeps_git_dir(request: &BuildRequest) -> bool {
+    let args = request.target.build_args.iter();
+    let value = args.rev().find(|(name, _)| name == "BUILDKIT_CONTEXT_KEEP_GIT_DIR").and_then(|(_, v)| v.as_deref());
+    matches!(value, Some("1" | "t" | "T" | "true" | "True" | "TRUE"))
+}
+
+/// What fetching and unpacking take.
+fn reach(around: Option<Surroundings<'_>>) -> Result<Surroundings<'_>, Error> {
+    around.ok_or_else(|| Error::Unsupported {
+        what: "a build context that has to be fetched or unpacked, without a build".into(),
+        hint: "unpack it, and name the directory".into(),
+    })
+}
+
+/// A directory; or an archive of one, which is told by its content.
+fn directory(path: &Path, around: Option<Surroundings<'_>>) -> Result<Given, Error> {
+    if path.is_file() && unpacked::is_archive(path) {
+        let around = reach(around)?;
+        let file = File::open(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+        return Ok(unpacked::read(around.store, file, path)?);
+    }
+    Ok(Given::Files(source::Context::open(path)?))
+}
+
+/// One of the files that make up the Dockerfile.
+fn piece(
+    file: &DockerfileSource,
+    context: &source::Context,
+    request: &BuildRequest,
+    around: Option<Surroundings<'_>>,
+) -> Result<Dockerfile, Error> {
+    let mut piece = match file {
+        DockerfileSource::Stdin => source::dockerfile_on_stdin(std::io::stdin().lock())?,
+        DockerfileSource::Web(url) => {
+            let around = reach(around)?;
+            download::dockerfile(around.store, around.client, url)?
+        }
+        DockerfileSource::Path(path) => source::find_dockerfile(context, Some(path), names(request))?,
+    };
+    if request.file.containerfile && cpp::is_wanted(&piece.name) {
+        let said = cpp::preprocess(&mut piece, context.directory().as_deref(), &request.file.cpp_flags)?;
+        if let (Some(said), Some(around)) = (said, around) {
+            let text = format!("the preprocessor complains about `{}`: {said}", piece.name);
+            around.sink.event(&Event::Warning { text: &text });
+        }
+    }
+    Ok(piece)
+}
+
+/// The named contexts whose files a plan reads.
+fn used(plan: &Plan) -> BTreeSet<ContextId> {
+    let mut used = BTreeSet::new();
+    let mut add = |from: &CopyFrom| {
+        if let CopyFrom::Named(id) = from {
+            used.insert(*id);
+        }
+    };
+    for step in &plan.steps {
+        match &step.kind {
+            StepKind::Base(Base::Files(id)) => add(&CopyFrom::Named(*id)),
+            StepKind::Copy(copy) => add(&copy.from),
+            StepKind::Run(run) => {
+                let reading =
+                    run.mounts.iter().filter(|m| matches!(m.options.kind, MountKind::Bind | MountKind::Cache));
+                reading.filter_map(|m| m.from.as_ref()).for_each(&mut add);
+            }
+            _ => {}
+        }
+    }
+    used
+}
+
+/// What the plan has to know of the named contexts.
+pub(super) fn for_plan(request: &BuildRequest) -> Vec<(String, plan::NamedContext)> {
+    let place = |context: &NamedContext| match context {
+        NamedContext::Dir(_) | NamedContext::Git(_) | NamedContext::Web(_) => plan::NamedContext::Files,
+        NamedContext::Image(reference) => plan::NamedContext::Image(reference.to_string()),
+        NamedContext::Layout { .. } => plan::NamedContext::Layout,
+        NamedContext::Stage(name) => plan::NamedContext::Stage(name.clone()),
+    };
+    request.context.named.iter().map(|(name, context)| (name.clone(), place(context))).collect()
+}
