@@ -1,0 +1,395 @@
+//! What ADD and build contexts fetch from git repositories and web servers, friendly and hostile.
+
+use crate::harness::{Done, Lab, Run, busybox_is_missing, require};
+use crate::web::{Page, Web};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn lab() -> Lab {
+    let lab = Lab::new();
+    lab.import_busybox();
+    lab
+}
+
+fn nothing_left(lab: &Lab) {
+    let left: Vec<_> = fs::read_dir(lab.store().join("tmp")).expect("tmp").flatten().map(|e| e.path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+fn cached(done: &Done) -> bool {
+    format!("{}{}", done.stdout, done.stderr).contains("Using cache")
+}
+
+/// `git` on a repository of the lab, as the user who builds.
+fn git(lab: &Lab, repository: &str, args: &[&str]) -> String {
+    let dir = lab.path("git").join(repository);
+    let run = lab.program("git", ["-c", "user.name=n", "-c", "user.email=e@x", "-c", "protocol.file.allow=always"]);
+    let time = "2001-02-03T04:05:06Z";
+    let run = run.env("GIT_AUTHOR_DATE", time).env("GIT_COMMITTER_DATE", time).args(args);
+    run.dir(dir).ok().stdout.trim().to_owned()
+}
+
+/// A repository `git/NAME.git` with one commit of these files.
+fn repository(lab: &Lab, name: &str, files: &[(&str, &str)]) {
+    let dir = format!("git/{name}.git");
+    lab.mkdir(&dir);
+    let repository = format!("{name}.git");
+    git(lab, &repository, &["init", "-q", "-b", "main", "."]);
+    git(lab, &repository, &["config", "uploadpack.allowFilter", "true"]);
+    for (file, content) in files {
+        lab.write(format!("{dir}/{file}"), content);
+    }
+    git(lab, &repository, &["add", "-A"]);
+    git(lab, &repository, &["commit", "-q", "-m", "one"]);
+}
+
+const SHOWS: &str = "FROM localhost/busybox\nCOPY . /src\nRUN cat /src/version\n";
+
+/// A repository with a branch, tags, a directory and a submodule: what `/src/version` holds says which was built.
+fn estate(lab: &Lab) -> (String, String) {
+    repository(lab, "sub", &[("part", "submodule\n")]);
+    let files = [
+        ("Dockerfile", SHOWS),
+        ("version", "v1\n"),
+        ("dir/Dockerfile", SHOWS),
+        ("dir/version", "dir\n"),
+        ("big", "not needed by the directory\n"),
+        (".dockerignore", "version\n"),
+    ];
+    repository(lab, "main", &files);
+    let first = git(lab, "main.git", &["rev-parse", "HEAD"]);
+    git(lab, "main.git", &["tag", "-a", "-m", "tag", "v1"]);
+    lab.write("git/main.git/version", "v2\n");
+    git(lab, "main.git", &["submodule", "--quiet", "add", "../sub.git", "module"]);
+    git(lab, "main.git", &["add", "-A"]);
+    git(lab, "main.git", &["commit", "-q", "-m", "two"]);
+    git(lab, "main.git", &["checkout", "-q", "-b", "other"]);
+    lab.write("git/main.git/version", "branch\n");
+    git(lab, "main.git", &["commit", "-q", "-am", "three"]);
+    // a branch that is called like the tag: the tag wins
+    git(lab, "main.git", &["branch", "-q", "v1"]);
+    git(lab, "main.git", &["checkout", "-q", "main"]);
+    (first, git(lab, "main.git", &["rev-parse", "HEAD"]))
+}
+
+fn shown(done: &Done) -> String {
+    format!("{}{}", done.stdout, done.stderr)
+}
+
+#[test]
+fn contexts_in_git_repositories() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("git");
+    let (lab, web) = (lab(), Web::start());
+    let (first, second) = estate(&lab);
+    web.serve_git(lab.path("git"));
+    let bases = [web.url("/git/main.git"), format!("file://{}", lab.path("git/main.git").display())];
+    for base in &bases {
+        for (rest, version) in [
+            (String::new(), "v2"),
+            ("#main".into(), "v2"),
+            ("#other".into(), "branch"),
+            ("#v1".into(), "v1"),
+            ("#refs/heads/v1".into(), "branch"),
+            (format!("#{first}"), "v1"),
+            ("#:dir".into(), "dir"),
+            ("#v1:dir".into(), "dir"),
+            ("?branch=other".into(), "branch"),
+            ("?tag=v1&submodules=false".into(), "v1"),
+            (format!("?ref=v1&checksum={}&fetch-by-commit=true", &first[..12]), "v1"),
+            (format!("?checksum={second}&subdir=dir"), "dir"),
+        ] {
+            let done = lab.rbuild(["bud", "--no-cache"]).arg(format!("{base}{rest}")).ok();
+            assert!(shown(&done).lines().any(|line| line == version), "{rest}: {done}");
+        }
+        for (rest, message) in [
+            ("#none", "no branch, tag or commit `none`"),
+            ("#:none", "no directory `none`"),
+            ("#:version", "no directory `version`"),
+            ("#0123456789012345678901234567890123456789", "0123456789012345678901234567890123456789"),
+            ("?checksum=0123456", "is not what it must be: expected `0123456`"),
+            ("?ref=v1&checksum=0123456", "is not what it must be"),
+        ] {
+            let done = lab.rbuild(["bud"]).arg(format!("{base}{rest}")).fails();
+            assert!(done.stderr.contains(message) && !shown(&done).contains("STEP"), "{rest}: {done}");
+        }
+        nothing_left(&lab);
+    }
+    lab.docker(["build"]).arg(&bases[0]).ok();
+    // as little as possible was asked for
+    web.asked();
+    lab.rbuild(["bud", "--no-cache"]).arg(format!("{}#:dir", bases[0])).ok();
+    let bodies: Vec<String> = web.asked().iter().map(|a| String::from_utf8_lossy(&a.body).into_owned()).collect();
+    assert!(bodies.iter().any(|b| b.contains("deepen 1") && b.contains("filter blob:none")), "{bodies:?}");
+}
+
+#[test]
+fn files_of_a_checkout() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("git");
+    let lab = lab();
+    estate(&lab);
+    lab.write("git/main.git/Dockerfile", "FROM localhost/busybox\nCOPY . /src\n");
+    git(&lab, "main.git", &["commit", "-q", "-am", "all"]);
+    let base = format!("file://{}", lab.path("git/main.git").display());
+    let build = |rest: &str, more: &[&str]| {
+        lab.rbuild(["bud", "-t", "localhost/x"]).args(more).arg(format!("{base}{rest}")).ok();
+        let list = "cd /src && find . ! -path './.git/*' | sort | xargs stat -c '%n %a %u:%g %Y'";
+        lab.rbuild(["run", "localhost/x", "sh", "-c", list]).ok().stdout
+    };
+    // Modes are git's whatever the umask, owners root; the ignore file of a repository does not count, as with BuildKit.
+    let all = build("?mtime=commit", &[]);
+    for line in [
+        "./version 644 0:0 981173106",
+        "./dir 755 0:0 981173106",
+        "./module/part 644 0:0 981173106",
+        "./.dockerignore 644 0:0 981173106",
+    ] {
+        assert!(all.contains(line), "{line}:\n{all}");
+    }
+    assert!(!all.contains(".git "), "{all}");
+    assert!(!build("?submodules=false", &[]).contains("module/part"));
+    assert!(build("?keep-git-dir=true", &[]).contains("./.git "));
+    assert!(build("", &["--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1"]).contains("./.git "));
+    // `--ignorefile` counts everywhere
+    let ignore = lab.write("ignore", "version\n");
+    assert!(!build("", &["--ignorefile", ignore.to_str().expect("text")]).contains("./version"));
+}
+
+#[test]
+fn hostile_repositories() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("git");
+    let (lab, web) = (lab(), Web::start());
+    web.serve_git(lab.path("git"));
+    lab.write("secret/secret", "secret");
+    // a directory that is a link out of the repository, and one inside it
+    repository(&lab, "links", &[("real/Dockerfile", SHOWS), ("real/version", "inside\n")]);
+    for (name, target) in
+        [("out", lab.path("secret").display().to_string()), ("up", "../../../secret".into()), ("in", "real".into())]
+    {
+        std::os::unix::fs::symlink(target, lab.path(format!("git/links.git/{name}"))).expect("a link");
+    }
+    git(&lab, "links.git", &["add", "-A"]);
+    git(&lab, "links.git", &["commit", "-q", "-m", "links"]);
+    let build = |rest: &str| lab.rbuild(["bud", "-f", "Dockerfile"]).arg(web.url(&format!("/git/{rest}")));
+    for dir in ["out", "up"] {
+        let done = build(&format!("links.git#:{dir}")).fails();
+        assert!(done.stderr.contains(&format!("no directory `{dir}`")), "{done}");
+    }
+    assert!(shown(&build("links.git#:in").ok()).contains("inside"));
+    // a submodule that is a repository of this machine
+    repository(&lab, "private", &[("part", "private")]);
+    repository(&lab, "thief", &[("Dockerfile", SHOWS), ("version", "x")]);
+    let private = format!("file://{}", lab.path("git/private.git").display());
+    git(&lab, "thief.git", &["submodule", "--quiet", "add", &private, "stolen"]);
+    git(&lab, "thief.git", &["commit", "-q", "-am", "module"]);
+    let done = build("thief.git").fails();
+    assert!(done.stderr.contains("transport 'file' not allowed"), "{done}");
+    build("thief.git?submodules=false").ok();
+    // hooks of the user's own templates and configuration are for the user's own repositories
+    repository(&lab, "plain", &[("Dockerfile", SHOWS), ("version", "x")]);
+    let hook = lab.write("hooks/post-checkout", format!("#!/bin/sh\ntouch {}\n", lab.path("tmp/ran").display()));
+    fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let config = format!("[core]\n\thooksPath = {0}\n[init]\n\ttemplateDir = {0}\n", lab.path("hooks").display());
+    lab.write("home/.gitconfig", config);
+    build("plain.git").ok();
+    // neither is a repository that the environment names
+    build("plain.git").env("GIT_DIR", lab.path("git/private.git/.git")).env("GIT_WORK_TREE", lab.path("secret")).ok();
+    assert!(!lab.path("tmp/ran").exists());
+    // arguments that git would take for options
+    let done = lab.rbuild(["bud"]).arg(web.url("/git/plain.git#--upload-pack=touch")).fails();
+    assert!(done.stderr.contains("invalid git address"), "{done}");
+    nothing_left(&lab);
+}
+
+#[test]
+fn credentials_reach_their_server_and_no_log() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("git");
+    let (lab, web) = (lab(), Web::start());
+    web.serve_git(lab.path("git"));
+    repository(&lab, "plain", &[("Dockerfile", SHOWS), ("version", "let in\n")]);
+    web.put("/file", Page { body: "x".into(), ..Page::default() });
+    // user:s3cret
+    web.demand_login("Basic dXNlcjpzM2NyZXQ=");
+    let with = |login: &str, path: &str| web.url(path).replace("http://", &format!("http://{login}@"));
+    let build = |url: String| lab.rbuild(["bud"]).env("RBUILD_LOG", "debug").arg(url);
+    let done = build(with("user:s3cret", "/git/plain.git")).ok();
+    assert!(shown(&done).contains("let in") && !shown(&done).contains("s3cret"), "{done}");
+    let done = build(with("user:wr0ng", "/git/plain.git")).fails();
+    assert!(!shown(&done).contains("wr0ng") && done.stderr.contains("hint: "), "{done}");
+    let done = build(web.url("/git/plain.git")).fails();
+    assert!(done.stderr.contains("the server wants credentials"), "{done}");
+    let add = format!(
+        "FROM scratch\nADD {} /f\nADD {} /g\n",
+        with("user:s3cret", "/file"),
+        with("user:s3cret", "/git/plain.git")
+    );
+    let done = lab.rbuild(["bud", "-t", "localhost/x", "-"]).env("RBUILD_LOG", "debug").input(add).ok();
+    assert!(!shown(&done).contains("s3cret"), "{done}");
+    let history = lab.rbuild(["history", "--no-trunc", "localhost/x"]).ok().stdout;
+    assert!(!history.contains("s3cret"), "{history}");
+    let grep = lab.program("grep", ["-r", "s3cret"]).arg(lab.store()).output();
+    assert_eq!(grep.code, 1, "{grep}");
+}
+
+#[test]
+fn without_git_the_error_says_what_to_do() {
+    let lab = Lab::new();
+    let done = lab.rbuild(["bud", "https://localhost:1/x.git"]).env("PATH", "/nonexistent").fails();
+    assert!(
+        done.stderr.contains("cannot find the program `git`") && done.stderr.contains("hint: install git"),
+        "{done}"
+    );
+    nothing_left(&lab);
+}
+
+#[test]
+fn repositories_for_add() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("git");
+    let (lab, web) = (lab(), Web::start());
+    let (first, _) = estate(&lab);
+    web.serve_git(lab.path("git"));
+    let url = web.url("/git/main.git");
+    let dockerfile = format!(
+        "FROM localhost/busybox\nADD {url} /a\nADD {url}#v1:dir /b/\nADD --checksum={} {url}#v1 /c\n\
+         ADD --keep-git-dir=true {url} /d\nADD --exclude=big --chown=7:8 --chmod=600 {url} /e\n\
+         ADD {url}?ref=other&submodules=false /f\n\
+         RUN test $(cat /a/version) = v2 && test -f /a/module/part && test ! -e /a/.git && test ! -e /a/module/.git\n\
+         RUN test $(cat /b/version) = dir && test ! -e /b/big && test $(cat /c/version) = v1 && test -d /d/.git\n\
+         RUN test ! -e /e/big && test $(stat -c %u:%g:%a /e/version) = 7:8:600\n\
+         RUN test $(cat /f/version) = branch && test ! -e /f/module/part\n",
+        &first[..10]
+    );
+    let build = |text: &str| lab.rbuild(["bud", "-t", "localhost/x", "-"]).input(text);
+    build(&dockerfile).ok();
+    web.asked();
+    let done = build(&dockerfile).ok();
+    assert!(cached(&done), "{done}");
+    // for a step that is cached, the commit is looked up, and nothing is fetched
+    let asked = web.asked();
+    let fetched = asked.iter().filter(|a| String::from_utf8_lossy(&a.body).contains("command=fetch")).count();
+    assert!(!asked.is_empty() && fetched == 0, "{asked:?}");
+    lab.write("git/main.git/version", "v3\n");
+    git(&lab, "main.git", &["commit", "-q", "-am", "four"]);
+    let done = build(&dockerfile).fails();
+    assert!(shown(&done).contains("v2"), "the new commit is seen: {done}");
+    // a wrong checksum costs no step
+    let wrong = format!("FROM localhost/busybox\nRUN echo did-run\nADD --checksum=0123456 {url} /a\n");
+    let done = build(&wrong).fails();
+    assert!(done.stderr.contains("expected `0123456`") && !shown(&done).contains("did-run"), "{done}");
+    let local = format!("FROM scratch\nADD file://{} /a\n", lab.path("git/main.git").display());
+    let done = build(&local).fails();
+    assert!(done.stderr.contains("not found"), "a Dockerfile reaches no repository of this machine: {done}");
+    nothing_left(&lab);
+}
+
+#[test]
+fn files_for_add() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("tar");
+    let (lab, web) = (lab(), Web::start());
+    let dated = |body: &str, tag: &str| Page {
+        body: body.into(),
+        headers: vec![("Last-Modified", "Sat, 03 Feb 2001 04:05:06 GMT".into()), ("ETag", format!("\"{tag}\""))],
+        ..Page::default()
+    };
+    web.put("/dir/dated.txt", dated("dated", "1"));
+    web.put("/bare", Page { body: "bare".into(), ..Page::default() });
+    web.put(
+        "/moved",
+        Page { status: Some("301 Moved"), headers: vec![("Location", web.url("/bare"))], ..Page::default() },
+    );
+    lab.context("src", &[("in/file", "packed\n")]);
+    Run::new("tar", ["-C"]).arg(lab.path("src")).arg("-czf").arg(lab.path("src.tgz")).arg("in").ok();
+    web.put("/src.tgz", Page { body: fs::read(lab.path("src.tgz")).expect("the tar"), ..Page::default() });
+    let context = lab.context("context", &[("local", "local\n")]);
+    fs::copy(lab.path("src.tgz"), lab.path("context/src.tgz")).expect("a copy");
+    let u = |path: &str| web.url(path);
+    let sum = "sha256:96e0547bdc2f0cd95b2c3c08a6ed3b6f5b15e7ce4a7e9a1d5ffa1bd7dae4bb09";
+    let dockerfile = format!(
+        "FROM localhost/busybox\nADD {0}?query=1 /a/\nADD {1} /b\nADD {2} /c/\nADD {1} local {0} /d/\n\
+         ADD {3} /e/\nADD --unpack=true {3} /f/\nADD src.tgz /g/\nADD --unpack=false src.tgz /h/\n\
+         ADD --chown=7:8 --chmod=4751 {1} /i\n\
+         RUN test \"$(stat -c %a:%u:%g:%Y:%s /a/dated.txt)\" = 600:0:0:981173106:5\n\
+         RUN test \"$(stat -c %a:%Y /b)\" = 600:0 && test $(cat /b) = bare && test $(cat /c/moved) = bare\n\
+         RUN test \"$(ls /d | tr '\\n' ' ')\" = 'bare dated.txt local '\n\
+         RUN test -f /e/src.tgz && test $(cat /f/in/file) = packed && test $(cat /g/in/file) = packed && test -f /h/src.tgz\n\
+         RUN test $(stat -c %a:%u:%g /i) = 4751:7:8\n",
+        u("/dir/dated.txt"),
+        u("/bare"),
+        u("/moved"),
+        u("/src.tgz"),
+    );
+    let file = lab.write("df", &dockerfile);
+    let build = || lab.rbuild(["bud", "-t", "localhost/x", "-f"]).arg(&file).arg(&context);
+    build().ok();
+    web.asked();
+    let done = build().ok();
+    assert!(cached(&done) && !shown(&done).contains("retry"), "{done}");
+    let asked = web.asked();
+    let conditional = asked.iter().any(|a| a.line.contains("dated.txt") && a.headers.contains_key("if-none-match"));
+    assert!(conditional, "the copy that is here is asked about: {asked:?}");
+    web.put("/dir/dated.txt", dated("other", "2"));
+    assert!(!build().ok().stdout.is_empty());
+    assert_eq!(lab.rbuild(["run", "localhost/x", "cat", "/a/dated.txt"]).ok().stdout, "other");
+    // digests
+    let check = |sum: &str| {
+        let text =
+            format!("FROM localhost/busybox\nRUN echo did-run\nADD --checksum={sum} {} /x\nRUN cat /x\n", u("/bare"));
+        lab.rbuild(["bud", "-"]).input(text)
+    };
+    let done = check(sum).fails();
+    assert!(done.stderr.contains("is not what it must be") && !shown(&done).contains("did-run"), "{done}");
+    let real = done.stderr.split("got `").nth(1).and_then(|t| t.split('`').next()).expect("the digest").to_owned();
+    check(&real).ok();
+    web.asked();
+    check(&real).arg("--no-cache").ok();
+    assert!(web.asked().is_empty(), "a file with the right digest is here: nobody has to be asked");
+    // what is not there costs no step either
+    let text = format!("FROM localhost/busybox\nRUN echo did-run\nADD {} /x\n", u("/none"));
+    let done = lab.rbuild(["bud", "-"]).input(text).fails();
+    assert!(done.stderr.contains("answered 404") && !shown(&done).contains("did-run"), "{done}");
+    nothing_left(&lab);
+    lab.rbuild(["check"]).ok();
+    lab.rbuild(["prune", "--all"]).ok();
+    assert!(fs::read_dir(lab.store().join("downloads")).expect("downloads").next().is_none());
+}
+
+#[test]
+fn a_killed_fetch_leaves_nothing_that_stays() {
+    let (lab, web) = (Lab::new(), Web::start());
+    web.put("/slow", Page { body: vec![b'x'; 1 << 20], stalls: true, ..Page::default() });
+    let text = format!("FROM scratch\nADD {} /x\n", web.url("/slow"));
+    let context = lab.context("context", &[("Dockerfile", &text)]);
+    let mut child = lab.rbuild(["bud"]).arg(&context).start();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let half = |dir: &Path| -> u64 {
+        let mut todo = vec![dir.to_owned()];
+        let mut sum = 0;
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                match entry.metadata() {
+                    Ok(m) if m.is_dir() => todo.push(entry.path()),
+                    Ok(m) => sum += m.len(),
+                    Err(_) => {}
+                }
+            }
+        }
+        sum
+    };
+    while half(&lab.store().join("tmp")) < 1 << 18 {
+        assert!(Instant::now() < deadline, "nothing was fetched");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    let left: Vec<_> =
+        fs::read_dir(lab.path("context")).expect("the context").flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, ["Dockerfile"], "nothing lies in the user's directory");
+    lab.rbuild(["bud", "-"]).input("FROM scratch\nLABEL a=b\n").ok();
+    nothing_left(&lab);
+}
