@@ -11,7 +11,7 @@ use rbuild::dockerfile::{MountFlag, parse, parse_trigger, table};
 use rbuild::error::{Classified, Kind};
 use rbuild::lint::{self, Bases, Subject, compat, outline, report};
 use rbuild::oci::{Digest, ImageConfig, Platform};
-use rbuild::plan::{PlanRequest, ResolveError, ResolvedImage, Resolver, plan};
+use rbuild::plan::{ContextId, PlanRequest, ResolveError, ResolvedImage, Resolver, plan};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 /// Longest input of a mutation, in bytes.
 const LONGEST: usize = 4 << 10;
 
-const SEEDS: [&str; 12] = [
+const SEEDS: [&str; 13] = [
+    "FROM a\nADD --keep-git-dir --checksum=abcdef0 https://u:p%20@h/r.git?ref=a&subdir=b%2f#c:d /d/\nADD git@h:r#x:y http://h/%2e/f?q x /e/\n",
     "# syntax=docker/dockerfile:1\n# check=skip=all;error=true\nARG V=1\nFROM --platform=$BUILDPLATFORM base:$V AS a\nRUN echo hi \\\n && true\n",
     "# escape=`\nFROM a\nRUN a `\n  # note\n\n b\nCOPY a b `\n c\n",
     "FROM a\nRUN --mount=type=cache,target=/x,id=$ID,sharing=locked --mount=type=secret,id=s,required --network=none x\n",
@@ -165,6 +166,10 @@ impl Resolver for Images {
         config.config.env = vec!["A=base".into(), "NO_VALUE".into()];
         config.config.on_build = vec!["ARG T=1".into(), "COPY --from=0 a b".into()];
         Ok(Arc::new(ResolvedImage { name: reference.to_owned(), reference: parsed, manifest: Digest::of("m"), config }))
+    }
+
+    fn layout(&mut self, _: ContextId, _: &Platform) -> Result<Arc<ResolvedImage>, ResolveError> {
+        Err(Box::new(NoImage))
     }
 }
 

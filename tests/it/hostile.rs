@@ -149,6 +149,26 @@ fn nothing_escapes_from_an_added_archive() {
 }
 
 #[test]
+fn nothing_escapes_from_a_context_in_an_archive() {
+    let lab = Lab::new();
+    let outside = lab.mkdir("o");
+    lab.write("o/canary", "alive");
+    let text = outside.to_str().expect("a text").to_owned();
+    let dockerfile = b"FROM scratch\nCOPY door/canary door/ file /in/\nCOPY . /all/\n";
+    for (what, craft) in escapes(&text) {
+        let tar = craft.entry(EntryType::Regular, "Dockerfile", "", dockerfile).end();
+        for dockerfile in ["Dockerfile", "door/canary", "file"] {
+            let done = lab.rbuild(["bud", "--no-cache", "-f", dockerfile, "-"]).input(tar.clone()).output();
+            assert!(done.code < 126 && !done.stderr.contains("panicked"), "{what}: {done}");
+            assert!(!format!("{}{}", done.stdout, done.stderr).contains("alive"), "{what}: {done}");
+            untouched(&outside, what);
+        }
+        let blobs = lab.program("grep", ["-rl", "alive"]).arg(lab.store().join("blobs")).output();
+        assert_eq!(blobs.stdout, "", "{what}: a file from outside is in a layer");
+    }
+}
+
+#[test]
 fn nothing_is_copied_from_outside_the_context() {
     let lab = Lab::new();
     let outside = lab.mkdir("o");
