@@ -33,6 +33,13 @@ impl Executor<'_> {
         parent: &Done,
         result_of: &dyn Fn(StepId) -> Option<Done>,
     ) -> Result<(Option<Layer>, String), Error> {
+        // A linked layer is made on top of nothing. What it comes to lie on is in no key, so it serves every base.
+        let nothing = Done { stack: Stack::default(), created: None, layered: false };
+        let parent = if copy.link && self.request.output.layers { &nothing } else { parent };
+        if copy.link && !self.request.output.layers {
+            let text = format!("without layers of its own, `{}` is an ordinary copy", step.name);
+            self.around.sink.event(&Event::Warning { text: &text });
+        }
         let below = parent.stack.chain();
         if copy.sources.iter().any(|s| matches!(s, CopySource::Web { .. } | CopySource::Git(_))) {
             return self.add(step, key, copy, parent);
@@ -80,7 +87,7 @@ impl Executor<'_> {
     /// As with BuildKit, a wildcard may match nothing; but few mean it to, so it is said, whether or not the step is cached.
     fn warn_of_unmatched(&self, step: &Step, request: &copy::Request, tree: &dyn Tree) {
         // A source that is wrong is reported where it is read.
-        for pattern in copy::select(request, tree).unwrap_or_default().unmatched {
+        for pattern in copy::unmatched(request, tree).unwrap_or_default() {
             let text = format!("no file matches `{pattern}` in `{}`", step.name);
             self.around.sink.event(&Event::Warning { text: &text });
         }

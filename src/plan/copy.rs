@@ -118,6 +118,8 @@ impl Builder<'_> {
             None => (CopyFrom::Context, None),
             Some(name) => self.origin(stage, name, span)?,
         };
+        let known = |id: &str| id == "root" || id.bytes().all(|b| b.is_ascii_digit());
+        let link = copy.link && chmod.is_none() && chown.iter().flat_map(|c| c.splitn(2, ':')).all(known);
         let kind = StepKind::Copy(Copy {
             add,
             unpack: copy.unpack,
@@ -128,7 +130,7 @@ impl Builder<'_> {
             chmod,
             exclude,
             parents: copy.parents,
-            link: copy.link,
+            link,
         });
         Ok(Outcome { kind, history: Some((text, true)), inputs: input.into_iter().collect() })
     }

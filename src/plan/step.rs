@@ -188,7 +188,8 @@ pub struct Copy {
     pub exclude: Vec<String>,
     /// `--parents`.
     pub parents: bool,
-    /// `--link`.
+    /// `--link`, where it can be: the layer depends on nothing that is below it. It cannot with `--chmod` (as in BuildKit),
+    /// nor where `--chown` has names that the files below it explain.
     pub link: bool,
 }
 

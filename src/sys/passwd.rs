@@ -137,12 +137,13 @@ pub fn resolve(user: &str, passwd: &[u8], group: &[u8]) -> Result<UserIds, Error
 }
 
 /// Resolves the value of `--chown` against the files of an image, as BuildKit does: a user number without a group means the
-/// group of the same number, a user name without a group means the user's primary group, an empty user means root.
+/// group of the same number, a user name without a group means the user's primary group, an empty user means root. `root`
+/// is 0 whatever the files say, and where there are none.
 pub fn resolve_chown(spec: &str, passwd: &[u8], group: &[u8]) -> Result<(u32, u32), Error> {
     let (user_part, group_part) = split(spec);
     let (uid, mut gid) = match number(user_part)? {
         Some(id) => (id, id),
-        None if user_part.is_empty() => (0, 0),
+        None if matches!(user_part, "" | "root") => (0, 0),
         None => users(passwd)
             .find(|u| u.name == user_part)
             .map(|u| (u.uid, u.gid))
@@ -151,6 +152,7 @@ pub fn resolve_chown(spec: &str, passwd: &[u8], group: &[u8]) -> Result<(u32, u3
     if !group_part.is_empty() {
         gid = match number(group_part)? {
             Some(id) => id,
+            None if group_part == "root" => 0,
             None => groups(group)
                 .find(|g| g.name == group_part)
                 .map(|g| g.gid)
@@ -249,6 +251,9 @@ mod tests {
         ];
         for (spec, expected) in table {
             assert_eq!(resolve_chown(spec, PASSWD, GROUP), expected, "{spec}");
+        }
+        for spec in ["root", "root:root", ":root", "0:root"] {
+            assert_eq!(resolve_chown(spec, b"", b""), Ok((0, 0)), "{spec}");
         }
     }
 

@@ -28,7 +28,7 @@ mod write;
 mod tests;
 
 pub use mode::{InvalidMode, Mode};
-pub use select::{Selected, Selection, Source, select};
+pub use select::{Selected, Selection, Source, select, unmatched};
 pub use tree::Tree;
 pub use walk::{Found, Walk};
 pub use write::copy;
@@ -83,8 +83,6 @@ pub struct Copied {
     pub entries: u64,
     /// Bytes of file content written.
     pub bytes: u64,
-    /// Wildcards that matched nothing, as written.
-    pub unmatched: Vec<String>,
 }
 
 /// Why something could not be copied or hashed.

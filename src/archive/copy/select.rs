@@ -2,9 +2,10 @@
 
 use super::glob::{Pattern, has_wildcards};
 use super::tree::{Tree, resolve};
-use super::walk::Include;
+use super::walk::{Include, Walk};
 use super::{Error, Item, Request, shown};
 use crate::archive::node::{Kind, Meta, bytes, clean};
+use crate::dockerfile::ignore::Patterns;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -85,6 +86,46 @@ pub fn select(request: &Request, tree: &dyn Tree) -> Result<Selected, Error> {
         return Err(Error::NoMatch(selected.unmatched));
     }
     Ok(selected)
+}
+
+/// The wildcards of `request` that match nothing in `tree`, as written. With `--parents` that takes a walk, up to the first
+/// match.
+///
+/// # Errors
+///
+/// As [`select`], and a tree that cannot be read.
+pub fn unmatched(request: &Request, tree: &dyn Tree) -> Result<Vec<String>, Error> {
+    let selected = select(request, tree)?;
+    if !request.parents {
+        return Ok(selected.unmatched);
+    }
+    let everything = Patterns::default();
+    let mut unmatched = vec![];
+    for item in &request.sources {
+        let Item::Path(written) = item else { continue };
+        if !has_wildcards(written.as_bytes()) {
+            continue;
+        }
+        let mut matched = false;
+        for source in &selected.sources {
+            let Source::Tree(selection) = source else { continue };
+            if matched || selection.written != *written {
+                continue;
+            }
+            matched = selection.include.is_none();
+            for found in Walk::new(tree, selection, &everything) {
+                let found = found?;
+                if !found.implied && !found.rel.as_os_str().is_empty() {
+                    matched = true;
+                    break;
+                }
+            }
+        }
+        if !matched {
+            unmatched.push(written.clone());
+        }
+    }
+    Ok(unmatched)
 }
 
 /// The source at `path` (clean), links followed.

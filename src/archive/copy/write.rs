@@ -27,7 +27,7 @@ pub fn copy(request: &Request, tree: &dyn Tree, upper: &mut Upper<'_>) -> Result
             Source::Inline { name, content } => writer.inline(name, content)?,
         }
     }
-    Ok(Copied { unmatched: selected.unmatched, ..writer.copied })
+    Ok(writer.copied)
 }
 
 /// The destination of a request, as it is at the moment.
