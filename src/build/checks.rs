@@ -10,7 +10,7 @@ use crate::error::Classified as _;
 use crate::lint::{self, Bases, Fault, Findings, Subject, compat, outline};
 use crate::oci::Platform;
 use crate::plan::{self, ContextId, Plan, PlanRequest, ResolveError, ResolvedImage, Resolver};
-use crate::source::image::Images;
+use crate::source::{image::Images, policy::Policy};
 use crate::ui::{Event, Sink};
 use std::sync::Arc;
 
@@ -128,8 +128,13 @@ impl Read {
     /// The findings of a build that only checks: base images are looked up as a build would.
     pub fn check(&self, request: &BuildRequest, around: Surroundings<'_>) -> Findings {
         let images = Images::new(around.store, around.client, pull(request.cache.pull), around.sink);
-        let bases = resolver::BaseImages::new(&images, &request.context.named);
+        let (policy, unread) = match Policy::read(&request.target.source_policies) {
+            Ok(policy) => (policy, None),
+            Err(e) => (Policy::default(), Some(Fault { message: e.to_string(), hint: e.hint(), location: None })),
+        };
+        let bases = resolver::BaseImages::new(&images, &request.context.named, policy);
         let Looked { plan, mut findings, .. } = look(&self.request, &self.context, &mut &bases, true);
+        findings.fault = unread.or(findings.fault);
         if let (Err(e), None) = (plan, &findings.fault) {
             findings.fault = Some(fault(e));
         }

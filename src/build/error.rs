@@ -42,6 +42,9 @@ pub enum Error {
     /// A base image.
     #[error(transparent)]
     Image(#[from] source::image::Error),
+    /// The source policy.
+    #[error(transparent)]
+    Policy(#[from] source::policy::Error),
     /// Reading or writing layers.
     #[error(transparent)]
     Archive(#[from] archive::Error),
@@ -148,6 +151,7 @@ impl Error {
             Error::Snapshot(e) => e,
             Error::Cache(e) => e,
             Error::Image(e) => e,
+            Error::Policy(e) => e,
             Error::Archive(e) => e,
             Error::Copy(e) => e,
             Error::Context(e) => e,

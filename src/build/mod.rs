@@ -29,6 +29,7 @@ mod schedule;
 mod shortage;
 mod stack;
 mod surroundings;
+mod switches;
 
 pub use commit::Built;
 pub use error::Error;
@@ -73,15 +74,18 @@ pub fn build(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, 
 
 fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Error> {
     around.store.drop_leftovers()?;
-    let mut context = OpenContext::open(request, Some(around))?;
     let sink = around.sink;
+    let request = &switches::apply(request, sink)?;
+    let mut context = OpenContext::open(request, Some(around))?;
     sink.event(&Event::DockerfileRead { name: &context.dockerfile_name, size: context.dockerfile.len() as u64 });
     let images = Images::new(around.store, around.client, pull(request.cache.pull), sink);
-    let bases = resolver::BaseImages::new(&images, &request.context.named);
+    let policy = crate::source::policy::Policy::read(&request.target.source_policies)?;
+    let bases = resolver::BaseImages::new(&images, &request.context.named, policy);
     let (plan, findings) = checks::plan(&plan_request(request, &context), &context, &mut &bases, sink)?;
     for text in &plan.warnings {
         sink.event(&Event::Warning { text });
     }
+    bases.check_sources(&plan)?;
     context.open_named(request, &plan, around)?;
     let remotes = Remotes::find(&plan, around)?;
     let outline = outline(&plan, request.output.layers);

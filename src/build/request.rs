@@ -118,6 +118,8 @@ pub struct TargetOptions {
     pub from: Option<String>,
     /// `--build-arg`, in order. `None`: named, but without a value anywhere.
     pub build_args: Vec<(String, Option<String>)>,
+    /// `--source-policy-file`: which images may be used, and which are used in place of others.
+    pub source_policies: Vec<PathBuf>,
     /// Whether stages that the target does not need are left out.
     pub skip_unused_stages: bool,
     /// Most stages and steps to run at once; `None`: as many as the CPUs allow.
@@ -126,7 +128,14 @@ pub struct TargetOptions {
 
 impl Default for TargetOptions {
     fn default() -> Self {
-        TargetOptions { stage: None, from: None, build_args: vec![], skip_unused_stages: true, jobs: None }
+        TargetOptions {
+            stage: None,
+            from: None,
+            build_args: vec![],
+            source_policies: vec![],
+            skip_unused_stages: true,
+            jobs: None,
+        }
     }
 }
 
@@ -229,6 +238,8 @@ pub struct SecurityOptions {
     pub add_hosts: Vec<(String, String)>,
     /// What `/etc/resolv.conf` holds in RUN.
     pub dns: DnsOptions,
+    /// Host name in RUN; `None`: BuildKit's.
+    pub hostname: Option<String>,
     /// Whether proxy variables of the environment are passed to RUN.
     pub http_proxy: bool,
     /// `-v`: directories of the machine that every RUN sees.

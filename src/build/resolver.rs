@@ -2,8 +2,11 @@
 
 use super::request::NamedContext;
 use crate::oci::{Digest, Platform};
-use crate::plan::{ContextId, ResolveError, ResolvedImage, Resolver};
-use crate::source::image::{self, Image, Images};
+use crate::plan::{ContextId, CopySource, Plan, ResolveError, ResolvedImage, Resolver, StepKind};
+use crate::source::{
+    image::{self, Image, Images},
+    policy::{self, Policy},
+};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -13,12 +16,13 @@ use std::{
 pub(super) struct BaseImages<'a> {
     images: &'a Images<'a>,
     named: &'a [(String, NamedContext)],
+    policy: Policy,
     found: Mutex<HashMap<Digest, Arc<Image>>>,
 }
 
 impl<'a> BaseImages<'a> {
-    pub fn new(images: &'a Images<'a>, named: &'a [(String, NamedContext)]) -> Self {
-        BaseImages { images, named, found: Mutex::default() }
+    pub fn new(images: &'a Images<'a>, named: &'a [(String, NamedContext)], policy: Policy) -> Self {
+        BaseImages { images, named, policy, found: Mutex::default() }
     }
 
     /// The image behind a plan's reference to it.
@@ -28,6 +32,21 @@ impl<'a> BaseImages<'a> {
 }
 
 impl BaseImages<'_> {
+    /// Asks the source policy about everything that ADD fetches.
+    pub fn check_sources(&self, plan: &Plan) -> Result<(), policy::Error> {
+        for step in &plan.steps {
+            let StepKind::Copy(copy) = &step.kind else { continue };
+            for source in &copy.sources {
+                match source {
+                    CopySource::Web { url, .. } => self.policy.keep(url)?,
+                    CopySource::Git(url) => self.policy.keep(&policy::git_identifier(url))?,
+                    CopySource::Path(_) | CopySource::Inline { .. } => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn keep(&self, name: &str, image: Image) -> Arc<ResolvedImage> {
         let resolved = Arc::new(ResolvedImage {
             name: name.to_owned(),
@@ -50,7 +69,8 @@ fn boxed(e: image::Error) -> ResolveError {
 
 impl Resolver for &BaseImages<'_> {
     fn image(&mut self, reference: &str, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError> {
-        let image = self.images.resolve(reference, platform).map_err(boxed)?;
+        let other = self.policy.image(reference).map_err(|e| -> ResolveError { Box::new(e) })?.map(|r| r.to_string());
+        let image = self.images.resolve(other.as_deref().unwrap_or(reference), platform).map_err(boxed)?;
         Ok(self.keep(reference, image))
     }
 

@@ -25,6 +25,7 @@ impl Executor<'_> {
     pub(super) fn run_options(&self, step: &Step) -> Vec<String> {
         let security = &self.request.security;
         let mut all: Vec<String> = security.add_hosts.iter().map(|(name, _)| format!("host {name}")).collect();
+        all.extend(security.hostname.iter().map(|name| format!("hostname {name}")));
         all.extend(security.cap_add.iter().map(|c| format!("add {}", c.0)));
         all.extend(security.cap_drop.iter().map(|c| format!("drop {}", c.0)));
         all.extend((security.seccomp != Seccomp::Default).then(|| format!("seccomp {:?}", security.seccomp)));
@@ -64,6 +65,7 @@ impl Executor<'_> {
             .collect();
         let security = &self.request.security;
         let host = |(name, address): &(String, String)| HostEntry { address: address.clone(), name: name.clone() };
+        spec.hostname = security.hostname.clone().unwrap_or(spec.hostname);
         spec.hosts = security.add_hosts.iter().map(host).collect();
         surroundings::apply(security, &mut spec)?;
         spec.mounts.extend(mounts.mounts.iter().cloned());

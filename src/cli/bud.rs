@@ -53,6 +53,9 @@ pub struct BudArgs {
     /// What to do: build, check, outline, targets; `,format=json` for JSON
     #[arg(long, value_name = "CALL[,format=FORMAT]")]
     pub call: Option<String>,
+    /// File of rules in BuildKit's JSON: which images may be used, and which are used in place of others
+    #[arg(long, value_name = "PATH")]
+    pub source_policy_file: Vec<PathBuf>,
     /// Value for an ARG; a bare name takes it from the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
@@ -275,6 +278,7 @@ impl BudArgs {
             stage: self.target.clone().filter(|t| !t.is_empty()),
             from: self.from.clone().filter(|f| !f.is_empty()),
             build_args,
+            source_policies: self.source_policy_file.clone(),
             skip_unused_stages: self.skip_unused_stages,
             jobs: self.jobs.filter(|n| *n > 0),
         })

@@ -82,7 +82,8 @@ impl Table for BudFlags {
         boolean("all-platforms", Verdict::RefusedIfTrue("build one platform at a time: indexes are not made yet")),
         boolean("save-stages", Verdict::RefusedIfTrue("build the stage on its own with `--target STAGE -t NAME`")),
         boolean("stage-labels", Verdict::RefusedIfTrue("put LABEL instructions into the stages")),
-        text("layer-label", Verdict::Refused("label the image with `--label`")),
+        // Labels of intermediate images, which are not made.
+        text("layer-label", Verdict::NoEffect),
         boolean("logsplit", Verdict::RefusedIfTrue("give each build a `--logfile` of its own")),
         boolean("log-rusage", Verdict::RefusedIfTrue("put `time` in front of the command in the RUN step")),
         text("rusage-logfile", Verdict::Refused("put `time` in front of the command in the RUN step")),
@@ -91,7 +92,6 @@ impl Table for BudFlags {
         text("sign-by", Verdict::Refused("sign the image after the push, with a tool such as cosign or skopeo")),
         text("signature-policy", POLICY),
         text("decryption-key", Verdict::Refused("decrypt the base image with skopeo before the build")),
-        text("source-policy-file", Verdict::Refused("pin base images by digest, or redirect them in registries.conf")),
         text("sbom", SBOM),
         text("sbom-scanner-image", SBOM),
         text("sbom-scanner-command", SBOM),

@@ -5,6 +5,7 @@
 //! * [`files`]: which Dockerfile and which ignore file belong to a build; [`cpp`]: Dockerfiles with a preprocessor.
 //! * [`download`]: files behind web addresses. [`git_url`]: addresses of repositories.
 //! * [`image`]: images, found in the store or in a registry; [`archives`]: images in files.
+//! * [`policy`]: which of all this a build may use.
 //! * `beneath`: opening files below a directory, whatever links an attacker puts in the way.
 //!
 //! Whatever is fetched lies in the store: in its blobs, or in a directory of its `tmp/` that goes away with the value that
@@ -22,6 +23,7 @@ pub mod git_url;
 mod host;
 pub mod image;
 mod loose;
+pub mod policy;
 pub mod unpacked;
 
 pub use context::Context;

@@ -129,6 +129,11 @@ impl BuildArgs {
             target: TargetOptions {
                 stage: self.target.clone().filter(|t| !t.is_empty()),
                 build_args,
+                source_policies: var("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY")
+                    .filter(|p| !p.is_empty())
+                    .map(Into::into)
+                    .into_iter()
+                    .collect(),
                 skip_unused_stages: true,
                 ..TargetOptions::default()
             },
