@@ -67,10 +67,18 @@ pub struct Outline {
     pub caches: Vec<Need>,
 }
 
-/// The description of `name` among the comments above its definition.
-fn description(comments: &[String], name: &str) -> Option<String> {
-    let text = |c: &String| c.strip_prefix(name)?.strip_prefix(' ').map(|t| t.trim().to_owned());
-    comments.iter().find_map(text).filter(|t| !t.is_empty())
+/// What the comments above definitions say of each name.
+struct Descriptions<'a>(HashMap<&'a str, &'a str>);
+
+impl<'a> Descriptions<'a> {
+    fn of(comments: &'a [String]) -> Descriptions<'a> {
+        let described = comments.iter().rev().filter_map(|c| c.split_once(' '));
+        Descriptions(described.map(|(name, text)| (name, text.trim())).collect())
+    }
+
+    fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).filter(|t| !t.is_empty()).map(|t| (*t).to_owned())
+    }
 }
 
 fn parse(subject: &Subject<'_>) -> Result<Dockerfile, Fault> {
@@ -87,7 +95,7 @@ pub fn targets(subject: &Subject<'_>) -> Result<Vec<Target>, Fault> {
     let target = |(number, stage): (usize, &dockerfile::Stage)| Target {
         name: stage.from.name.clone(),
         default: number == last,
-        description: stage.from.name.as_deref().and_then(|n| description(&stage.comments, n)),
+        description: stage.from.name.as_deref().and_then(|n| Descriptions::of(&stage.comments).get(n)),
         base: stage.from.base.clone(),
         platform: stage.from.platform.clone(),
         span: stage.span,
@@ -132,7 +140,7 @@ pub fn outline(subject: &Subject<'_>) -> Result<Outline, Fault> {
     }
     let stage = file.stages.get(target);
     let name = scope.names.get(target).cloned().flatten();
-    let description = name.as_deref().and_then(|n| description(&stage?.comments, n));
+    let description = name.as_deref().and_then(|n| Descriptions::of(&stage?.comments).get(n));
     Ok(collected.outline(name, description))
 }
 
@@ -160,35 +168,35 @@ fn needed(scope: &mut Scope<'_>, subject: &Subject<'_>, target: usize) -> BTreeS
 }
 
 #[derive(Default)]
-struct Collected {
+struct Collected<'a> {
+    /// Descriptions above the ARGs before the first FROM, by line.
+    global: HashMap<usize, Descriptions<'a>>,
     args: Vec<Arg>,
     seen: HashSet<String>,
     needs: [(Vec<Need>, HashMap<String, usize>); 3],
 }
 
-impl Collected {
+impl<'a> Collected<'a> {
     /// An ARG before the first FROM.
-    fn global(&mut self, scope: &Scope<'_>, name: &str) {
+    fn global(&mut self, scope: &Scope<'a>, name: &str) {
         if !self.seen.insert(name.to_owned()) {
             return;
         }
-        for i in &scope.file.global_args {
-            let Kind::Arg(definitions) = &i.kind else { continue };
-            if definitions.iter().any(|d| d.name == name) {
-                self.args.push(Arg {
-                    name: name.to_owned(),
-                    description: description(&i.comments, name),
-                    value: scope.global.get(name).map(str::to_owned),
-                    span: i.span,
-                });
-                return;
-            }
-        }
+        let Some(arg) = scope.global_args.get(name) else { return };
+        let i = arg.instruction;
+        let descriptions = self.global.entry(i.span.start).or_insert_with(|| Descriptions::of(&i.comments));
+        self.args.push(Arg {
+            name: name.to_owned(),
+            description: descriptions.get(name),
+            value: scope.global.get(name).map(str::to_owned),
+            span: i.span,
+        });
     }
 
-    fn instruction(&mut self, scope: &mut Scope<'_>, state: &State, i: &Instruction) {
+    fn instruction(&mut self, scope: &mut Scope<'a>, state: &State, i: &Instruction) {
         match &i.kind {
             Kind::Arg(definitions) => {
+                let descriptions = Descriptions::of(&i.comments);
                 for d in definitions {
                     let own = d.default.is_some() || scope.given(&d.name).is_some();
                     if !own && scope.global.declared(&d.name) {
@@ -197,7 +205,7 @@ impl Collected {
                     } else if self.seen.insert(d.name.clone()) {
                         self.args.push(Arg {
                             name: d.name.clone(),
-                            description: description(&i.comments, &d.name),
+                            description: descriptions.get(&d.name),
                             value: state.variables.get(&d.name).map(str::to_owned),
                             span: i.span,
                         });

@@ -21,22 +21,24 @@ pub struct Source<'a> {
 }
 
 /// The lines around a place, between two rules.
-fn excerpt(out: &mut String, source: Source<'_>, span: Span) {
+fn excerpt(out: &mut String, name: &str, lines: &[&str], span: Span) {
     const AROUND: usize = 4;
     const MOST: usize = 40;
+    const WIDTH: usize = 200;
     const RULE: &str = "--------------------";
     let first = span.start.max(1);
     let last = span.end.max(first);
-    let lines: Vec<&str> = source.text.lines().skip(first.saturating_sub(AROUND + 1)).take(MOST).collect();
     let begin = first.saturating_sub(AROUND).max(1);
-    let end = last.saturating_add(AROUND).min(begin.saturating_add(MOST));
-    // as many lines above as below, but not more than the file has
-    let _ = writeln!(out, "{}:{first}\n{RULE}", source.name);
-    for (n, line) in (begin..=end).zip(lines) {
+    let end = last.saturating_add(AROUND).min(begin.saturating_add(MOST)).min(lines.len());
+    let _ = writeln!(out, "{name}:{first}\n{RULE}");
+    for (n, line) in (begin..=end).zip(lines.get(begin - 1..).unwrap_or_default()) {
         let mark = if (first..=last).contains(&n) { ">>>" } else { "   " };
-        let line: String =
-            line.trim_end().chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
-        let _ = writeln!(out, "{}", format!("{n:4} | {mark} {line}").trim_end());
+        let printable = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+        let mut shown: String = line.chars().take(WIDTH).map(printable).collect();
+        if line.chars().nth(WIDTH).is_some() {
+            shown.push('…');
+        }
+        let _ = writeln!(out, "{}", format!("{n:4} | {mark} {shown}").trim_end());
     }
     let _ = writeln!(out, "{RULE}");
 }
@@ -44,10 +46,11 @@ fn excerpt(out: &mut String, source: Source<'_>, span: Span) {
 /// The findings of one Dockerfile as text.
 pub fn text(findings: &Findings, source: Source<'_>) -> String {
     let mut out = String::new();
+    let lines: Vec<&str> = source.text.lines().map(str::trim_end).collect();
     for f in &findings.found {
         let url = f.rule.url().map(|u| format!(" - {u}")).unwrap_or_default();
         let _ = writeln!(out, "\nWARNING: {}{url}\n{}", f.rule.name, f.detail);
-        excerpt(&mut out, source, f.span);
+        excerpt(&mut out, source.name, &lines, f.span);
     }
     out
 }

@@ -40,7 +40,10 @@ impl Budget {
     /// The nearest spelling of a name: the same but for its case, or one that is like it.
     pub(super) fn nearest<'a>(&mut self, name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
         self.suggestions = self.suggestions.checked_sub(1)?;
-        let mut known: Vec<&str> = known.take(Self::CANDIDATES).collect();
+        let mut known: Vec<&str> = known.take(Self::CANDIDATES + 1).collect();
+        if known.len() > Self::CANDIDATES {
+            return None;
+        }
         known.sort_unstable();
         let same = known.iter().find(|k| k.eq_ignore_ascii_case(name)).copied();
         same.or_else(|| suggest::nearest(name, known))
@@ -91,6 +94,15 @@ pub(super) struct State {
     pub(super) workdir: bool,
 }
 
+/// An ARG before the first FROM.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GlobalArg<'a> {
+    /// Where it is first declared.
+    pub(super) instruction: &'a Instruction,
+    /// The first default that it is given.
+    pub(super) default: Option<&'a str>,
+}
+
 /// The variables of the file, its stages, and what may still be spent.
 pub(super) struct Scope<'a> {
     pub(super) file: &'a Dockerfile,
@@ -99,8 +111,8 @@ pub(super) struct Scope<'a> {
     pub(super) global: Variables,
     /// What FROM sees when no build argument is given.
     pub(super) defaults: Variables,
-    /// Names of the ARGs before the first FROM.
-    pub(super) global_args: HashSet<&'a str>,
+    /// The ARGs before the first FROM.
+    pub(super) global_args: HashMap<&'a str, GlobalArg<'a>>,
     /// Every name that some ARG or ENV of the file sets.
     anywhere: HashSet<&'a str>,
     /// Names of the stages, lower case.
@@ -119,16 +131,20 @@ impl<'a> Scope<'a> {
                 None => args.remove(name.as_str()),
             };
         }
-        let definitions = |i: &'a Instruction| match &i.kind {
-            Kind::Arg(list) => list.as_slice(),
-            _ => &[],
-        };
+        let mut global_args: HashMap<&str, GlobalArg<'_>> = HashMap::new();
+        for instruction in &file.global_args {
+            let Kind::Arg(list) = &instruction.kind else { continue };
+            for d in list {
+                let known = global_args.entry(&d.name).or_insert(GlobalArg { instruction, default: None });
+                known.default = known.default.or(d.default.as_deref());
+            }
+        }
         let mut scope = Scope {
             file,
             args,
             global: Variables::default(),
             defaults: Variables::default(),
-            global_args: file.global_args.iter().flat_map(definitions).map(|d| d.name.as_str()).collect(),
+            global_args,
             anywhere: HashSet::new(),
             names: vec![],
             by_name: HashMap::new(),

@@ -2,8 +2,8 @@
 
 use super::scope::Scope;
 use super::{Linter, Place, Subject, rules};
+use crate::dockerfile::Stage;
 use crate::dockerfile::expand::{Expanded, Lookup};
-use crate::dockerfile::{Kind, Stage};
 use crate::oci::{Location, Platform, Reference};
 use std::collections::HashSet;
 
@@ -42,7 +42,7 @@ pub(super) fn check(linter: &mut Linter<'_>, subject: &Subject<'_>, scope: &mut 
 
 /// FROM asks for a variable that no global ARG declares.
 fn undeclared(linter: &mut Linter<'_>, scope: &mut Scope<'_>, expanded: &Expanded, place: &Place) {
-    for name in expanded.unset.iter().filter(|n| !scope.global_args.contains(n.as_str())) {
+    for name in expanded.unset.iter().filter(|n| !scope.global_args.contains_key(n.as_str())) {
         let near = scope.budget.nearest(name, scope.global.names());
         let hint = near.map(|n| format!(" (did you mean {n}?)")).unwrap_or_default();
         let detail = format!("FROM uses '{name}', which no ARG before the first FROM declares{hint}");
@@ -114,17 +114,12 @@ pub(super) fn global_args_used(scope: &mut Scope<'_>, stage: &Stage) -> Vec<Stri
     let mut used = vec![];
     let mut seen = HashSet::new();
     while let Some(name) = waiting.pop() {
-        if !scope.global_args.contains(name.as_str()) || !seen.insert(name.clone()) {
+        let Some(arg) = scope.global_args.get(name.as_str()).copied() else { continue };
+        if !seen.insert(name.clone()) {
             continue;
         }
-        let file = scope.file;
-        let defaults = file.global_args.iter().flat_map(|i| match &i.kind {
-            Kind::Arg(list) => list.as_slice(),
-            _ => &[],
-        });
-        let default = defaults.filter(|d| d.name == name).find_map(|d| d.default.clone());
-        if let Some(default) = default.filter(|_| scope.given(&name).is_none()) {
-            waiting.extend(scope.expand_global(&default).into_iter().flat_map(|e| e.used.into_iter().chain(e.unset)));
+        if let Some(default) = arg.default.filter(|_| scope.given(&name).is_none()) {
+            waiting.extend(scope.expand_global(default).into_iter().flat_map(|e| e.used.into_iter().chain(e.unset)));
         }
         used.push(name);
     }
