@@ -1,6 +1,6 @@
 //! What ADD and build contexts fetch from git repositories and web servers, friendly and hostile.
 
-use crate::harness::{Done, Lab, Run, busybox_is_missing, require};
+use crate::harness::{Done, Lab, Run, busybox_is_missing, processes_with_argument, require};
 use crate::web::{Page, Web};
 use std::fs;
 use std::path::Path;
@@ -236,6 +236,76 @@ fn credentials_reach_their_server_and_no_log() {
 }
 
 #[test]
+fn servers_of_every_kind() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("git", "sh");
+    let (lab, web) = (lab(), Web::start());
+    estate(&lab);
+    web.serve_git(lab.path("git"));
+    // a directory that is a submodule
+    let dockerfile = "FROM localhost/busybox\nCOPY . /m\nRUN cat /m/part\n";
+    let build = |url: String| lab.rbuild(["bud", "--no-cache", "-f", "-"]).arg(url).input(dockerfile);
+    assert!(shown(&build(web.url("/git/main.git#:module")).ok()).contains("submodule"));
+    // a web server that knows nothing of git: neither parts of a history nor commits without a name
+    git(&lab, "sub.git", &["repack", "-q", "-a", "-d"]);
+    git(&lab, "sub.git", &["update-server-info"]);
+    let mut todo = vec![lab.path("git/sub.git/.git")];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).expect("the repository").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                todo.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(lab.path("git/sub.git/.git")).expect("below").display().to_string();
+            web.put(&format!("/dumb.git/{name}"), Page { body: fs::read(&path).expect("a file"), ..Page::default() });
+        }
+    }
+    let id = git(&lab, "sub.git", &["rev-parse", "HEAD"]);
+    for rest in [String::new(), "#main".into(), format!("#{id}")] {
+        assert!(shown(&build(web.url(&format!("/dumb.git{rest}"))).ok()).contains("submodule"), "{rest}");
+    }
+    // digests of the other kind
+    lab.mkdir("git/long.git");
+    git(&lab, "long.git", &["init", "-q", "-b", "main", "--object-format=sha256", "."]);
+    lab.write("git/long.git/part", "long\n");
+    git(&lab, "long.git", &["add", "-A"]);
+    git(&lab, "long.git", &["commit", "-q", "-m", "one"]);
+    let id = git(&lab, "long.git", &["rev-parse", "HEAD"]);
+    for rest in [String::new(), format!("#{id}"), format!("?checksum={id}")] {
+        assert!(shown(&build(web.url(&format!("/git/long.git{rest}"))).ok()).contains("long"), "{rest}");
+    }
+    // ssh, of which this test plays the other end
+    let log = lab.path("tmp/ssh");
+    let script = format!("#!/bin/sh\necho \"$@\" >> {}\nfor last; do :; done\nexec sh -c \"$last\"\n", log.display());
+    let ssh = lab.write("ssh/ssh", script);
+    fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    lab.write("home/.ssh/id_ed25519", "a key");
+    let path = format!("{}:{}", lab.path("ssh").display(), std::env::var("PATH").expect("PATH"));
+    let repository = lab.path("git/sub.git");
+    for url in
+        [format!("ssh://me@localhost:22{}", repository.display()), format!("me@localhost:{}", repository.display())]
+    {
+        assert!(shown(&build(url).env("PATH", &path).ok()).contains("submodule"));
+    }
+    let said = fs::read_to_string(&log).expect("what ssh was told");
+    let home = lab.path("home/.ssh");
+    for part in [
+        "BatchMode=yes".to_owned(),
+        format!("UserKnownHostsFile={}/known_hosts", home.display()),
+        format!("IdentityFile={}/id_ed25519", home.display()),
+        "me@localhost".to_owned(),
+    ] {
+        assert!(said.contains(&part), "{part}: {said}");
+    }
+    // the user's own command wins
+    lab.write("home/.gitconfig", format!("[core]\n\tsshCommand = {} mine\n", ssh.display()));
+    assert!(shown(&build(format!("me@localhost:{}", repository.display())).ok()).contains("submodule"));
+    assert!(fs::read_to_string(&log).expect("what ssh was told").lines().last().expect("a line").starts_with("mine "));
+    nothing_left(&lab);
+}
+
+#[test]
 fn without_git_the_error_says_what_to_do() {
     let lab = Lab::new();
     let done = lab.rbuild(["bud", "https://localhost:1/x.git"]).env("PATH", "/nonexistent").fails();
@@ -392,4 +462,27 @@ fn a_killed_fetch_leaves_nothing_that_stays() {
     assert_eq!(left, ["Dockerfile"], "nothing lies in the user's directory");
     lab.rbuild(["bud", "-"]).input("FROM scratch\nLABEL a=b\n").ok();
     nothing_left(&lab);
+}
+
+#[test]
+fn a_build_that_is_ended_ends_its_git() {
+    require!("git");
+    let (lab, web) = (Lab::new(), Web::start());
+    web.put("/slow.git/info/refs", Page { body: vec![b'x'; 1 << 10], stalls: true, ..Page::default() });
+    let url = web.url("/slow.git");
+    let mut child = lab.rbuild(["bud"]).arg(&url).start();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // rbuild itself, git, and git's helper for the protocol
+    while processes_with_argument(&url).len() < 3 {
+        assert!(Instant::now() < deadline, "git was not started");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("kill");
+    assert_eq!(child.wait().expect("wait").code(), Some(143));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !processes_with_argument(&url).is_empty() {
+        assert!(Instant::now() < deadline, "git outlived the build");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -63,10 +63,10 @@ pub fn resolve(store: &Store, url: &GitUrl, cancel: &Cancel) -> Result<Commit, E
     }
     let dir = store.temp_dir("git")?;
     let git = Git::new(url, dir.path(), cancel)?;
-    git.init("sha1")?;
     let name = url.reference.as_deref().unwrap_or("HEAD");
     let peeled = format!("{name}^{{}}");
-    let text = git.run(&["ls-remote", "--quiet", "origin"], &[name, &peeled])?;
+    // Outside of any repository, so that those with either kind of digest answer.
+    let text = git.run(&["ls-remote", "--quiet", "--"], &[&url.remote, name, &peeled])?;
     let lines: Vec<(&str, &str)> = text.lines().filter_map(|l| l.split_once('\t')).collect();
     let id_of = |full: &str| lines.iter().find(|(_, n)| *n == full).map(|(id, _)| *id);
     // As with `git checkout`, a tag wins over a branch of the same name.
