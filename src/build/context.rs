@@ -4,7 +4,8 @@ use super::request::{BuildRequest, Context, DockerfileSource, NamedContext};
 use super::{Error, Surroundings};
 use crate::dockerfile::MountKind;
 use crate::plan::{self, Base, ContextId, CopyFrom, Plan, StepKind};
-use crate::source::{self, Dockerfile, Given, Names, cpp, download, files, git, unpacked};
+use crate::registry::download::shown;
+use crate::source::{self, Dockerfile, GitUrl, Given, Names, cpp, download, files, git, unpacked};
 use crate::ui::Event;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -39,14 +40,13 @@ impl OpenContext {
             },
             Context::Web(url) => {
                 let around = reach(around)?;
+                fetching(&shown(url), around);
                 download::context(around.store, around.client, url)?
             }
             Context::Git(url) => {
-                let around = reach(around)?;
                 let mut url = url.clone();
                 url.keep_git_dir |= keeps_git_dir(request);
-                let commit = git::resolve(around.store, &url, around.cancel)?;
-                Given::Files(git::checkout(around.store, &url, &commit, around.cancel)?)
+                repository(&url, reach(around)?)?
             }
         };
         let (context, given) = match given {
@@ -56,7 +56,7 @@ impl OpenContext {
         let mut dockerfile = match (given, request.file.files.as_slice()) {
             (Some(text), []) => {
                 let name = match &request.context.main {
-                    Context::Web(url) => crate::registry::download::shown(url),
+                    Context::Web(url) => shown(url),
                     _ => "-".to_owned(),
                 };
                 Dockerfile::from_stream(name, text)
@@ -89,18 +89,11 @@ impl OpenContext {
             let Some((_, place)) = request.context.named.get(id.0) else { continue };
             let given = match place {
                 NamedContext::Dir(dir) => directory(dir, Some(around))?,
-                NamedContext::Git(url) => {
-                    let commit = git::resolve(around.store, url, around.cancel)?;
-                    Given::Files(git::checkout(around.store, url, &commit, around.cancel)?)
+                NamedContext::Git(url) => repository(url, around)?,
+                NamedContext::Web(url) => {
+                    fetching(&shown(url), around);
+                    Given::Files(download::files(around.store, around.client, url)?)
                 }
-                NamedContext::Web(url) => match download::context(around.store, around.client, url)? {
-                    Given::Files(context) => Given::Files(context),
-                    // Any other file is a file.
-                    Given::Dockerfile(_) => {
-                        let found = download::fetch(around.store, around.client, url, None)?;
-                        Given::Files(found.as_context(around.store, url, &download::file_name(url))?)
-                    }
-                },
                 NamedContext::Image(_) | NamedContext::Layout { .. } | NamedContext::Stage(_) => continue,
             };
             let context = match given {
@@ -126,6 +119,17 @@ fn keeps_git_dir(request: &BuildRequest) -> bool {
     let args = request.target.build_args.iter();
     let value = args.rev().find(|(name, _)| name == "BUILDKIT_CONTEXT_KEEP_GIT_DIR").and_then(|(_, v)| v.as_deref());
     matches!(value, Some("1" | "t" | "T" | "true" | "True" | "TRUE"))
+}
+
+fn fetching(name: &str, around: Surroundings<'_>) {
+    around.sink.event(&Event::Fetching { name });
+}
+
+/// The files of a repository.
+fn repository(url: &GitUrl, around: Surroundings<'_>) -> Result<Given, Error> {
+    fetching(&url.to_string(), around);
+    let commit = git::resolve(around.store, url, around.cancel)?;
+    Ok(Given::Files(git::checkout(around.store, url, &commit, around.cancel)?))
 }
 
 /// What fetching and unpacking take.
@@ -157,6 +161,7 @@ fn piece(
         DockerfileSource::Stdin => source::dockerfile_on_stdin(std::io::stdin().lock())?,
         DockerfileSource::Web(url) => {
             let around = reach(around)?;
+            fetching(&shown(url), around);
             download::dockerfile(around.store, around.client, url)?
         }
         DockerfileSource::Path(path) => source::find_dockerfile(context, Some(path), names(request))?,

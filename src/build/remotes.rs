@@ -7,8 +7,10 @@
 use super::{Error, Surroundings};
 use crate::oci::Digest;
 use crate::plan::{CopySource, Plan, StepKind};
+use crate::registry::download::shown;
 use crate::source::git::Commit;
 use crate::source::{self, Download, GitUrl, git};
+use crate::ui::Event;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -110,10 +112,14 @@ impl Remotes {
 fn find(source: &CopySource, around: Surroundings<'_>) -> Result<Found, Error> {
     match source {
         CopySource::Web { url, checksum } => {
+            around.sink.event(&Event::Fetching { name: &shown(url) });
             let found = source::download::fetch(around.store, around.client, url, checksum.as_ref())?;
             Ok(Found::Web(found))
         }
-        CopySource::Git(url) => Ok(Found::Git(git::resolve(around.store, url, around.cancel)?)),
+        CopySource::Git(url) => {
+            around.sink.event(&Event::Fetching { name: &url.to_string() });
+            Ok(Found::Git(git::resolve(around.store, url, around.cancel)?))
+        }
         CopySource::Path(_) | CopySource::Inline { .. } => Err(Error::Cancelled),
     }
 }

@@ -151,6 +151,21 @@ pub fn context(store: &Store, client: &Client, url: &str) -> Result<Given, Error
     unpacked::read(store, store.open_blob(&found.digest)?, Path::new(&shown(url)))
 }
 
+/// Fetches the files of a named context: an archive, unpacked, or the one file that it is.
+///
+/// # Errors
+///
+/// As [`context`].
+pub fn files(store: &Store, client: &Client, url: &str) -> Result<Context, Error> {
+    let found = fetch(store, client, url, None)?;
+    if unpacked::is_archive(&store.blob_file(&found.digest)?)
+        && let Given::Files(files) = unpacked::read(store, store.open_blob(&found.digest)?, Path::new(&shown(url)))?
+    {
+        return Ok(files);
+    }
+    found.as_context(store, url, &file_name(url))
+}
+
 /// Fetches a Dockerfile.
 ///
 /// # Errors

@@ -171,6 +171,7 @@ impl Sink for Buildah {
                     s.say(id);
                 }
             }
+            Event::Fetching { name } => s.say_err(&format!("Fetching {name}...")),
             Event::TransferStarted { direction, name } => {
                 s.blobs.clear();
                 if direction == Direction::Pull {

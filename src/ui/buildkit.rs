@@ -23,6 +23,7 @@ enum Subject {
     Ignorefile,
     Context,
     Lookup(String),
+    Fetch(String),
     Step(StepKey),
     Export,
 }
@@ -254,6 +255,9 @@ impl Sink for Buildkit {
             }
             Event::ImageLookup { name } => {
                 s.internal(Subject::Lookup(name.to_owned()), format!("[internal] load metadata for {name}"), None);
+            }
+            Event::Fetching { name } => {
+                s.internal(Subject::Fetch(name.to_owned()), format!("[internal] load remote source {name}"), None);
             }
             Event::Planned(outline) => s.outline = outline.clone(),
             Event::StepStarted { step } => {

@@ -109,6 +109,7 @@ impl Sink for Classic {
             Event::ContextRead { size } => {
                 s.say(&format!("Sending build context to Docker daemon  {}", human::size(size, "", 4)));
             }
+            Event::Fetching { name } => s.say(&format!("Downloading {name}")),
             Event::StepStarted { step } => {
                 let text = s.outline.step(step).map_or(String::new(), |st| st.text.clone());
                 let line = format!("Step {}/{} : {text}", s.number(step), s.total());

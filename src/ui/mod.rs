@@ -116,6 +116,11 @@ pub enum Event<'a> {
         /// Full reference.
         name: &'a str,
     },
+    /// A remote context or source is looked up, and fetched if it has to be.
+    Fetching {
+        /// Its address, without credentials.
+        name: &'a str,
+    },
     /// What will be done is known. Comes once, before any event with a [`StepKey`].
     Planned(&'a Outline),
     /// A step began.

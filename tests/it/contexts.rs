@@ -57,6 +57,13 @@ fn archives_on_standard_input_and_in_files() {
         let file = lab.write(format!("context.{form}"), bytes);
         lab.rbuild(["bud", "-t", "localhost/x"]).arg(&file).ok();
     }
+    // owners are those of the archive, as with BuildKit
+    let owned = Run::new("tar", ["-C"]).arg(lab.path("src")).args(["--owner=7", "--group=8", "-cf"]);
+    owned.arg(lab.path("owned.tar")).arg(".").ok();
+    let text = "FROM localhost/busybox\nCOPY dir /d\nRUN test $(stat -c %u:%g /d/file) = 7:8\n";
+    if lab.user().ranged {
+        lab.rbuild(["bud", "-f", "-"]).arg(lab.path("owned.tar")).input(text).ok();
+    }
     // a Dockerfile in the archive, by name
     lab.rbuild(["bud", "-f", "other.df", "-"]).input(forms[0].1.clone()).ok();
     lab.docker(["build", "-f", "other.df", "-"]).input(forms[1].1.clone()).ok();

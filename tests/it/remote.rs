@@ -231,6 +231,16 @@ fn credentials_reach_their_server_and_no_log() {
     assert!(!shown(&done).contains("s3cret"), "{done}");
     let history = lab.rbuild(["history", "--no-trunc", "localhost/x"]).ok().stdout;
     assert!(!history.contains("s3cret"), "{history}");
+    // a redirect to another server does not take them along
+    let other = Web::start();
+    other.put("/elsewhere", Page { body: "x".into(), ..Page::default() });
+    web.put(
+        "/moved",
+        Page { status: Some("302 Found"), headers: vec![("Location", other.url("/elsewhere"))], ..Page::default() },
+    );
+    let add = format!("FROM scratch\nADD {} /f\n", with("user:s3cret", "/moved"));
+    lab.rbuild(["bud", "-"]).input(add).ok();
+    assert!(other.asked().iter().all(|a| !a.headers.contains_key("authorization")));
     let grep = lab.program("grep", ["-r", "s3cret"]).arg(lab.store()).output();
     assert_eq!(grep.code, 1, "{grep}");
 }
@@ -406,6 +416,11 @@ fn files_for_add() {
     web.put("/dir/dated.txt", dated("other", "2"));
     assert!(!build().ok().stdout.is_empty());
     assert_eq!(lab.rbuild(["run", "localhost/x", "cat", "/a/dated.txt"]).ok().stdout, "other");
+    // a connection that breaks
+    web.put("/breaks", Page { body: vec![b'y'; 100_000], breaks: true, ..Page::default() });
+    let text = format!("FROM localhost/busybox\nADD {} /x\nRUN test $(stat -c %s /x) = 100000\n", u("/breaks"));
+    let done = lab.rbuild(["bud", "-"]).input(text).ok();
+    assert!(done.stderr.contains(&format!("Fetching {}...", u("/breaks"))), "{done}");
     // digests
     let check = |sum: &str| {
         let text =

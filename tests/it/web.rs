@@ -19,6 +19,8 @@ pub struct Page {
     pub headers: Vec<(&'static str, String)>,
     /// After the head and half of the body, nothing more comes.
     pub stalls: bool,
+    /// The first time, the connection ends after half of the body.
+    pub breaks: bool,
 }
 
 /// A request that came in.
@@ -146,6 +148,10 @@ fn answer(stream: TcpStream, state: &State) -> std::io::Result<()> {
         output.write_all(&page.body[..page.body.len() / 2])?;
         // Until the other side is gone.
         return input.read_to_end(&mut vec![]).map(drop);
+    }
+    if page.breaks {
+        state.pages.lock().expect("pages").entry(path.to_owned()).and_modify(|page| page.breaks = false);
+        return output.write_all(&page.body[..page.body.len() / 2]);
     }
     output.write_all(&page.body)
 }
