@@ -178,7 +178,7 @@ fn fault(e: plan::Error) -> Fault {
     let (message, location) = match e {
         plan::Error::Dockerfile(e) => return e.into(),
         plan::Error::Invalid { message, location, .. } => (message, at(location)),
-        plan::Error::Unsupported { what, location } => (format!("{what} is not supported yet"), at(location)),
+        plan::Error::Unsupported { what, location, .. } => (format!("{what} is not supported yet"), at(location)),
         plan::Error::Image { name, reason, location, .. } => {
             (format!("cannot resolve image `{name}`: {reason}"), at(location))
         }

@@ -83,6 +83,24 @@ pub enum Error {
     /// A user or group of `USER` or `--chown`.
     #[error("{0}")]
     Ids(#[from] crate::sys::passwd::Error),
+    /// A secret that a step requires, or that cannot be read.
+    #[error("cannot use the secret `{id}`: {reason}")]
+    Secret {
+        /// Its id.
+        id: String,
+        /// What is wrong with it; nothing of what it holds.
+        reason: String,
+    },
+    /// An SSH agent that a step requires, or that cannot be reached.
+    #[error("cannot forward the SSH agent `{id}`: {reason}")]
+    Ssh {
+        /// Its id.
+        id: String,
+        /// What is wrong.
+        reason: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// Something that a later version does.
     #[error("{what} is not supported")]
     Unsupported {
@@ -167,6 +185,7 @@ impl Classified for Error {
         match self {
             Error::RunFailed { code, .. } => Kind::RunFailed(*code),
             Error::Ids(_) => Kind::NotFound,
+            Error::Secret { .. } | Error::Ssh { .. } => Kind::Usage,
             Error::Unsupported { .. } => Kind::Unsupported,
             Error::CheckSettings { .. } => Kind::Usage,
             Error::File { source, .. } => crate::error::kind_of_io(source),
@@ -193,7 +212,10 @@ impl Classified for Error {
             Error::RunFailed { code: 137, .. } => Some(
                 "the command was killed: most often the memory limit (`resources.limits.memory`) was reached".into(),
             ),
-            Error::Unsupported { hint, .. } => Some(hint.clone()),
+            Error::Unsupported { hint, .. } | Error::Ssh { hint, .. } => Some(hint.clone()),
+            Error::Secret { id, .. } => {
+                Some(format!("give it with `--secret id={id},src=FILE` or `--secret id={id},env=NAME`"))
+            }
             Error::CheckSettings { hint, .. } => hint.clone(),
             other => other.cause().and_then(Classified::hint),
         }

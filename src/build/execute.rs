@@ -2,6 +2,7 @@
 
 use super::{
     Error, Surroundings,
+    agents::Agents,
     commit::Built,
     context::OpenContext,
     copy::everything,
@@ -13,6 +14,7 @@ use super::{
     resolver::BaseImages,
     rootfs::{self, Lower},
     schedule,
+    secrets::Secrets,
     stack::{Layer, Stack},
 };
 use crate::archive::{content::FileMemo, merged::Merged};
@@ -58,6 +60,8 @@ pub(super) struct Executor<'a> {
     pub(super) memo: OnceLock<FileMemo>,
     /// Parts of the build context that steps mount.
     pub(super) context_copies: ContextCopies,
+    pub(super) secrets: Secrets,
+    pub(super) agents: Agents,
 }
 
 /// A place where a step changes files.
@@ -77,8 +81,8 @@ impl<'a> Executor<'a> {
         plan: &'a Plan,
         context: &'a OpenContext,
         remotes: &'a Remotes,
-        images: &'a Images<'a>,
-        bases: &'a BaseImages<'a>,
+        (images, bases): (&'a Images<'a>, &'a BaseImages<'a>),
+        (secrets, agents): (Secrets, Agents),
     ) -> Result<Self, Error> {
         let now = jiff::Timestamp::now();
         Ok(Executor {
@@ -95,6 +99,8 @@ impl<'a> Executor<'a> {
             started: now.to_string(),
             memo: OnceLock::new(),
             context_copies: ContextCopies::default(),
+            secrets,
+            agents,
         })
     }
 
@@ -171,7 +177,7 @@ impl<'a> Executor<'a> {
                 let cache_keys: Vec<CacheKey> =
                     self.mount_keys(&wanted, &known)?.iter().map(|mounts| key_of(mounts)).collect();
                 self.cached(step, key, &parent, &cache_keys, true, |site| {
-                    let mut mounts = self.ready_mounts(&wanted)?;
+                    let mut mounts = self.ready_mounts(&wanted, site.lower)?;
                     if self.request.security.compat_volumes {
                         self.volume_mounts(step.config.volumes.keys(), site.lower, &mut mounts)?;
                     }

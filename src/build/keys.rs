@@ -15,7 +15,8 @@ pub(super) fn run(
     platform: &Platform,
     mounts: &[String],
 ) -> CacheKey {
-    KeyBuilder::new("run", below)
+    let kind = if run.insecure { "insecure run" } else { "run" };
+    KeyBuilder::new(kind, below)
         .text("platform", &platform.to_string())
         .list("argv", &run.argv)
         .list("env", run.env.iter().map(|(n, v)| format!("{n}={v}")))

@@ -11,6 +11,7 @@
 //! named before everything behind the name is complete, so a build that fails or is killed leaves the store as it was, and
 //! what it finished is found in the step cache by the next one.
 
+mod agents;
 pub mod checks;
 mod commit;
 mod context;
@@ -19,13 +20,16 @@ mod error;
 mod execute;
 mod keys;
 mod layers;
+mod mask;
 mod mounts;
 mod remotes;
 pub mod request;
 mod resolver;
 mod rootfs;
 mod run;
+mod run_options;
 mod schedule;
+mod secrets;
 mod shortage;
 mod stack;
 mod surroundings;
@@ -81,6 +85,8 @@ fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Er
     let images = Images::new(around.store, around.client, pull(request.cache.pull), sink);
     let policy = crate::source::policy::Policy::read(&request.target.source_policies)?;
     let bases = resolver::BaseImages::new(&images, &request.context.named, policy);
+    let secrets = secrets::Secrets::read(&request.security.secrets)?;
+    let agents = agents::Agents::open(&request.security.ssh)?;
     let (plan, findings) = checks::plan(&plan_request(request, &context), &context, &mut &bases, sink)?;
     for text in &plan.warnings {
         sink.event(&Event::Warning { text });
@@ -90,7 +96,8 @@ fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Er
     let remotes = Remotes::find(&plan, around)?;
     let outline = outline(&plan, request.output.layers);
     sink.event(&Event::Planned(&outline));
-    let executor = execute::Executor::new(request, around, &plan, &context, &remotes, &images, &bases);
+    let given = (secrets, agents);
+    let executor = execute::Executor::new(request, around, &plan, &context, &remotes, (&images, &bases), given);
     let result = executor.and_then(|e| e.run());
     checks::show(&findings, sink);
     if !plan.unused_build_args.is_empty() && result.is_ok() {
@@ -119,6 +126,8 @@ fn plan_request(request: &BuildRequest, context: &OpenContext) -> PlanRequest {
         build_platform: request.platform.build.clone(),
         labels: request.metadata.labels.clone(),
         contexts: context::for_plan(request),
+        mounts: request.security.mounts.clone(),
+        allow_insecure: request.security.allow_insecure,
         ..PlanRequest::new(context.dockerfile.clone())
     }
 }

@@ -6,7 +6,8 @@
 //! |         | to it (`rw`) is gone after the step                             |                                     |
 //! | cache   | a directory of the store that outlives the build                | options, not the content            |
 //! | tmpfs   | an empty file system in memory                                  | options                             |
-//! | secret  | nothing: no build has secrets yet; a required one is an error   | options                             |
+//! | secret  | a file in memory, or a variable                                 | options                             |
+//! | ssh     | a socket behind which the user's keys sign                      | options                             |
 //!
 //! A stage or an image is an overlay of its layers, with an upper directory that is thrown away. The build context is
 //! copied first, so that the ignore file counts, owners are root, and nothing is written into the user's directory.
@@ -23,15 +24,15 @@ use crate::archive::{
     copy::{self, Item, Tree, tree},
     upper::Upper,
 };
-use crate::dockerfile::{MountKind, Sharing, ignore::Patterns};
+use crate::dockerfile::{self, MountKind, Sharing, ignore::Patterns};
 use crate::oci::Digest;
 use crate::plan::{ContextId, CopyFrom, Mount, Run, StepId};
-use crate::sandbox;
+use crate::sandbox::{self, Guard, agent::Served};
 use crate::snapshot::Active;
 use crate::store::CacheMount;
 use std::{
     collections::HashMap,
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -46,6 +47,10 @@ enum Files {
     Cache(Option<Stack>),
     /// Memory.
     Memory,
+    /// A secret.
+    Secret,
+    /// An SSH agent.
+    Agent,
 }
 
 /// A mount of one step, with its files found.
@@ -59,6 +64,12 @@ pub(super) struct Wanted<'p> {
 pub(super) struct Ready {
     /// In the order in which they are to be made.
     pub mounts: Vec<sandbox::Mount>,
+    /// Variables with secret values.
+    pub secret_env: Vec<(String, sandbox::Hidden)>,
+    /// Where SSH agents are, in the step.
+    pub agents: Vec<PathBuf>,
+    // Before the directories in which they listen.
+    _served: Vec<Served>,
     _layers: Vec<Active>,
     _caches: Vec<CacheMount>,
     _context: Vec<Arc<Active>>,
@@ -66,6 +77,14 @@ pub(super) struct Ready {
 
 /// Copies of parts of contexts, by context and path: steps of one build share them.
 pub(super) type ContextCopies = Mutex<HashMap<(Option<ContextId>, PathBuf), Arc<Active>>>;
+
+impl Ready {
+    /// Keeps an agent and the directory in which it listens.
+    pub(super) fn serve(&mut self, served: Served, active: Active) {
+        self._served.push(served);
+        self._layers.push(active);
+    }
+}
 
 impl Wanted<'_> {
     fn target(&self) -> &Path {
@@ -107,23 +126,8 @@ impl Executor<'_> {
                 (MountKind::Bind, None) => Files::Context,
                 (MountKind::Cache, from) => Files::Cache(from),
                 (MountKind::Tmpfs, _) => Files::Memory,
-                (MountKind::Secret, _) if mount.options.required => {
-                    return Err(Error::Unsupported {
-                        what: format!(
-                            "the secret `{}` of `RUN --mount`",
-                            mount.options.id.as_deref().unwrap_or_default()
-                        ),
-                        hint: "without `required` the step runs without it".into(),
-                    });
-                }
-                // As with BuildKit: a secret that was not given and is not required is not there.
-                (MountKind::Secret, _) => continue,
-                (MountKind::Ssh, _) => {
-                    return Err(Error::Unsupported {
-                        what: "`RUN --mount=type=ssh`".into(),
-                        hint: "fetch what needs the key before the build, and COPY it".into(),
-                    });
-                }
+                (MountKind::Secret, _) => Files::Secret,
+                (MountKind::Ssh, _) => Files::Agent,
             };
             all.push(Wanted { mount, files });
         }
@@ -153,7 +157,7 @@ impl Executor<'_> {
                 }
                 Files::Tree(stack) => format!("layers {:?}", stack.chain()),
                 Files::Cache(from) => format!("cache {:?}", from.as_ref().map(Stack::chain)),
-                Files::Memory => String::new(),
+                Files::Memory | Files::Secret | Files::Agent => String::new(),
             });
         }
         if !wanted.iter().any(|w| matches!(w.files, Files::Tree(_))) || known(&by_layers) {
@@ -184,41 +188,107 @@ impl Executor<'_> {
         Ok(format!("{digest} {root:?}"))
     }
 
-    /// Makes the directories behind the mounts.
-    pub(super) fn ready_mounts(&self, wanted: &[Wanted]) -> Result<Ready, Error> {
+    /// Makes what is behind the mounts. `lower` is the image of the step.
+    pub(super) fn ready_mounts(&self, wanted: &[Wanted], lower: &Lower) -> Result<Ready, Error> {
         let mut ready = Ready::default();
         let caches = self.caches(wanted, &mut ready)?;
         for (i, w) in wanted.iter().enumerate() {
             let options = &w.mount.options;
+            let guard = guard(options);
             let kind = match &w.files {
-                Files::Memory => sandbox::MountKind::Tmpfs { size: options.size, mode: options.mode.unwrap_or(0o1777) },
+                Files::Memory if options.copy_up => self.copied_up(w.target(), lower, guard, &mut ready)?,
+                Files::Memory => {
+                    sandbox::MountKind::Tmpfs { size: options.size, mode: options.mode.unwrap_or(0o1777), guard }
+                }
                 Files::Cache(_) => sandbox::MountKind::Bind {
                     source: caches.get(&i).cloned().ok_or(Error::Cancelled)?,
                     inside: inside(w.source()),
-                    read_only: options.read_only,
+                    guard,
                 },
                 Files::Tree(stack) => {
                     let tree = rootfs::open(&self.snapshots, self.images, stack)?;
-                    self.layers(&tree, inside(w.source()), options.read_only, &mut ready)?
+                    self.layers(&tree, inside(w.source()), guard, &mut ready)?
                 }
                 Files::Context => {
                     let path = tree::resolve(self.files(w.context())?, w.source(), true)?.path;
                     let copy = self.context_copy(w.context(), &path)?;
                     let dir = copy.layer();
                     let kind = match options.read_only {
-                        true => sandbox::MountKind::Bind { source: dir.join("fs"), inside: path, read_only: true },
+                        true => sandbox::MountKind::Bind { source: dir.join("fs"), inside: path, guard },
                         false => {
                             let view = self.snapshots.view_with(&[], &copy)?;
-                            self.layers(&Lower { dirs: vec![dir], view }, path, false, &mut ready)?
+                            self.layers(&Lower { dirs: vec![dir], view }, path, guard, &mut ready)?
                         }
                     };
                     ready._context.push(copy);
+                    kind
+                }
+                Files::Secret => {
+                    let given = self.secrets.mount(options)?;
+                    ready.secret_env.extend(given.variable);
+                    ready.mounts.extend(given.file);
+                    continue;
+                }
+                Files::Agent => {
+                    let Some(kind) = self.agent(options, &mut ready)? else { continue };
+                    ready.agents.push(w.target().to_owned());
                     kind
                 }
             };
             ready.mounts.push(sandbox::Mount { target: w.target().to_owned(), kind });
         }
         Ok(ready)
+    }
+
+    /// What the image has at `target`, with changes that are lost; an empty directory, where it has nothing.
+    fn copied_up(
+        &self,
+        target: &Path,
+        lower: &Lower,
+        guard: Guard,
+        ready: &mut Ready,
+    ) -> Result<sandbox::MountKind, Error> {
+        let found = lower.view.resolve(target, true)?;
+        match found.node {
+            Some(_) => self.layers(lower, found.path, guard, ready),
+            None => Ok(sandbox::MountKind::Tmpfs { size: None, mode: 0o755, guard }),
+        }
+    }
+
+    /// Directories of the machine that every step sees (`--volume`).
+    pub(super) fn volumes(&self, ready: &mut Ready) -> Result<(), Error> {
+        let mut all = vec![];
+        for volume in &self.request.security.volumes {
+            let failed = |source| Error::File { path: volume.source.clone(), source };
+            let source = std::fs::canonicalize(&volume.source).map_err(failed)?;
+            let kind = if volume.overlay {
+                let active = self.snapshots.prepare()?;
+                // The root of the overlay is the upper directory's, which has to look like the source.
+                let meta = std::fs::metadata(&source).map_err(failed)?;
+                if !meta.is_dir() {
+                    return Err(Error::Unsupported {
+                        what: format!("the option `O` of the volume `{}`", volume.source.display()),
+                        hint: "it goes with directories only: use `ro` for a file".into(),
+                    });
+                }
+                let upper = active.upper();
+                let at = |source| Error::File { path: upper.clone(), source };
+                std::fs::set_permissions(&upper, meta.permissions()).map_err(at)?;
+                let (uid, gid) = (meta.uid(), meta.gid());
+                if self.snapshots.map().can_own(uid, gid) {
+                    chown(&upper, Some(uid), Some(gid)).map_err(at)?;
+                }
+                let (work, inside) = (active.work()?, PathBuf::new());
+                ready._layers.push(active);
+                let guard = Guard::read_only(volume.read_only);
+                sandbox::MountKind::Layers { lowers: vec![source], upper, work, inside, guard }
+            } else {
+                sandbox::MountKind::Bind { source, inside: PathBuf::new(), guard: Guard::read_only(volume.read_only) }
+            };
+            all.push(sandbox::Mount { target: PathBuf::from(&volume.target), kind });
+        }
+        ready.mounts.splice(0..0, all);
+        Ok(())
     }
 
     /// Mounts that keep a step's changes out of these directories of its own root file system (`--compat-volumes`).
@@ -230,12 +300,9 @@ impl Executor<'_> {
     ) -> Result<(), Error> {
         let mut all = vec![];
         for volume in volumes {
-            let found = lower.view.resolve(Path::new(volume), true)?;
-            let kind = match found.node {
-                Some(_) => self.layers(lower, found.path.clone(), false, ready)?,
-                None => sandbox::MountKind::Tmpfs { size: None, mode: 0o755 },
-            };
-            all.push(sandbox::Mount { target: Path::new("/").join(&found.path), kind });
+            let target = Path::new("/").join(lower.view.resolve(Path::new(volume), true)?.path);
+            let kind = self.copied_up(&target, lower, Guard::default(), ready)?;
+            all.push(sandbox::Mount { target, kind });
         }
         all.sort_by_key(|m| m.target.components().count());
         ready.mounts.splice(0..0, all);
@@ -246,7 +313,7 @@ impl Executor<'_> {
         &self,
         tree: &Lower,
         inside: PathBuf,
-        read_only: bool,
+        guard: Guard,
         ready: &mut Ready,
     ) -> Result<sandbox::MountKind, Error> {
         let active = self.start_layer(tree)?;
@@ -257,8 +324,7 @@ impl Executor<'_> {
             lowers.push(nothing.upper());
             ready._layers.push(nothing);
         }
-        let kind =
-            sandbox::MountKind::Layers { lowers, upper: active.upper(), work: active.work()?, inside, read_only };
+        let kind = sandbox::MountKind::Layers { lowers, upper: active.upper(), work: active.work()?, inside, guard };
         ready._layers.push(active);
         Ok(kind)
     }
@@ -359,6 +425,11 @@ fn part(path: &Path) -> Result<copy::Request, Error> {
         must_match: true,
         implicit_mtime: 0,
     })
+}
+
+fn guard(options: &dockerfile::Mount) -> Guard {
+    let dockerfile::Mount { read_only, no_suid, no_dev, no_exec, .. } = *options;
+    Guard { read_only, no_suid, no_dev, no_exec }
 }
 
 /// A source path as the sandbox wants it: empty for everything.

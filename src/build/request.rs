@@ -6,10 +6,13 @@
 //! cannot do never got this far. Small structs by subject, so that a function takes the one it needs.
 
 use crate::oci::{Compression, Digest, Location, ManifestFormat, Platform, Reference};
-use crate::plan::Network;
-use crate::sandbox::Capability;
 use crate::source::GitUrl;
 use std::{path::PathBuf, time::Duration};
+
+pub use super::run_options::{
+    DeviceOption, DnsOptions, HOST_GATEWAY, Seccomp, SecretOption, SecretSource, SecurityOptions, SshOption,
+    VolumeMount,
+};
 
 /// One build.
 #[derive(Clone, Debug, Default)]
@@ -227,67 +230,6 @@ impl Default for OutputOptions {
             compression: None,
         }
     }
-}
-
-/// What RUN steps get and see.
-#[derive(Clone, Debug, Default)]
-pub struct SecurityOptions {
-    /// `--network`; `None`: the default, which is the network of the pod.
-    pub network: Option<Network>,
-    /// `--add-host NAME:IP`, in order.
-    pub add_hosts: Vec<(String, String)>,
-    /// What `/etc/resolv.conf` holds in RUN.
-    pub dns: DnsOptions,
-    /// Host name in RUN; `None`: BuildKit's.
-    pub hostname: Option<String>,
-    /// Whether proxy variables of the environment are passed to RUN.
-    pub http_proxy: bool,
-    /// `-v`: directories of the machine that every RUN sees.
-    pub volumes: Vec<VolumeMount>,
-    /// `--compat-volumes`: what RUN changes in a directory that VOLUME has declared before does not stay.
-    pub compat_volumes: bool,
-    /// Capabilities beyond the default set.
-    pub cap_add: Vec<Capability>,
-    /// Capabilities of the default set that RUN does not get.
-    pub cap_drop: Vec<Capability>,
-    /// Filter of system calls.
-    pub seccomp: Seccomp,
-    /// Whether programs may not gain privilege by setuid bits and file capabilities.
-    pub no_new_privileges: bool,
-}
-
-/// Filter of system calls in RUN.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Seccomp {
-    /// rbuild's own profile.
-    #[default]
-    Default,
-    /// No filter.
-    Unconfined,
-    /// A profile in the OCI runtime's JSON form.
-    Profile(PathBuf),
-}
-
-/// What `/etc/resolv.conf` holds in RUN.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DnsOptions {
-    /// Servers in place of the pod's.
-    pub servers: Vec<String>,
-    /// Search domains in place of the pod's.
-    pub search: Vec<String>,
-    /// Options in place of the pod's.
-    pub options: Vec<String>,
-}
-
-/// One `-v SOURCE:TARGET[:ro]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VolumeMount {
-    /// Path outside.
-    pub source: PathBuf,
-    /// Absolute path in the container.
-    pub target: String,
-    /// Whether RUN may not write to it.
-    pub read_only: bool,
 }
 
 /// What the image says of itself.

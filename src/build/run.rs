@@ -4,15 +4,17 @@ use super::{
     Error, Shortage,
     copy::read_etc,
     execute::{Executor, Site},
+    mask::Masker,
     mounts,
     request::Seccomp,
     surroundings,
 };
+use crate::dockerfile::MountKind;
 use crate::plan::{Network, Run, Step};
-use crate::sandbox::{self, HostEntry, StepSpec};
+use crate::sandbox::{self, StepSpec};
 use crate::sys::{limits::Memory, passwd};
 use crate::ui::{Event, StepKey, Stream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 impl Executor<'_> {
     /// The network of a RUN step.
@@ -35,13 +37,30 @@ impl Executor<'_> {
         }
         for v in &security.volumes {
             all.push(format!("volume {} {} {}", v.source.display(), v.target, v.read_only));
+            all.extend(v.overlay.then(|| "overlay".to_owned()));
         }
+        all.extend(security.no_hosts.then(|| "no hosts".to_owned()));
+        all.extend(security.dns.none.then(|| "no resolv.conf".to_owned()));
+        all.extend(security.masked.iter().map(|p| format!("mask {p}")));
+        all.extend((security.unmasked != Default::default()).then(|| format!("{:?}", security.unmasked)));
+        all.extend(security.devices.iter().map(|d| format!("{d:?}")));
+        all.extend(security.groups.iter().map(|g| format!("group {g}")));
+        all.extend(security.shm_size.map(|n| format!("shm {n}")));
+        all.extend(security.ulimits.iter().map(|l| format!("{} {:?} {:?}", l.kind.name(), l.soft, l.hard)));
         all
     }
 
     /// Runs the command.
-    pub(super) fn run_command(&self, key: StepKey, run: &Run, site: &Site, mounts: mounts::Ready) -> Result<(), Error> {
-        let ids = passwd::resolve(&run.user, &read_etc(site.view, "passwd")?, &read_etc(site.view, "group")?)?;
+    pub(super) fn run_command(
+        &self,
+        key: StepKey,
+        run: &Run,
+        site: &Site,
+        mut mounts: mounts::Ready,
+    ) -> Result<(), Error> {
+        let groups = read_etc(site.view, "group")?;
+        let mut ids = passwd::resolve(&run.user, &read_etc(site.view, "passwd")?, &groups)?;
+        self.add_groups(&mut ids, &groups)?;
         let lowers = site.lower.dirs.iter().map(|d| d.join("fs")).collect();
         let argv = run.argv.iter().map(Into::into).collect();
         let mut spec = StepSpec::new(lowers, site.active.upper(), site.active.work()?, argv);
@@ -63,24 +82,36 @@ impl Executor<'_> {
             .iter()
             .map(|h| sandbox::PipeFile { name: h.name.clone(), content: h.content.clone() })
             .collect();
-        let security = &self.request.security;
-        let host = |(name, address): &(String, String)| HostEntry { address: address.clone(), name: name.clone() };
-        spec.hostname = security.hostname.clone().unwrap_or(spec.hostname);
-        spec.hosts = security.add_hosts.iter().map(host).collect();
-        surroundings::apply(security, &mut spec)?;
-        spec.mounts.extend(mounts.mounts.iter().cloned());
+        spec.hostname = self.request.security.hostname.clone().unwrap_or(spec.hostname);
+        surroundings::apply(&self.request.security, &mut spec)?;
+        if run.insecure {
+            surroundings::insecure(&mut spec);
+        }
+        self.volumes(&mut mounts)?;
+        spec.mounts.append(&mut mounts.mounts);
+        spec.secret_env.append(&mut mounts.secret_env);
+        let agents = run.mounts.iter().filter(|m| m.options.kind == MountKind::Ssh);
+        let mut agents = agents.filter_map(|m| m.options.target.as_deref());
+        let first = agents.find(|target| mounts.agents.iter().any(|a| a == Path::new(target)));
+        if let Some(first) = first.filter(|_| !run.env.iter().any(|(n, _)| n == "SSH_AUTH_SOCK")) {
+            spec.env.push(("SSH_AUTH_SOCK".into(), first.into()));
+        }
         let sink = self.around.sink;
-        let mut out = |stream, data: &[u8]| {
-            let stream = match stream {
-                sandbox::Stream::Stdout => Stream::Stdout,
-                sandbox::Stream::Stderr => Stream::Stderr,
-            };
-            sink.event(&Event::Output { step: key, stream, data });
+        let patterns = self.secrets.patterns();
+        let mut maskers = [Masker::new(patterns), Masker::new(patterns)];
+        let show = |stream, data: &[u8]| sink.event(&Event::Output { step: key, stream, data });
+        let mut out = |stream, data: &[u8]| match (stream, &mut maskers) {
+            (sandbox::Stream::Stdout, [stdout, _]) => stdout.piece(data, &mut |data| show(Stream::Stdout, data)),
+            (sandbox::Stream::Stderr, [_, stderr]) => stderr.piece(data, &mut |data| show(Stream::Stderr, data)),
         };
         let kills = Memory::of_this_process().kills;
-        let exit = sandbox::run(&spec, &mut out, self.around.cancel)?;
+        let exit = sandbox::run(&spec, &mut out, self.around.cancel);
+        let [stdout, stderr] = &mut maskers;
+        stdout.end(&mut |data| show(Stream::Stdout, data));
+        stderr.end(&mut |data| show(Stream::Stderr, data));
+        let exit = exit.map_err(|e| e.map_text(|text| patterns.text(text)))?;
         for text in &exit.warnings {
-            sink.event(&Event::Warning { text });
+            sink.event(&Event::Warning { text: &patterns.text(text) });
         }
         if exit.success() {
             return Ok(());
@@ -90,6 +121,25 @@ impl Executor<'_> {
             Some(limit) if memory.kills > kills => Some(Shortage::Memory { used: exit.usage.max_rss, limit }),
             _ => self.storage_shortage(),
         };
-        Err(Error::RunFailed { command: run.argv.join(" "), code: exit.code, refused: exit.refused, shortage })
+        let refused = exit.refused.into_iter();
+        let refused = refused.map(|r| sandbox::RefusedCall { program: patterns.text(&r.program), ..r }).collect();
+        Err(Error::RunFailed { command: patterns.text(&run.argv.join(" ")), code: exit.code, refused, shortage })
+    }
+
+    /// The groups of `--group-add`.
+    fn add_groups(&self, ids: &mut passwd::UserIds, groups: &[u8]) -> Result<(), Error> {
+        for group in &self.request.security.groups {
+            let gid = passwd::resolve_chown(&format!(":{group}"), b"", groups)?.1;
+            if !self.snapshots.map().can_own(0, gid) {
+                return Err(Error::Unsupported {
+                    what: format!("`--group-add {group}` in this pod"),
+                    hint: sandbox::ONE_ID_HINT.into(),
+                });
+            }
+            if !ids.groups.contains(&gid) {
+                ids.groups.push(gid);
+            }
+        }
+        Ok(())
     }
 }

@@ -6,14 +6,13 @@ use super::foreign::Foreign;
 use super::values::{self, Var};
 use super::{
     Error, Global, bud_foreign::BudFlags, delivery, names, platform::PlatformArgs, registry_flags::RegistryArgs,
+    steps::StepArgs,
 };
 use crate::build::request::{
-    BuildRequest, CacheOptions, Context, ContextOptions, DnsOptions, DockerfileSource, FileOptions, MetadataOptions,
-    OutputOptions, PlatformOptions, ProgressOptions, PullPolicy, Seccomp, SecurityOptions, TargetOptions, VolumeMount,
+    BuildRequest, CacheOptions, Context, ContextOptions, DockerfileSource, FileOptions, MetadataOptions, OutputOptions,
+    PlatformOptions, ProgressOptions, PullPolicy, SecurityOptions, TargetOptions,
 };
 use crate::oci::{Compression, Location, ManifestFormat, Platform};
-use crate::plan::Network;
-use crate::sandbox::Capability;
 use crate::ui::{Buildah, IdForm, Quiet, Sink, Terminal};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -171,41 +170,9 @@ pub struct BudArgs {
           value_parser = values::boolean)]
     pub omit_history: Option<bool>,
 
-    /// Network of RUN steps: host, none
-    #[arg(long, value_name = "NETWORK")]
-    pub network: Option<String>,
-    /// Line for /etc/hosts of RUN steps
-    #[arg(long, value_name = "NAME:IP")]
-    pub add_host: Vec<String>,
-    /// Name server of RUN steps
-    #[arg(long, value_name = "IP")]
-    pub dns: Vec<String>,
-    /// Search domain of RUN steps
-    #[arg(long, value_name = "DOMAIN")]
-    pub dns_search: Vec<String>,
-    /// Option of the resolver of RUN steps
-    #[arg(long, value_name = "OPTION")]
-    pub dns_option: Vec<String>,
-    /// Pass proxy variables to RUN steps
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "true", value_parser = values::boolean)]
-    pub http_proxy: bool,
-    /// Directory of the machine that RUN steps see; what is in it does not decide whether they are cached
-    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
-    pub volume: Vec<String>,
-    /// Drop what RUN steps change in directories that VOLUME has declared before
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          value_parser = values::boolean)]
-    pub compat_volumes: Option<bool>,
-    /// Capability that RUN steps get
-    #[arg(long, value_name = "CAP")]
-    pub cap_add: Vec<String>,
-    /// Capability that RUN steps do not get
-    #[arg(long, value_name = "CAP")]
-    pub cap_drop: Vec<String>,
-    /// `seccomp=unconfined`, `seccomp=PROFILE` or `no-new-privileges`
-    #[arg(long, value_name = "OPTION")]
-    pub security_opt: Vec<String>,
+    /// What RUN steps get and see.
+    #[command(flatten)]
+    pub steps: StepArgs,
 
     /// How registries are spoken to.
     #[command(flatten)]
@@ -231,7 +198,7 @@ impl BudArgs {
             target: self.target_options(var)?,
             platform,
             cache: self.cache()?,
-            security: self.security(output.layers, warn)?,
+            security: self.security(output.layers, var, warn)?,
             metadata: self.metadata(var)?,
             registry: self.registry.lower()?,
             progress: ProgressOptions {
@@ -332,36 +299,12 @@ impl BudArgs {
         })
     }
 
-    fn security(&self, layers: bool, warn: &mut dyn FnMut(String)) -> Result<SecurityOptions, Error> {
-        let mut security = SecurityOptions {
-            network: self.network.as_deref().map(network).transpose()?.flatten(),
-            add_hosts: self.add_host.iter().map(|h| add_host(h)).collect::<Result<_, _>>()?,
-            dns: self.dns()?,
-            http_proxy: self.http_proxy,
-            compat_volumes: self.compat_volumes == Some(true),
-            volumes: self.volume.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
-            cap_add: capabilities(&self.cap_add)?,
-            cap_drop: capabilities(&self.cap_drop)?,
-            ..SecurityOptions::default()
-        };
+    fn security(&self, layers: bool, var: &Var<'_>, warn: &mut dyn FnMut(String)) -> Result<SecurityOptions, Error> {
+        let security = self.steps.lower(var, warn)?;
         if security.compat_volumes && !layers {
             return Err(Error::unsupported("`--compat-volumes` with `--layers=false`", "leave `--layers` out"));
         }
-        for option in &self.security_opt {
-            security_option(option, &mut security, warn)?;
-        }
         Ok(security)
-    }
-
-    fn dns(&self) -> Result<DnsOptions, Error> {
-        let servers = values::commas(&self.dns);
-        if servers.iter().any(|s| s == "none") {
-            return Err(Error::unsupported("`--dns=none`", "RUN steps always get a resolv.conf: leave it out"));
-        }
-        if let Some(bad) = servers.iter().find(|s| s.parse::<std::net::IpAddr>().is_err()) {
-            return Err(Error::usage(format!("invalid value `{bad}` for `--dns`: expected an IP address")));
-        }
-        Ok(DnsOptions { servers, search: values::commas(&self.dns_search), options: values::commas(&self.dns_option) })
     }
 
     fn metadata(&self, var: &Var<'_>) -> Result<MetadataOptions, Error> {
@@ -426,88 +369,6 @@ pub(super) fn compression(text: &str) -> Result<Compression, Error> {
         }
         _ => Err(Error::usage_hint(format!("unknown compression `{text}`"), "use `gzip`, `zstd` or `none`")),
     }
-}
-
-/// Values of `--network`; `None`: the default.
-pub(super) fn network(text: &str) -> Result<Option<Network>, Error> {
-    match text {
-        "" | "default" => Ok(None),
-        "host" => Ok(Some(Network::Host)),
-        "none" => Ok(Some(Network::None)),
-        _ => Err(Error::unsupported(
-            format!("`--network={text}`"),
-            "use `host` (the network of the pod) or `none`: a pod cannot make networks",
-        )),
-    }
-}
-
-/// `NAME:IP` or `NAME=IP`; several names are separated by semicolons.
-pub(super) fn add_host(text: &str) -> Result<(String, String), Error> {
-    let bad = || Error::usage(format!("invalid value `{text}` for `--add-host`: expected `NAME:IP`"));
-    let (name, address) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(bad)?;
-    let address = address.trim_start_matches('[').trim_end_matches(']');
-    if address == "host-gateway" {
-        return Err(Error::unsupported("`host-gateway`", "write the IP address of the machine"));
-    }
-    if name.is_empty() || address.parse::<std::net::IpAddr>().is_err() {
-        return Err(bad());
-    }
-    Ok((name.to_owned(), address.to_owned()))
-}
-
-/// `SOURCE:TARGET[:OPTIONS]`.
-pub(super) fn volume(text: &str) -> Result<VolumeMount, Error> {
-    let bad = || {
-        Error::usage_hint(
-            format!("invalid volume `{text}`"),
-            "write `SOURCE:TARGET[:ro]`, with an absolute path as TARGET",
-        )
-    };
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, options) = match parts.as_slice() {
-        [source, target] => (*source, *target, ""),
-        [source, target, options] => (*source, *target, *options),
-        _ => return Err(bad()),
-    };
-    if source.is_empty() || !target.starts_with('/') {
-        return Err(bad());
-    }
-    let mut read_only = false;
-    for option in options.split(',').filter(|o| !o.is_empty()) {
-        match option {
-            "ro" => read_only = true,
-            // Sharing between containers and SELinux labels: RUN has neither.
-            "rw" | "z" | "Z" | "rbind" | "bind" | "private" | "rprivate" => {}
-            other => {
-                return Err(Error::unsupported(format!("volume option `{other}`"), "use `ro` or `rw`"));
-            }
-        }
-    }
-    Ok(VolumeMount { source: source.into(), target: target.to_owned(), read_only })
-}
-
-/// `--cap-add` and `--cap-drop`.
-pub(super) fn capabilities(values: &[String]) -> Result<Vec<Capability>, Error> {
-    values::commas(values).iter().map(|c| c.parse().map_err(Error::usage)).collect()
-}
-
-/// `--security-opt`.
-fn security_option(text: &str, to: &mut SecurityOptions, warn: &mut dyn FnMut(String)) -> Result<(), Error> {
-    let (name, value) = text.split_once(['=', ':']).unwrap_or((text, ""));
-    match name {
-        "seccomp" if value == "unconfined" => to.seccomp = Seccomp::Unconfined,
-        "seccomp" if !value.is_empty() => to.seccomp = Seccomp::Profile(value.into()),
-        "no-new-privileges" => to.no_new_privileges = value.is_empty() || values::boolean(value) == Ok(true),
-        // What decides is the pod's own profile and label, and that rbuild cannot leave.
-        "label" | "apparmor" => warn(format!("--security-opt {name} has no effect here")),
-        _ => {
-            return Err(Error::unsupported(
-                format!("`--security-opt {text}`"),
-                "use `seccomp=unconfined`, `seccomp=PROFILE` or `no-new-privileges`",
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// The variable `SOURCE_DATE_EPOCH`.

@@ -32,12 +32,10 @@ impl Table for BudFlags {
         text("cgroup-parent", Verdict::NoEffect),
         text("cache-from", Verdict::NoEffect),
         boolean("identity-label", Verdict::RefusedIfTrue("label the image yourself, with `--label`")),
-        boolean("no-hosts", Verdict::RefusedIfTrue("RUN steps always get a hosts file; the image keeps its own")),
-        boolean("no-hostname", Verdict::RefusedIfTrue("RUN steps always get a host name; the image keeps its own")),
         text(
             "isolation",
             Verdict::Only(
-                &["oci", "rootless", "chroot", "default", ""],
+                &["namespaces", "oci", "rootless", "chroot", "default", ""],
                 "leave it out: rbuild takes the strongest isolation that the pod allows",
             ),
         ),
@@ -54,26 +52,17 @@ impl Table for BudFlags {
         text("userns-gid-map", USERNS),
         text("userns-uid-map-user", USERNS),
         text("userns-gid-map-group", USERNS),
-        text("group-add", Verdict::Refused("RUN steps have the groups that the image gives to their user")),
         // Limits.
         short('m', text("memory", LIMITS)),
         text("memory-swap", LIMITS),
         short('c', text("cpu-shares", LIMITS)),
         text("cpu-period", LIMITS),
         text("cpu-quota", LIMITS),
-        text("cpuset-cpus", LIMITS),
         text("cpuset-mems", LIMITS),
-        text("shm-size", Verdict::Refused("`/dev/shm` of a RUN step may use half of the pod's memory")),
-        text("ulimit", Verdict::Refused("RUN steps inherit the limits of rbuild: use the shell's `ulimit` before it")),
         // Parts of the machine.
-        text("device", Verdict::Refused("RUN steps see no devices of the machine")),
-        text("cdi-config-dir", Verdict::Refused("RUN steps see no devices of the machine")),
+        text("cdi-config-dir", Verdict::Refused("CDI names are not known here: give paths with `--device`")),
         text("hooks-dir", Verdict::Refused("rbuild has no runtime that runs hooks: put the work into a RUN step")),
         boolean("stdin", Verdict::RefusedIfTrue("RUN steps read nothing: use a heredoc or COPY a file")),
-        // Secrets and mounts that the language does not have yet.
-        text("secret", Verdict::Refused("`RUN --mount=type=secret` is not supported yet")),
-        text("ssh", Verdict::Refused("`RUN --mount=type=ssh` is not supported yet")),
-        text("mount", Verdict::Refused("use `--volume SOURCE:TARGET` for directories of the machine")),
         // Caches.
         text("cache-to", Verdict::Refused("steps are cached in the local store only; keep `RBUILD_ROOT` on a volume")),
         // Outputs.

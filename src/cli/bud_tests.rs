@@ -1,7 +1,9 @@
 //! What command lines of `bud` become.
 
 use super::{Cli, Error, Verb, parse};
-use crate::build::request::{BuildRequest, Context, DockerfileSource, NamedContext, PullPolicy, Seccomp, VolumeMount};
+use crate::build::request::{
+    BuildRequest, Context, DockerfileSource, NamedContext, PullPolicy, Seccomp, SecretSource, VolumeMount,
+};
 use crate::oci::{Location, ManifestFormat};
 use crate::plan::Network;
 use crate::source::{GitUrl, Written};
@@ -167,13 +169,38 @@ fn what_run_steps_see() {
     ]);
     assert_eq!(r.security.network, Some(Network::None));
     assert_eq!(r.security.add_hosts, [("a".into(), "1.2.3.4".into()), ("b".into(), "::1".into())]);
-    let volume = VolumeMount { source: "/src".into(), target: "/dst".into(), read_only: true };
+    let volume = VolumeMount { source: "/src".into(), target: "/dst".into(), read_only: true, overlay: false };
     assert_eq!(r.security.volumes, [volume]);
     assert_eq!(r.security.dns.servers, ["1.1.1.1", "8.8.8.8"]);
     let caps: Vec<String> = r.security.cap_add.iter().map(|c| c.0.to_string()).collect();
     assert_eq!(caps, ["CAP_SYS_ADMIN", "CAP_NET_RAW"]);
     assert_eq!(r.security.seccomp, Seccomp::Unconfined);
-    assert!(refused(&["--dns=none"]).contains("resolv.conf"));
+    assert!(lower(&["--dns=none"]).security.dns.none);
+    assert!(refused(&["--dns=none,1.1.1.1"]).contains("does not go with"));
+    let r = lower(&[
+        "--no-hosts",
+        "--no-hostname",
+        "--add-host=h:host-gateway",
+        "--secret=id=FROM_ENV",
+        "--ssh=k=/key",
+        "--mount=type=tmpfs,target=/t",
+        "--device=/dev/null:/dev/x",
+        "--group-add=a,5",
+        "--shm-size=2m",
+        "--ulimit=nofile=5:6",
+        "--cpuset-cpus=0",
+        "--allow=security.insecure",
+        "--security-opt=mask=/a:/b",
+        "--security-opt=unmask=/proc/acpi",
+    ])
+    .security;
+    assert!(r.no_hosts && r.allow_insecure);
+    assert_eq!(r.add_hosts, [("h".into(), "host-gateway".into())]);
+    assert_eq!(r.secrets[0].source, SecretSource::Variable("FROM_ENV".into()));
+    assert_eq!((r.ssh[0].id.as_str(), r.mounts.len()), ("k", 1));
+    assert_eq!(r.devices[0].target.to_str(), Some("/dev/x"));
+    assert_eq!((r.groups.len(), r.shm_size, r.ulimits.len(), r.cpus), (2, Some(2 << 20), 1, vec![0]));
+    assert_eq!((r.masked.len(), r.unmasked.paths.len()), (2, 1));
 }
 
 #[test]
@@ -211,12 +238,16 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
         &["--isolation=vm"],
         &["--network=bridge"],
         &["--platform=linux/amd64,linux/arm64"],
-        &["--secret=id=x"],
+        &["--secret=src=x"],
+        &["--device=vendor.com/gpu=0"],
+        &["--group-add=keep-groups"],
+        &["--volume=/a:/b:U"],
+        &["--allow=device"],
         &["https://example/x.git?nonsense"],
         &["--build-context", "a=s3://bucket/x"],
         &["--build-context", "a=oci-layout://"],
         &["--output", "type=local,dest=x"],
-        &["--security-opt=mask=/x"],
+        &["--security-opt=systempaths=unconfined"],
         &["--nosuch"],
         &["--labl=x"],
         &["--timestamp=1", "--source-date-epoch=2"],
@@ -234,12 +265,16 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     `--isolation=vm` is not supported | leave it out: rbuild takes the strongest isolation that the pod allows
     `--network=bridge` is not supported | use `host` (the network of the pod) or `none`: a pod cannot make networks
     `--platform` with several platforms is not supported | build each platform on a machine of its own
-    `--secret` is not supported | `RUN --mount=type=secret` is not supported yet
+    invalid value `src=x` for `--secret`: it has no id | write `id=ID,src=FILE`
+    `--device vendor.com/gpu=0` is not supported | write the path of a device that the pod has: CDI names are not known here
+    `--group-add keep-groups` is not supported | name the groups: those of the machine have no numbers in an image's world
+    volume option `U` is not supported | change the owner of the directory yourself, or use `O`: then nothing of it changes
+    `--allow device` is not supported | use `security.insecure` or `network.host`; devices are given with `--device`
     invalid git address `https://example/x.git`: unexpected `nonsense` in its query | 
     invalid build context `a=s3://bucket/x` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]` or `target:STAGE`
     invalid build context `a=oci-layout://` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]` or `target:STAGE`
     `--output` is not supported | write an archive with `-t oci-archive:FILE` or `-t docker-archive:FILE`
-    `--security-opt mask=/x` is not supported | use `seccomp=unconfined`, `seccomp=PROFILE` or `no-new-privileges`
+    `--security-opt systempaths=unconfined` is not supported | use `seccomp=unconfined`, `seccomp=PROFILE`, `no-new-privileges`, `mask=PATHS` or `unmask=PATHS`
     unknown flag: --nosuch | did you mean `--os`?
     unknown flag: --labl | did you mean `--label`?
     `--timestamp` and `--source-date-epoch` contradict each other | 

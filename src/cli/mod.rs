@@ -50,6 +50,7 @@ mod registry_flags;
 mod rmi;
 mod run;
 mod save;
+mod steps;
 mod store_limit;
 mod table;
 mod tag;

@@ -2,12 +2,12 @@
 
 use super::foreign::{self, Flag, Foreign, Table, Verdict, boolean, text};
 use super::registry_flags::{self, RegistryArgs};
-use super::{Error, Global, bud, delivery, store_limit::StoreLimit, values};
+use super::{Error, Global, bud, delivery, steps, store_limit::StoreLimit, values};
 use crate::archive::merged::Merged;
 use crate::archive::upper::Upper;
 use crate::oci::{ContainerConfig, Platform};
 use crate::plan::Network;
-use crate::sandbox::{self, HostEntry, Mount, MountKind, Stdin, StepSpec, Stream};
+use crate::sandbox::{self, Guard, HostEntry, Mount, MountKind, Stdin, StepSpec, Stream};
 use crate::snapshot::{LayerRef, Snapshots};
 use crate::source::image::{Images, Pull};
 use crate::sys::{idmap::IdMap, passwd};
@@ -146,23 +146,29 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
     let cwd = args.workingdir.clone().unwrap_or_else(|| config.working_dir.clone());
     spec.cwd = Path::new("/").join(cwd);
     spec.ids = ids;
-    spec.network = match args.network.as_deref().map(bud::network).transpose()?.flatten() {
+    spec.network = match args.network.as_deref().map(steps::network).transpose()?.flatten() {
         Some(Network::None) => sandbox::Network::None,
         Some(Network::Host) | None => sandbox::Network::Host,
     };
     spec.hostname = args.hostname.clone().unwrap_or(spec.hostname);
     for host in &args.add_host {
-        let (name, address) = bud::add_host(host)?;
+        let (name, address) = steps::add_host(host)?;
+        if address == crate::build::request::HOST_GATEWAY {
+            return Err(Error::unsupported("`host-gateway` of `run`", "write the IP address of the machine"));
+        }
         spec.hosts.push(HostEntry { address, name });
     }
     for volume in &args.volume {
-        let v = bud::volume(volume)?;
+        let v = steps::volume(volume, &mut foreign::warn)?;
+        if v.overlay {
+            return Err(Error::unsupported("volume option `O` of `run`", "use `ro`"));
+        }
         let source = std::fs::canonicalize(&v.source).map_err(Error::file("find", &v.source))?;
-        let kind = MountKind::Bind { source, inside: PathBuf::new(), read_only: v.read_only };
+        let kind = MountKind::Bind { source, inside: PathBuf::new(), guard: Guard::read_only(v.read_only) };
         spec.mounts.push(Mount { target: PathBuf::from(v.target), kind });
     }
-    spec.cap_add = bud::capabilities(&args.cap_add)?;
-    spec.cap_drop = bud::capabilities(&args.cap_drop)?;
+    spec.cap_add = steps::capabilities(&args.cap_add)?;
+    spec.cap_drop = steps::capabilities(&args.cap_drop)?;
     spec.stdin = if args.interactive || args.tty { Stdin::Inherit } else { Stdin::Null };
     spec.interactive = args.tty;
 

@@ -97,6 +97,15 @@ pub fn size(text: &str) -> Result<u64, String> {
     Ok((number * scale as f64) as u64)
 }
 
+/// Bytes of memory: units are binary, whichever way they are written, as Docker reads them.
+pub fn memory(text: &str) -> Result<u64, String> {
+    let lower = text.to_ascii_lowercase();
+    match lower.strip_suffix('b') {
+        Some(unit) if unit.ends_with(['k', 'm', 'g', 't']) => size(unit),
+        _ => size(&lower),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +135,10 @@ mod tests {
         for (text, want) in [("1", 1), ("2k", 2048), ("1.5GB", 1_500_000_000), ("500MiB", 500 << 20)] {
             assert_eq!(size(text).unwrap(), want, "{text}");
         }
+        assert_eq!(
+            (memory("64m"), memory("64MB"), memory("1KiB"), memory("9")),
+            (Ok(64 << 20), Ok(64 << 20), Ok(1024), Ok(9))
+        );
         assert!(size("x").is_err() && size("1q").is_err() && size("").is_err());
     }
 }

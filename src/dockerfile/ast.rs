@@ -283,8 +283,16 @@ pub struct Mount {
     pub gid: Option<u32>,
     /// `env`: name of the variable that holds the secret.
     pub env: Option<String>,
-    /// `z`, `Z`: a label for SELinux was asked for.
+    /// `z`, `Z`, `relabel`: a label for SELinux was asked for.
     pub relabel: bool,
+    /// `nosuid`: setuid bits have no effect.
+    pub no_suid: bool,
+    /// `nodev`: device nodes cannot be opened.
+    pub no_dev: bool,
+    /// `noexec`: programs cannot be executed.
+    pub no_exec: bool,
+    /// `tmpcopyup`: a tmpfs begins with what the image has at its place.
+    pub copy_up: bool,
 }
 
 /// COPY and ADD.

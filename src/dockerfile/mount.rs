@@ -3,7 +3,7 @@
 use super::ast::{Mount, MountFlag, MountKind, Sharing};
 use super::suggest;
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 32] = [
     "type",
     "from",
     "source",
@@ -25,6 +25,17 @@ const KEYS: [&str; 21] = [
     "env",
     "z",
     "Z",
+    "tmpfs-size",
+    "tmpfs-mode",
+    "tmpcopyup",
+    "bind-propagation",
+    "bind-nonrecursive",
+    "relabel",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "U",
+    "no-dereference",
 ];
 
 /// Why a mount cannot be understood.
@@ -34,6 +45,10 @@ pub struct MountError {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+}
+
+fn hinted<T>(message: impl Into<String>, hint: &str) -> Result<T, MountError> {
+    Err(MountError { message: message.into(), hint: Some(hint.into()) })
 }
 
 fn fault<T>(message: impl Into<String>) -> Result<T, MountError> {
@@ -146,9 +161,13 @@ impl MountFlag {
         let mut access = Access::Unsaid;
         let mut sharing = None;
         let mut required = None;
+        let mut buildah = Buildah::default();
         for field in fields(&self.text)? {
             if matches!(field.as_str(), "z" | "Z") {
                 m.relabel = true;
+                continue;
+            }
+            if buildah.take(&field, &mut m)? {
                 continue;
             }
             let (key, value) = match field.split_once('=') {
@@ -202,7 +221,99 @@ impl MountFlag {
             }
         }
         check(&mut m, access, sharing, required)?;
+        buildah.check(&mut m)?;
         Ok(m)
+    }
+}
+
+/// What buildah has beyond BuildKit's options.
+#[derive(Default)]
+struct Buildah {
+    tmpfs: Option<String>,
+    tmpfs_mode: Option<u32>,
+    bind: Option<String>,
+}
+
+impl Buildah {
+    /// Whether `field` is one of them; then it is done with.
+    fn take(&mut self, field: &str, m: &mut Mount) -> Result<bool, MountError> {
+        let (key, value) = field.split_once('=').map_or((field, None), |(k, v)| (k, Some(v)));
+        let flag = || value.map_or(Ok(true), |v| boolean(key, v));
+        match key {
+            "nosuid" => m.no_suid = flag()?,
+            "nodev" => m.no_dev = flag()?,
+            "noexec" => m.no_exec = flag()?,
+            // Said of mounts that forbid nothing.
+            "suid" | "dev" | "exec" if value.is_none() => {}
+            "tmpcopyup" => {
+                m.copy_up = flag()?;
+                self.tmpfs = Some(key.into());
+            }
+            "tmpfs-size" => {
+                let Some(size) = value.and_then(bytes) else {
+                    return fault(format!("invalid value `{}` for mount option `{key}`", value.unwrap_or_default()));
+                };
+                m.size = Some(size);
+            }
+            "tmpfs-mode" => {
+                self.tmpfs_mode = Some(number(key, value.unwrap_or_default(), 8)?);
+                self.tmpfs = Some(key.into());
+            }
+            "relabel" => match value {
+                Some("shared" | "private") => m.relabel = true,
+                _ => return hinted("invalid value for mount option `relabel`", "use `shared` or `private`"),
+            },
+            // A step's mounts are seen by the step only, and their sources have no mounts below.
+            "bind-nonrecursive" => {
+                flag()?;
+                self.bind = Some(key.into());
+            }
+            "bind-propagation" => match value {
+                Some("private" | "rprivate" | "slave" | "rslave") => self.bind = Some(key.into()),
+                Some(other @ ("shared" | "rshared" | "unbindable" | "runbindable")) => {
+                    return hinted(
+                        format!("the mount option `bind-propagation={other}` is not supported"),
+                        "leave it out: what a step mounts is seen by the step only",
+                    );
+                }
+                _ => return fault("invalid value for mount option `bind-propagation`"),
+            },
+            "U" if !flag()? => {}
+            "U" => {
+                return hinted(
+                    "the mount option `U` is not supported",
+                    "leave it out: files of the context and of stages are not given to others; a cache takes `uid` and `gid`",
+                );
+            }
+            "no-dereference" if !flag()? => {}
+            "no-dereference" => {
+                return hinted(
+                    "the mount option `no-dereference` is not supported",
+                    "name the place that the symbolic link leads to as `source`",
+                );
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn check(self, m: &mut Mount) -> Result<(), MountError> {
+        let only = |option: Option<String>, kind: MountKind, name: &str| match option {
+            Some(option) if m.kind != kind => {
+                fault(format!("mount option `{option}` goes with the mount type `{name}` only"))
+            }
+            _ => Ok(()),
+        };
+        only(self.tmpfs, MountKind::Tmpfs, "tmpfs")?;
+        only(self.bind, MountKind::Bind, "bind")?;
+        if m.copy_up && m.size.is_some() {
+            return hinted(
+                "a mount with `tmpcopyup` cannot have a size",
+                "leave one of them out: what the image has at the place is not copied into memory",
+            );
+        }
+        m.mode = m.mode.or(self.tmpfs_mode);
+        Ok(())
     }
 }
 
@@ -311,8 +422,26 @@ mod tests {
             "target",
             "type=tmpfs,target=/x,size=lots",
             "\"target=/x",
+            "type=cache,target=/x,tmpcopyup",
+            "type=tmpfs,target=/x,tmpcopyup,size=1m",
+            "type=tmpfs,target=/x,tmpfs-size=lots",
+            "type=tmpfs,target=/x,tmpfs-mode=9",
+            "type=tmpfs,target=/x,bind-propagation=private",
+            "target=/x,bind-propagation=shared",
+            "target=/x,relabel=other",
+            "target=/x,U",
+            "target=/x,no-dereference",
         ] {
             assert!(resolve(bad).is_err(), "{bad}");
+        }
+        let m = resolve("target=/x,bind-propagation=rprivate,nosuid,nodev=true,noexec,exec,relabel=shared,U=false")
+            .unwrap();
+        assert!(m.no_suid && m.no_dev && m.no_exec && m.relabel);
+        let m = resolve("type=tmpfs,dst=/x,tmpfs-size=1m,tmpfs-mode=0700").unwrap();
+        assert_eq!((m.size, m.mode, m.copy_up), (Some(1 << 20), Some(0o700), false));
+        assert!(resolve("type=tmpfs,dst=/x,tmpcopyup").unwrap().copy_up);
+        for refused in ["target=/x,U", "target=/x,bind-propagation=rshared", "target=/x,no-dereference"] {
+            assert!(resolve(refused).unwrap_err().hint.is_some(), "{refused}");
         }
         assert_eq!(resolve("type=chache,target=/x").unwrap_err().hint.as_deref(), Some("did you mean `cache`?"));
     }

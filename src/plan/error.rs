@@ -33,6 +33,8 @@ pub enum Error {
     Unsupported {
         /// The instruction or flag.
         what: String,
+        /// What to do instead.
+        hint: Option<String>,
         /// Where.
         location: Box<Location>,
     },
@@ -56,7 +58,7 @@ impl Error {
     }
 
     pub(super) fn unsupported(request: &PlanRequest, span: Span, what: impl Into<String>) -> Self {
-        Error::Unsupported { what: what.into(), location: Box::new(request.location(span)) }
+        Error::Unsupported { what: what.into(), hint: None, location: Box::new(request.location(span)) }
     }
 }
 
@@ -74,7 +76,7 @@ impl Classified for Error {
         match self {
             Error::Dockerfile(e) => e.hint(),
             Error::TargetNotFound { hint, .. } | Error::Invalid { hint, .. } => hint.clone(),
-            Error::Unsupported { .. } => None,
+            Error::Unsupported { hint, .. } => hint.clone(),
             Error::Image { near: Some(near), .. } => Some(format!("did you mean the stage `{near}`?")),
             Error::Image { reason, .. } => reason.hint(),
         }

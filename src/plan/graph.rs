@@ -7,7 +7,7 @@
 
 use super::{ContextId, Error, NamedContext, PlanRequest, ResolvedImage, Resolver, context_name};
 use crate::dockerfile::expand::{Expander, Lookup, NoVariables};
-use crate::dockerfile::{self, CommandLine, Dockerfile, Instruction, Kind, MountKind, Span, suggest};
+use crate::dockerfile::{self, CommandLine, Dockerfile, Instruction, Kind, MountFlag, MountKind, Span, suggest};
 use crate::oci::Platform;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -241,7 +241,14 @@ impl<'a> Graph<'a> {
         }
         let triggers = triggers.into_iter().map(|i| (Instruction { span, ..i }, true));
         let own = stage.instructions.iter().map(|i| (i.clone(), false));
-        Ok(Opened { start, platform, base, instructions: triggers.chain(own).collect() })
+        let mut instructions: Vec<(Instruction, bool)> = triggers.chain(own).collect();
+        for (i, _) in &mut instructions {
+            if let Kind::Run(run) = &mut i.kind {
+                let all = self.request.mounts.iter().map(|text| MountFlag { text: text.clone() });
+                run.mounts.splice(0..0, all);
+            }
+        }
+        Ok(Opened { start, platform, base, instructions })
     }
 
     /// The stages that an opened stage needs.

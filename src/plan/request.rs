@@ -33,6 +33,10 @@ pub struct PlanRequest {
     /// `--build-context`, by name: what FROM, `COPY --from` and mounts read where they say the name. It wins over stages and
     /// images that are called so.
     pub contexts: Vec<(String, NamedContext)>,
+    /// Values of `RUN --mount` that every RUN gets, in front of its own.
+    pub mounts: Vec<String>,
+    /// Whether `RUN --security=insecure` is allowed.
+    pub allow_insecure: bool,
 }
 
 /// What a name stands for that `--build-context` defines.
@@ -79,6 +83,8 @@ impl PlanRequest {
             build_platform: Platform::host(),
             labels: vec![],
             contexts: vec![],
+            mounts: vec![],
+            allow_insecure: false,
         }
     }
 }

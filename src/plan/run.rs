@@ -14,12 +14,15 @@ impl Builder<'_> {
         run: &dockerfile::Run,
         span: Span,
     ) -> Result<Outcome, Error> {
-        if run.security.as_deref() == Some("insecure") {
-            return Err(self.unsupported(span, "`RUN --security=insecure`"));
+        let insecure = run.security.as_deref() == Some("insecure");
+        if insecure && !self.request().allow_insecure {
+            return Err(Error::Invalid {
+                message: "`RUN --security=insecure` is not allowed".into(),
+                hint: Some("allow it with `--allow security.insecure`".into()),
+                location: Box::new(self.request().location(span)),
+            });
         }
-        if !run.devices.is_empty() {
-            return Err(self.unsupported(span, "`RUN --device`"));
-        }
+        self.devices(run, span)?;
         let (request, platform) = (self.request(), &state.platform);
         if !platform.accepts(&request.platform) && !platform.accepts(&request.build_platform) {
             return Err(self.unsupported(span, format!("RUN on the foreign platform `{platform}`")));
@@ -30,9 +33,10 @@ impl Builder<'_> {
             return Err(self.invalid(span, "RUN has no command"));
         }
         let mut inputs = vec![];
-        let mut mounts = vec![];
+        let mut mounts: Vec<Mount> = vec![];
         for flag in &run.mounts {
-            let mount = self.mount(stage, state, flag, span)?;
+            let agents = mounts.iter().filter(|m| m.options.kind == MountKind::Ssh).count();
+            let mount = self.mount(stage, state, flag, agents, span)?;
             if let Some(CopyFrom::Stage(step)) = mount.from {
                 inputs.push(step);
             }
@@ -56,11 +60,42 @@ impl Builder<'_> {
                 Some(RunNetwork::Host) => Some(Network::Host),
             },
             mounts,
+            insecure,
         });
         Ok(Outcome { kind, history: Some((history, true)), inputs })
     }
 
-    fn mount(&mut self, stage: usize, state: &State, flag: &MountFlag, span: Span) -> Result<Mount, Error> {
+    /// Devices that are not required may be missing, and there is nothing here that could give them.
+    fn devices(&mut self, run: &dockerfile::Run, span: Span) -> Result<(), Error> {
+        for device in &run.devices {
+            let mut fields = device.split(',');
+            let name = fields.next().unwrap_or_default();
+            let name = name.strip_prefix("name=").unwrap_or(name);
+            if fields.any(|f| f == "required" || f == "required=true") {
+                return Err(Error::Unsupported {
+                    what: format!("the required device `{name}` of `RUN --device`"),
+                    hint: Some(
+                        "CDI names are not known here: give the device's path to every step with `--device`, and leave \
+                         `required` out"
+                            .into(),
+                    ),
+                    location: Box::new(self.request().location(span)),
+                });
+            }
+            self.warnings.push(format!("the step runs without the device `{name}`: line {}", span.start));
+        }
+        Ok(())
+    }
+
+    /// One mount; `agents` is the number of agents that the step has already.
+    fn mount(
+        &mut self,
+        stage: usize,
+        state: &State,
+        flag: &MountFlag,
+        agents: usize,
+        span: Span,
+    ) -> Result<Mount, Error> {
         let expander = Expander::new(self.escape());
         let resolved = flag.resolve(&mut |v| expander.text(v, &state.variables).map_err(|e| e.to_string()));
         let mut options = resolved.map_err(|e| Error::Invalid {
@@ -71,28 +106,37 @@ impl Builder<'_> {
         if options.relabel {
             self.warnings.push(format!("the mount options `z` and `Z` label nothing here: line {}", span.start));
         }
-        if options.kind == MountKind::Ssh {
-            return Err(self.unsupported(span, "`RUN --mount=type=ssh`"));
-        }
         let target = options.target.take().map(|t| values::join(&state.image.config.working_dir, &t));
-        options.target = match (options.kind, target) {
-            (MountKind::Secret, None) => {
-                let id = options.id.as_deref().or(options.source.as_deref()).unwrap_or_default();
-                options.env.is_none().then(|| format!("/run/secrets/{id}"))
-            }
-            (_, Some(t)) => Some(t),
-            (_, None) => Some(values::join("/", &state.image.config.working_dir)),
-        };
+        if options.kind == MountKind::Secret {
+            let alias = options.source.take();
+            let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+            options.id = options
+                .id
+                .take()
+                .or(alias)
+                .or_else(|| target.as_deref().map(base))
+                .or_else(|| options.env.clone())
+                .filter(|id| !id.is_empty());
+            let Some(id) = &options.id else { return Err(self.invalid(span, "a secret mount needs an `id`")) };
+            options.target = target.or_else(|| options.env.is_none().then(|| format!("/run/secrets/{}", base(id))));
+        } else {
+            options.target = target.or_else(|| {
+                Some(match options.kind {
+                    MountKind::Ssh => format!("/run/buildkit/ssh_agent.{agents}"),
+                    _ => values::join("/", &state.image.config.working_dir),
+                })
+            });
+        }
         if options.target.as_deref() == Some("/") {
             return Err(self.invalid(span, "invalid mount target `/`"));
         }
-        if options.kind == MountKind::Secret && options.id.is_none() {
-            // the name of the secret is the last part of its path
-            let path = options.source.as_deref().or(options.target.as_deref()).unwrap_or_default();
-            options.id = path.rsplit('/').next().map(str::to_owned);
+        if options.kind == MountKind::Ssh && options.id.as_deref().is_none_or(str::is_empty) {
+            options.id = Some("default".into());
         }
-        if options.kind == MountKind::Cache && options.id.is_none() {
-            options.id = options.target.clone();
+        if options.kind == MountKind::Cache {
+            let id = options.id.take().or_else(|| options.target.clone()).unwrap_or_default();
+            let namespace = self.args.get("BUILDKIT_CACHE_MOUNT_NS").filter(|ns| !ns.is_empty());
+            options.id = Some(namespace.map_or(id.clone(), |ns| format!("{ns}/{id}")));
         }
         let from = match options.from.as_deref().filter(|f| !f.is_empty()) {
             Some(name) if reads_files(options.kind) => Some(self.origin(stage, name, span)?.0),

@@ -138,6 +138,8 @@ pub struct Run {
     pub network: Option<Network>,
     /// `--mount`s, options expanded; `target` is absolute.
     pub mounts: Vec<Mount>,
+    /// `--security=insecure`: every capability that the pod has to give, and no filter of system calls.
+    pub insecure: bool,
 }
 
 /// A `RUN --mount` with everything expanded.
@@ -145,7 +147,7 @@ pub struct Run {
 pub struct Mount {
     /// Where its files come from (bind and cache; `None` where a cache starts empty, and for all other kinds).
     pub from: Option<CopyFrom>,
-    /// The options. `target` is an absolute path; `from` is what was written.
+    /// The options. `target` is an absolute path (none for a secret that is a variable only); `from` is what was written.
     pub options: dockerfile::Mount,
 }
 

@@ -38,10 +38,10 @@ pub(super) struct Order {
     pub one_id: bool,
     /// Whether root of the step is the node's root as far as file permissions go, so that `/proc` needs covers.
     pub node_root: bool,
-    /// Text of `/etc/resolv.conf`.
-    pub resolv_conf: String,
-    /// Text of `/etc/hosts`.
-    pub hosts: String,
+    /// Text of `/etc/resolv.conf`; `None`: the image's.
+    pub resolv_conf: Option<String>,
+    /// Text of `/etc/hosts`; `None`: the image's.
+    pub hosts: Option<String>,
     /// Kind and length in bytes of each seccomp filter that follows, in the order in which they are to be loaded.
     pub filters: Vec<(FilterKind, usize)>,
     /// Whether Landlock keeps the step's signals inside.
@@ -159,8 +159,8 @@ mod tests {
             isolation: Isolation::Traced,
             one_id: true,
             node_root: false,
-            resolv_conf: String::new(),
-            hosts: "x".to_owned(),
+            resolv_conf: None,
+            hosts: Some("x".to_owned()),
             filters: vec![(FilterKind::Profile, 3), (FilterKind::Gate, 0), (FilterKind::OneId, 2)],
             scope_signals: false,
         };

@@ -1,7 +1,9 @@
 //! Running one command on one root file system.
 
+pub mod agent;
 mod etc;
 mod gate;
+mod hidden;
 mod init;
 mod message;
 mod one_id;
@@ -14,9 +16,13 @@ mod unshare;
 
 pub use crate::sys::passwd::UserIds;
 pub use crate::sys::signal::Cancel;
+pub use hidden::Hidden;
 pub use init::{is_init, main as init_main};
 pub use run::run;
-pub use spec::{Capability, HostEntry, Mount, MountKind, Network, PipeFile, Seccomp, Stdin, StepSpec};
+pub use spec::{
+    Capability, Device, Guard, HostEntry, Mount, MountKind, Network, PipeFile, ResolvConf, Rlimit, Seccomp, Stdin,
+    StepSpec, Unmasked,
+};
 pub use stub::make_stub;
 pub use unshare::unshare;
 
@@ -112,6 +118,18 @@ pub enum Error {
         /// What the user does next.
         hint: Option<String>,
     },
+}
+
+impl Error {
+    /// The same error with another text.
+    #[must_use]
+    pub fn map_text(self, change: impl Fn(&str) -> String) -> Error {
+        match self {
+            Error::NotStarted { message, code } => Error::NotStarted { message: change(&message), code },
+            Error::Setup { message, errno, hint } => Error::Setup { message: change(&message), errno, hint },
+            other => other,
+        }
+    }
 }
 
 impl crate::error::Classified for Error {

@@ -1,5 +1,6 @@
 //! What a step is: the input of [`run`](super::run).
 
+use super::hidden::Hidden;
 use crate::sys::passwd::UserIds;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -28,6 +29,8 @@ pub struct StepSpec {
     /// The whole environment of the command.
     #[serde(with = "super::text::pairs")]
     pub env: Vec<(OsString, OsString)>,
+    /// Variables with secret values, on top of `env`.
+    pub secret_env: Vec<(String, Hidden)>,
     /// Working directory, absolute in the image; made where it does not exist.
     #[serde(with = "super::text::one")]
     pub cwd: PathBuf,
@@ -37,8 +40,10 @@ pub struct StepSpec {
     pub network: Network,
     /// Host name of the command.
     pub hostname: String,
-    /// Text of `/etc/resolv.conf`; `None`: the pod's.
-    pub resolv_conf: Option<String>,
+    /// What `/etc/resolv.conf` is.
+    pub resolv_conf: ResolvConf,
+    /// Whether `/etc/hosts` is the image's own.
+    pub no_hosts: bool,
     /// Further lines for `/etc/hosts`.
     pub hosts: Vec<HostEntry>,
     /// Files under `/dev/pipes`.
@@ -57,6 +62,19 @@ pub struct StepSpec {
     pub no_new_privileges: bool,
     /// Further mounts, in order.
     pub mounts: Vec<Mount>,
+    /// Device nodes and directories of them beyond the usual ones.
+    pub devices: Vec<Device>,
+    /// Size of `/dev/shm` in bytes; `None`: 64 MiB.
+    pub shm_size: Option<u64>,
+    /// Limits of the command and its children.
+    pub rlimits: Vec<Rlimit>,
+    /// The only CPUs that the command starts on; empty: all of the builder's.
+    pub cpus: Vec<usize>,
+    /// Absolute paths of the image that are covered: a directory shows empty, a file cannot be read.
+    #[serde(with = "super::text::list")]
+    pub masked: Vec<PathBuf>,
+    /// What is not covered although it usually is.
+    pub unmasked: Unmasked,
 }
 
 impl StepSpec {
@@ -69,11 +87,13 @@ impl StepSpec {
             stub: None,
             argv,
             env: Vec::new(),
+            secret_env: Vec::new(),
             cwd: PathBuf::from("/"),
             ids: UserIds::default(),
             network: Network::Host,
             hostname: "buildkitsandbox".to_owned(),
-            resolv_conf: None,
+            resolv_conf: ResolvConf::Pod,
+            no_hosts: false,
             hosts: Vec::new(),
             pipes: Vec::new(),
             stdin: Stdin::Null,
@@ -83,7 +103,66 @@ impl StepSpec {
             seccomp: Seccomp::Default,
             no_new_privileges: false,
             mounts: Vec::new(),
+            devices: Vec::new(),
+            shm_size: None,
+            rlimits: Vec::new(),
+            cpus: Vec::new(),
+            masked: Vec::new(),
+            unmasked: Unmasked::default(),
         }
+    }
+}
+
+/// What `/etc/resolv.conf` of a step is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ResolvConf {
+    /// The pod's.
+    Pod,
+    /// A file with this text.
+    Text(String),
+    /// The image's own.
+    Image,
+}
+
+/// Something of the builder's `/dev` that a step gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute path on the builder's side: a device node, or a directory of them.
+    #[serde(with = "super::text::one")]
+    pub source: PathBuf,
+    /// Absolute path in the step.
+    #[serde(with = "super::text::one")]
+    pub target: PathBuf,
+}
+
+/// A limit of setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// Of what.
+    pub kind: crate::sys::rlimit::Kind,
+    /// Soft limit; `None`: unlimited.
+    pub soft: Option<u64>,
+    /// Hard limit; `None`: unlimited.
+    pub hard: Option<u64>,
+}
+
+/// Paths of `/proc` and `/sys` that are usually covered, and are not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmasked {
+    /// Nothing is covered.
+    pub all: bool,
+    /// These are not: absolute paths, which may end in `/*`.
+    pub paths: Vec<String>,
+}
+
+impl Unmasked {
+    /// Whether this absolute path is to be left as it is.
+    pub fn has(&self, path: &str) -> bool {
+        let named = |p: &String| match p.strip_suffix("/*") {
+            Some(dir) => path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')),
+            None => p.trim_end_matches('/') == path,
+        };
+        self.all || self.paths.iter().any(named)
     }
 }
 
@@ -138,6 +217,15 @@ pub enum Seccomp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Capability(pub caps::Capability);
 
+impl Capability {
+    /// Every capability that there is.
+    pub fn all() -> Vec<Capability> {
+        let mut all: Vec<Capability> = caps::all().into_iter().map(Capability).collect();
+        all.sort_by_key(|c| c.0.index());
+        all
+    }
+}
+
 impl std::str::FromStr for Capability {
     type Err = String;
 
@@ -182,8 +270,8 @@ pub enum MountKind {
         /// Path below `source` of what is shown, resolved as if `source` were the root directory; empty for all of it.
         #[serde(with = "super::text::one")]
         inside: PathBuf,
-        /// Whether writes fail.
-        read_only: bool,
+        /// What is forbidden in it.
+        guard: Guard,
     },
     /// A file or directory of another root file system.
     Layers {
@@ -199,8 +287,19 @@ pub enum MountKind {
         /// Path in that root file system, resolved inside it; empty for all of it.
         #[serde(with = "super::text::one")]
         inside: PathBuf,
-        /// Whether writes fail.
-        read_only: bool,
+        /// What is forbidden in it.
+        guard: Guard,
+    },
+    /// A file in memory that only this step sees.
+    Secret {
+        /// What it holds.
+        content: Hidden,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
     },
     /// An empty file system in memory.
     Tmpfs {
@@ -208,5 +307,41 @@ pub enum MountKind {
         size: Option<u64>,
         /// Permission bits of its root.
         mode: u32,
+        /// What is forbidden in it.
+        guard: Guard,
     },
+}
+
+/// What a mount forbids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// Writes.
+    pub read_only: bool,
+    /// Privilege by setuid bits and file capabilities.
+    pub no_suid: bool,
+    /// Opening device nodes.
+    pub no_dev: bool,
+    /// Executing programs.
+    pub no_exec: bool,
+}
+
+impl Guard {
+    /// Forbids writes, and nothing else, where `read_only`.
+    pub fn read_only(read_only: bool) -> Guard {
+        Guard { read_only, ..Guard::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_covered_is_said_by_path_or_directory() {
+        let unmasked = Unmasked { all: false, paths: vec!["/proc/acpi".into(), "/sys/*".into()] };
+        for (path, shown) in [("/proc/acpi", true), ("/proc/keys", false), ("/sys/firmware", true), ("/sysx", false)] {
+            assert_eq!(unmasked.has(path), shown, "{path}");
+        }
+        assert!(Unmasked { all: true, paths: vec![] }.has("/proc/keys"));
+    }
 }

@@ -193,16 +193,6 @@ RUN test "$(ls /m)" = f
 }
 
 #[test]
-fn secrets_are_missing_unless_required() {
-    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
-    let lab = lab();
-    let dockerfile = "FROM localhost/busybox\nRUN --mount=type=secret,id=s test ! -e /run/secrets/s\n";
-    builds(&lab, dockerfile, &[]);
-    let done = build(&lab, &dockerfile.replace("id=s", "id=s,required=true"), &[]);
-    assert!(done.code == 125 && done.stderr.contains("the secret `s`"), "{done}");
-}
-
-#[test]
 fn declared_volumes_keep_their_content_when_asked_to() {
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
     let lab = lab();

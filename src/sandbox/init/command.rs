@@ -1,7 +1,7 @@
 //! The child that becomes the step's command.
 
 use super::super::message::{Filter, FilterKind, Order};
-use super::super::spec::Stdin;
+use super::super::spec::{Stdin, StepSpec};
 use super::Failure;
 use crate::sys;
 use crate::sys::process::{Fork, exec, exit_now, fork};
@@ -130,6 +130,7 @@ fn prepare(order: &Order, filters: &[Filter], init: &UnixStream) -> Result<(), F
         let _ = std::os::unix::fs::fchown(io::stderr(), Some(step.ids.uid), None);
     }
     sys::process::close_on_exec_from(3);
+    surroundings(step)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     enter_directory(&step.cwd)?;
 
@@ -160,6 +161,19 @@ fn prepare(order: &Order, filters: &[Filter], init: &UnixStream) -> Result<(), F
         }
     }
     change_user(order)
+}
+
+/// Limits and CPUs.
+fn surroundings(step: &StepSpec) -> Result<(), Failure> {
+    use super::Context as _;
+    for limit in &step.rlimits {
+        sys::rlimit::set(limit.kind, limit.soft, limit.hard)
+            .context(|| format!("cannot set the limit `{}`", limit.kind.name()))?;
+    }
+    if !step.cpus.is_empty() {
+        sys::rlimit::only_cpus(&step.cpus).context(|| "cannot choose the CPUs of the command".to_owned())?;
+    }
+    Ok(())
 }
 
 fn enter_directory(cwd: &Path) -> Result<(), Failure> {
@@ -217,8 +231,11 @@ fn execute(order: &Order) -> NotStarted {
         return program(127, "the command is empty".to_owned());
     };
     let argv: Option<Vec<CString>> = step.argv.iter().map(|a| c_string(a.as_bytes().to_vec())).collect();
-    let env: Option<Vec<CString>> =
-        step.env.iter().map(|(n, v)| c_string([n.as_bytes(), b"=", v.as_bytes()].concat())).collect();
+    // A secret takes the place of a variable of its name: of two, programs would not agree on which counts.
+    let plain = step.env.iter().filter(|(n, _)| !step.secret_env.iter().any(|(secret, _)| n == secret.as_str()));
+    let plain = plain.map(|(n, v)| [n.as_bytes(), b"=", v.as_bytes()].concat());
+    let secret = step.secret_env.iter().map(|(n, v)| [n.as_bytes(), b"=", v.bytes()].concat());
+    let env: Option<Vec<CString>> = plain.chain(secret).map(c_string).collect();
     let (Some(argv), Some(env)) = (argv, env) else {
         return program(126, "an argument or a variable contains a zero byte".to_owned());
     };

@@ -43,7 +43,9 @@ pub(super) fn mount(root: &Root, order: &Order, reporter: &mut Reporter) -> Resu
     terminals(at, order, reporter)?;
     let shm = directory(at, "shm", 0o1777)?;
     let attributes = Attributes { no_suid: true, no_dev: true, no_exec: true, read_only: false };
-    mount::new_filesystem("tmpfs", &[("mode", "1777"), SIZE], attributes, shm.as_fd())
+    let bytes = order.step.shm_size.map(|bytes| bytes.to_string());
+    let size = bytes.as_ref().map_or(SIZE, |bytes| ("size", bytes.as_str()));
+    mount::new_filesystem("tmpfs", &[("mode", "1777"), size], attributes, shm.as_fd())
         .context(|| "cannot mount `/dev/shm`".to_owned())?;
     if !order.step.pipes.is_empty() {
         let pipes = directory(at, "pipes", 0o755)?;
@@ -75,15 +77,35 @@ fn terminals(at: BorrowedFd<'_>, order: &Order, reporter: &mut Reporter) -> Resu
     Ok(())
 }
 
-/// Shows `content` as a file at `target`: a file of `/dev`'s file system that has no name there any more.
-pub(super) fn show_file(dev: BorrowedFd<'_>, content: &[u8], mode: u32, target: BorrowedFd<'_>) -> Result<(), Failure> {
+/// A file to be shown, in memory.
+pub(super) struct Shown<'a> {
+    /// What it holds.
+    pub(super) content: &'a [u8],
+    /// Permission bits.
+    pub(super) mode: u32,
+    /// Owner and group; `None`: root's.
+    pub(super) owner: Option<(u32, u32)>,
+    /// What its mount forbids.
+    pub(super) attributes: Attributes,
+}
+
+/// Shows a file at `target`: one of `/dev`'s file system that has no name there any more.
+pub(super) fn show_file(dev: BorrowedFd<'_>, shown: &Shown<'_>, target: BorrowedFd<'_>) -> Result<(), Failure> {
     const NAME: &str = ".shown";
     let what = || "cannot make a file in memory".to_owned();
-    let mut file = std::fs::File::from(create(dev, NAME, mode).context(what)?);
-    file.write_all(content).context(what)?;
-    let bound = mount::bind_at(dev, OsStr::new(NAME), target, false, Attributes::default());
+    let mut file = std::fs::File::from(create(dev, NAME, shown.mode & 0o7777).context(what)?);
+    let made = file.write_all(shown.content).context(what).and_then(|()| match shown.owner {
+        // The mode once more: a change of owner takes setuid bits away.
+        Some((uid, gid)) => std::os::unix::fs::fchown(&file, Some(uid), Some(gid))
+            .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(shown.mode & 0o7777))?))
+            .context(|| format!("cannot give a file to {uid}:{gid}")),
+        None => Ok(()),
+    });
+    let bound = made.and_then(|()| {
+        mount::bind_at(dev, OsStr::new(NAME), target, false, shown.attributes).context(|| "cannot bind".to_owned())
+    });
     unlinkat(dev, NAME, AtFlags::empty()).context(what)?;
-    bound.context(|| "cannot bind".to_owned())
+    bound
 }
 
 fn create(at: BorrowedFd<'_>, name: &str, mode: u32) -> rustix::io::Result<OwnedFd> {

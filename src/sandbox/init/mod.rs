@@ -7,6 +7,7 @@
 mod command;
 mod composed;
 mod device;
+mod mounts;
 mod proc;
 mod reap;
 mod rootfs;

@@ -1,6 +1,7 @@
 //! `/proc` of a step.
 
 use super::super::message::{Isolation, Order};
+use super::super::spec::Unmasked;
 use super::composed::{self, Composed};
 use super::rootfs::Root;
 use super::{Context as _, Failure, Reporter};
@@ -64,23 +65,24 @@ pub(super) fn mount(
         Proc::Composed => return composed::mount(root, target.as_fd(), reporter).map(Some),
     }
     if order.node_root {
-        cover(root)?;
+        cover(root, &order.step.unmasked)?;
     }
     Ok(None)
 }
 
 /// Root of the step is the node's root by its number: the entries of `/proc` that only numbers guard are put out of reach.
-fn cover(root: &Root) -> Result<(), Failure> {
+fn cover(root: &Root, unmasked: &Unmasked) -> Result<(), Failure> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let proc = openat(root.top(), "proc", flags | OFlags::DIRECTORY, Mode::empty())
         .context(|| "cannot open `/proc`".to_owned())?;
-    for name in READ_ONLY {
+    let usual = |name: &&str| !unmasked.has(&format!("/proc/{name}"));
+    for name in READ_ONLY.into_iter().filter(usual) {
         let Ok(entry) = openat(&proc, name, flags, Mode::empty()) else { continue };
         let attributes = Attributes { read_only: true, ..GUARDED };
         mount::bind(entry.as_fd(), entry.as_fd(), false, attributes)
             .context(|| format!("cannot make `/proc/{name}` read-only"))?;
     }
-    for name in COVERED {
+    for name in COVERED.into_iter().filter(usual) {
         let Ok(entry) = openat(&proc, name, flags, Mode::empty()) else { continue };
         let what = || format!("cannot cover `/proc/{name}`");
         let stat = rustix::fs::fstat(&entry).context(what)?;

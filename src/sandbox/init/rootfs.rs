@@ -1,11 +1,11 @@
 //! The root file system of a step: the overlay, and what every container has mounted in it.
 
 use super::super::message::{Created, Message, Order};
-use super::super::spec::{Mount, MountKind};
+use super::super::spec::Unmasked;
 use super::composed::Composed;
 use super::proc::Proc;
-use super::{Context as _, Failure, Reporter, device, proc};
-use crate::sys::fs::{Missing, exists, resolve, resolve_or_create};
+use super::{Context as _, Failure, Reporter, device, mounts, proc};
+use crate::sys::fs::{Missing, exists, resolve_or_create};
 use crate::sys::mount::{self, Attributes, Overlay};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use std::ffi::OsStr;
@@ -139,12 +139,21 @@ pub(super) fn populate(
     system(root, order, reporter)?;
     let dev = device::mount(root, order, reporter)?;
     for (path, text) in [("/etc/resolv.conf", &order.resolv_conf), ("/etc/hosts", &order.hosts)] {
+        let Some(text) = text else { continue };
         let target = root.mount_point(Path::new(path), Missing::File, reporter)?;
-        device::show_file(dev.as_fd(), text.as_bytes(), 0o644, target.as_fd())
+        let shown =
+            device::Shown { content: text.as_bytes(), mode: 0o644, owner: None, attributes: Attributes::default() };
+        device::show_file(dev.as_fd(), &shown, target.as_fd())
             .map_err(|f| Failure { message: format!("cannot mount `{path}`: {}", f.message), ..f })?;
     }
+    for wanted in &order.step.devices {
+        mounts::device(root, wanted, reporter)?;
+    }
     for wanted in &order.step.mounts {
-        further(root, wanted, reporter)?;
+        mounts::further(root, wanted, order.one_id, dev.as_fd(), reporter)?;
+    }
+    for path in &order.step.masked {
+        mounts::mask(root, path)?;
     }
     Ok(composed)
 }
@@ -162,7 +171,7 @@ fn system(root: &Root, order: &Order, reporter: &mut Reporter) -> Result<(), Fai
     // With all that is mounted in it: the kernel does not let a new namespace look below.
     if mount::bind_at(CWD, OsStr::new("/sys"), target.as_fd(), true, guarded).is_ok() {
         if order.node_root {
-            cover_system(root)?;
+            cover_system(root, &order.step.unmasked)?;
         }
         return Ok(());
     }
@@ -176,67 +185,13 @@ fn system(root: &Root, order: &Order, reporter: &mut Reporter) -> Result<(), Fai
 const COVERED: [&str; 5] =
     ["firmware", "devices/virtual/powercap", "kernel/debug", "kernel/security", "kernel/tracing"];
 
-fn cover_system(root: &Root) -> Result<(), Failure> {
+fn cover_system(root: &Root, unmasked: &Unmasked) -> Result<(), Failure> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    for name in COVERED {
+    for name in COVERED.iter().filter(|name| !unmasked.has(&format!("/sys/{name}"))) {
         let Ok(place) = openat(root.top(), format!("sys/{name}"), flags, Mode::empty()) else { continue };
         let guarded = Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: true };
         mount::new_filesystem("tmpfs", &[("mode", "0555"), ("size", "4k")], guarded, place.as_fd())
             .context(|| format!("cannot cover `/sys/{name}`"))?;
     }
     Ok(())
-}
-
-/// A mount that the step asks for.
-fn further(root: &Root, wanted: &Mount, reporter: &mut Reporter) -> Result<(), Failure> {
-    let what = || format!("cannot mount `{}`", wanted.target.display());
-    match &wanted.kind {
-        MountKind::Bind { source, inside, read_only } => {
-            let from = openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                .context(|| format!("cannot open `{}`", source.display()))?;
-            show(root, &wanted.target, from, inside, *read_only, reporter)
-        }
-        MountKind::Layers { lowers, upper, work, inside, read_only } => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let place =
-                openat(CWD, upper, flags, Mode::empty()).context(|| format!("cannot open `{}`", upper.display()))?;
-            // As for the root of the step: over its own upper directory, where nobody else looks.
-            let top = mount::overlay(&Overlay { lowers, upper, work }, place.as_fd()).context(what)?;
-            show(root, &wanted.target, top, inside, *read_only, reporter)
-        }
-        MountKind::Tmpfs { size, mode } => {
-            let target = root.mount_point(&wanted.target, Missing::Directory, reporter)?;
-            let mode = format!("{:o}", mode & 0o7777);
-            let size = size.map(|bytes| bytes.to_string());
-            let mut options = vec![("mode", mode.as_str())];
-            options.extend(size.iter().map(|bytes| ("size", bytes.as_str())));
-            let attributes = Attributes { no_suid: true, no_dev: true, ..Attributes::default() };
-            mount::new_filesystem("tmpfs", &options, attributes, target.as_fd()).context(what).map(drop)
-        }
-    }
-}
-
-/// Shows the file or directory at `inside` of the directory `from` at `target`; of a file `from`, the file itself.
-fn show(
-    root: &Root,
-    target: &Path,
-    from: OwnedFd,
-    inside: &Path,
-    read_only: bool,
-    reporter: &mut Reporter,
-) -> Result<(), Failure> {
-    let what = || format!("cannot mount `{}`", target.display());
-    // By descriptor and inside: whoever writes there at the same time cannot lead the mount out with a link.
-    let from = match inside.as_os_str().is_empty() {
-        true => from,
-        false => {
-            resolve(from.as_fd(), inside).context(|| format!("cannot mount `{}` of its source", inside.display()))?
-        }
-    };
-    let stat = statat(&from, "", AtFlags::EMPTY_PATH).context(what)?;
-    let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
-    let missing = if directory { Missing::Directory } else { Missing::File };
-    let target = root.mount_point(target, missing, reporter)?;
-    let attributes = Attributes { read_only, ..Attributes::default() };
-    mount::bind(from.as_fd(), target.as_fd(), directory, attributes).context(what)
 }

@@ -10,6 +10,7 @@ use crate::cli::calls::{self, Call};
 use crate::cli::foreign::Foreign;
 use crate::cli::names::Naming;
 use crate::cli::platform::PlatformArgs;
+use crate::cli::steps::{self, CommonStepArgs};
 use crate::cli::values::{self, Var};
 use crate::cli::{Error, Global, bud, contexts, delivery, error, foreign};
 use crate::oci::{Location, ManifestFormat, Platform};
@@ -88,12 +89,12 @@ pub(super) struct BuildArgs {
     /// Add annotation to the image
     #[arg(long, value_name = "NAME=VALUE")]
     pub annotation: Vec<String>,
-    /// Add a custom host-to-IP mapping (format: "host:ip")
-    #[arg(long, value_name = "NAME:IP")]
-    pub add_host: Vec<String>,
     /// Set the networking mode for the RUN instructions during build
     #[arg(long, value_name = "NETWORK")]
     pub network: Option<String>,
+    /// What RUN instructions get and see.
+    #[command(flatten)]
+    pub steps: CommonStepArgs,
     /// Set where the command was `docker buildx build`
     #[arg(long, hide = true)]
     pub buildx: bool,
@@ -108,7 +109,7 @@ impl BuildArgs {
     /// # Errors
     /// Flags that contradict each other, malformed values, and what rbuild cannot do.
     pub fn lower(&self, var: &Var<'_>, warn: &mut dyn FnMut(String)) -> Result<BuildRequest, Error> {
-        self.foreign.check(warn)?;
+        self.foreign.check(&mut *warn)?;
         let context = self.context.as_deref().ok_or_else(|| {
             Error::usage("'docker build' requires 1 argument\n\nUsage:  docker build [OPTIONS] PATH | URL | -")
         })?;
@@ -147,9 +148,8 @@ impl BuildArgs {
             output: self.output(!annotations.is_empty())?,
             security: SecurityOptions {
                 network: self.network.as_deref().map(network).transpose()?.flatten(),
-                add_hosts: self.add_host.iter().map(|h| bud::add_host(h)).collect::<Result<_, _>>()?,
                 http_proxy: true,
-                ..SecurityOptions::default()
+                ..self.steps.lower(var, warn)?
             },
             metadata: MetadataOptions {
                 labels: self.label.iter().map(|l| values::label(l)).collect::<Result<_, _>>()?,
@@ -223,7 +223,7 @@ fn annotation(text: &str) -> Result<(String, String), Error> {
 
 /// Docker's `--network`, which also has `default` and `bridge` for what is the pod's network here.
 fn network(text: &str) -> Result<Option<crate::plan::Network>, Error> {
-    if text == "bridge" { Ok(None) } else { bud::network(text) }
+    if text == "bridge" { Ok(None) } else { steps::network(text) }
 }
 
 /// What `--output` asks for.

@@ -42,6 +42,26 @@ fn outputs_and_push() {
 }
 
 #[test]
+fn what_run_instructions_get() {
+    let r = lower(&[
+        "build",
+        "--secret=id=a,src=f",
+        "--ssh=default=/key",
+        "--add-host=h:1.2.3.4",
+        "--shm-size=1g",
+        "--ulimit=core=0",
+        "--allow=security.insecure,network.host",
+        "--security-opt=seccomp=unconfined",
+        ".",
+    ])
+    .security;
+    assert_eq!((r.secrets.len(), r.ssh.len(), r.add_hosts.len(), r.ulimits.len()), (1, 1, 1, 1));
+    assert_eq!((r.shm_size, r.allow_insecure), (Some(1 << 30), true));
+    assert_eq!(r.seccomp, crate::build::request::Seccomp::Unconfined);
+    assert!(r.http_proxy);
+}
+
+#[test]
 fn the_form_of_the_output_follows_the_environment() {
     let style = |env: &[(&str, &str)], line: &[&str]| lower_in(env, line).unwrap().progress.style;
     assert_eq!(style(&[], &["build", "."]), ProgressStyle::Buildkit);
@@ -60,7 +80,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     };
     let lines = [
         &["build"][..],
-        &["build", "--secret=id=x", "."],
+        &["build", "--secret=src=x", "."],
         &["build", "--provenance=mode=max", "."],
         &["build", "--provenance=false", "."],
         &["build", "--cache-to=type=registry,ref=x", "."],
@@ -73,7 +93,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     'docker build' requires 1 argument
 
     Usage:  docker build [OPTIONS] PATH | URL | - | 
-    `--secret` is not supported | `RUN --mount=type=secret` is not supported yet
+    invalid value `src=x` for `--secret`: it has no id | write `id=ID,src=FILE`
     `--provenance` is not supported | attestations are not made yet: pass `=false`, and scan the finished image
     ["build", "--provenance=false", "."] was accepted
     `--cache-to=type=registry,ref=x` is not supported | steps are cached in the store only; keep `RBUILD_ROOT` on a volume

@@ -1,0 +1,123 @@
+//! What a step has mounted beyond what every container has: mounts and devices that it asks for, and covers.
+
+use super::super::message::Message;
+use super::super::spec::{Device, Guard, Mount, MountKind};
+use super::rootfs::Root;
+use super::{Context as _, Failure, Reporter, device};
+use crate::sys::fs::{Missing, resolve};
+use crate::sys::mount::{self, Attributes, Overlay};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// A mount that the step asks for. `dev` is the file system of `/dev`, where files in memory are made.
+pub(super) fn further(
+    root: &Root,
+    wanted: &Mount,
+    one_id: bool,
+    dev: BorrowedFd<'_>,
+    reporter: &mut Reporter,
+) -> Result<(), Failure> {
+    let what = || format!("cannot mount `{}`", wanted.target.display());
+    match &wanted.kind {
+        MountKind::Bind { source, inside, guard } => {
+            let from = openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .context(|| format!("cannot open `{}`", source.display()))?;
+            show(root, &wanted.target, from, inside, *guard, reporter)
+        }
+        MountKind::Layers { lowers, upper, work, inside, guard } => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let place =
+                openat(CWD, upper, flags, Mode::empty()).context(|| format!("cannot open `{}`", upper.display()))?;
+            // As for the root of the step: over its own upper directory, where nobody else looks.
+            let top = mount::overlay(&Overlay { lowers, upper, work }, place.as_fd()).context(what)?;
+            show(root, &wanted.target, top, inside, *guard, reporter)
+        }
+        MountKind::Secret { content, mode, uid, gid } => {
+            let target = root.mount_point(&wanted.target, Missing::File, reporter)?;
+            let mut owner = ((*uid, *gid) != (0, 0)).then_some((*uid, *gid));
+            if one_id && owner.take().is_some() {
+                // The kernel knows no other id, so neither is there a process that could be told apart by it.
+                reporter.send(&Message::Warning(format!(
+                    "`{}` belongs to 0:0 in place of {uid}:{gid}: this pod maps one id only",
+                    wanted.target.display()
+                )));
+            }
+            let attributes = Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: true };
+            let shown = device::Shown { content: content.bytes(), mode: *mode, owner, attributes };
+            device::show_file(dev, &shown, target.as_fd()).map_err(|f| {
+                let failure = Failure { message: format!("{}: {}", what(), f.message), ..f };
+                match failure.errno {
+                    libc::EINVAL => {
+                        failure.hint("the id lies outside of the range that the pod has: use a smaller one")
+                    }
+                    _ => failure,
+                }
+            })
+        }
+        MountKind::Tmpfs { size, mode, guard } => {
+            let target = root.mount_point(&wanted.target, Missing::Directory, reporter)?;
+            let mode = format!("{:o}", mode & 0o7777);
+            let size = size.map(|bytes| bytes.to_string());
+            let mut options = vec![("mode", mode.as_str())];
+            options.extend(size.iter().map(|bytes| ("size", bytes.as_str())));
+            let attributes = Attributes { no_suid: true, no_dev: true, ..attributes(*guard) };
+            mount::new_filesystem("tmpfs", &options, attributes, target.as_fd()).context(what).map(drop)
+        }
+    }
+}
+
+/// Shows the file or directory at `inside` of the directory `from` at `target`; of a file `from`, the file itself.
+fn show(
+    root: &Root,
+    target: &Path,
+    from: OwnedFd,
+    inside: &Path,
+    guard: Guard,
+    reporter: &mut Reporter,
+) -> Result<(), Failure> {
+    let what = || format!("cannot mount `{}`", target.display());
+    // By descriptor and inside: whoever writes there at the same time cannot lead the mount out with a link.
+    let from = match inside.as_os_str().is_empty() {
+        true => from,
+        false => {
+            resolve(from.as_fd(), inside).context(|| format!("cannot mount `{}` of its source", inside.display()))?
+        }
+    };
+    let stat = statat(&from, "", AtFlags::EMPTY_PATH).context(what)?;
+    let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+    let missing = if directory { Missing::Directory } else { Missing::File };
+    let target = root.mount_point(target, missing, reporter)?;
+    mount::bind(from.as_fd(), target.as_fd(), directory, attributes(guard)).context(what)
+}
+
+fn attributes(guard: Guard) -> Attributes {
+    let Guard { read_only, no_suid, no_dev, no_exec } = guard;
+    Attributes { read_only, no_suid, no_dev, no_exec }
+}
+
+/// A device of the pod: nodes cannot be made in a user namespace, so the pod's own is bound.
+pub(super) fn device(root: &Root, wanted: &Device, reporter: &mut Reporter) -> Result<(), Failure> {
+    let what = || format!("cannot show the device `{}`", wanted.source.display());
+    let from = openat(CWD, &wanted.source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(what)?;
+    show(root, &wanted.target, from, Path::new(""), Guard::default(), reporter)
+}
+
+/// Covers a path of the image, where it exists: a directory by an empty one, anything else by `/dev/null`.
+pub(super) fn mask(root: &Root, path: &Path) -> Result<(), Failure> {
+    let what = || format!("cannot cover `{}`", path.display());
+    let place = match resolve(root.top(), path) {
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(()),
+        other => other.context(what)?,
+    };
+    let stat = statat(&place, "", AtFlags::EMPTY_PATH).context(what)?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
+        let guarded = Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: true };
+        mount::new_filesystem("tmpfs", &[("mode", "0555"), ("size", "4k")], guarded, place.as_fd())
+            .context(what)
+            .map(drop)
+    } else {
+        mount::bind_at(CWD, OsStr::new("/dev/null"), place.as_fd(), false, Attributes::default()).context(what)
+    }
+}
