@@ -82,7 +82,8 @@ impl Executor<'_> {
             return Ok(made_layer(DiffId(known.digest), known.size));
         }
         let mut blob = store.hashed_blob_writer()?;
-        let stats = retime::retime(store.open_blob(&layer.blob)?, &times, &mut blob)?;
+        let stats = retime::retime(store.open_verified(&layer.blob, layer.size)?, &times, &mut blob)
+            .map_err(|e| store.blame(&layer.blob, Error::from(e)))?;
         let (digest, size) = (stats.diff_id.0, stats.size);
         blob.commit(&digest)?;
         store.remember_compressed(&layer.diff_id, &memo, &Descriptor::new(media::OCI_LAYER, digest, size))?;

@@ -14,7 +14,7 @@ pub enum Error {
     Store(#[from] store::Error),
     /// The registry.
     #[error(transparent)]
-    Registry(#[from] registry::Error),
+    Registry(registry::Error),
     /// A file of the destination.
     #[error("cannot {verb} `{}`: {source}", path.display())]
     File {
@@ -61,16 +61,37 @@ pub enum Error {
 }
 
 impl Error {
-    /// A closure for `map_err` on a file operation.
+    /// A closure for `map_err` on a file operation. What is copied there may be a blob that turns out to be damaged.
     pub(super) fn file(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_owned();
-        move |source| Error::File { verb, path, source }
+        move |source| match store::damage(&source) {
+            Some(damaged) => Error::Store(damaged),
+            None => Error::File { verb, path, source },
+        }
+    }
+
+    /// A closure for `map_err` on reading a layer.
+    pub(super) fn layer(layer: &Digest) -> impl FnOnce(io::Error) -> Error {
+        let layer = *layer;
+        move |source| match store::damage(&source) {
+            Some(damaged) => Error::Store(damaged),
+            None => Error::Layer { layer, source },
+        }
     }
 
     /// A closure for `map_err` on writing or reading a document.
     pub(super) fn json(what: impl Into<String>) -> impl FnOnce(serde_json::Error) -> Error {
         let what = what.into();
         move |source| Error::Json { what, source }
+    }
+}
+
+impl From<registry::Error> for Error {
+    fn from(e: registry::Error) -> Error {
+        match &e {
+            registry::Error::Local { source, .. } => store::damage(source).map_or(Error::Registry(e), Error::Store),
+            _ => Error::Registry(e),
+        }
     }
 }
 
@@ -90,7 +111,9 @@ impl Classified for Error {
         match self {
             Error::Store(e) => e.hint(),
             Error::Registry(e) => e.hint(),
-            Error::DiffId { .. } => Some("run `rbuild check`, and pull or build the image again".into()),
+            Error::DiffId { .. } => {
+                Some("the image was made by a broken tool: pull another one, or build it again".into())
+            }
             Error::Form(_) => Some("choose another `--format` or `--compression-format`".into()),
             _ => None,
         }

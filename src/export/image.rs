@@ -123,8 +123,8 @@ impl<'a> StoredImage<'a> {
         let dir = self.store.temp_dir("export")?;
         let path = dir.path().join("layer");
         let mut out = Hashing::new(create(&path)?);
-        let input = self.store.open_blob(&layer.digest)?;
-        compress_into(input, wanted, &mut out).map_err(|source| Error::Layer { layer: layer.digest, source })?;
+        let input = self.store.open_verified(&layer.digest, layer.size)?;
+        compress_into(input, wanted, &mut out).map_err(Error::layer(&layer.digest))?;
         let (file, digest, size) = out.finish();
         finish(file, &path)?;
         let descriptor = Descriptor::new(&self.layer_type(layer, wanted, form), digest, size);
@@ -140,14 +140,15 @@ impl<'a> StoredImage<'a> {
         }
         let dir = self.store.temp_dir("export")?;
         let path = dir.path().join("layer");
-        let failed = |source| Error::Layer { layer: layer.digest, source };
+        let failed = |source| self.store.blame(&layer.digest, Error::layer(&layer.digest)(source));
         let mut input = compress::Decoder::new(self.store.open_blob(&layer.digest)?).map_err(failed)?;
         let mut out = Hashing::new(create(&path)?);
         io::copy(&mut input, &mut out).map_err(failed)?;
         let (file, digest, size) = out.finish();
         finish(file, &path)?;
         if digest != diff_id.0 {
-            return Err(Error::DiffId { expected: diff_id, found: DiffId(digest) });
+            let other = Error::DiffId { expected: diff_id, found: DiffId(digest) };
+            return Err(self.store.blame(&layer.digest, other));
         }
         Ok(LayerFile { descriptor: Descriptor::new(media::OCI_LAYER, digest, size), path: PathOrBlob::Temp(path, dir) })
     }
@@ -201,11 +202,11 @@ impl<'a> StoredImage<'a> {
 }
 
 impl LayerFile {
-    /// Opens it.
-    pub fn open(&self, store: &Store) -> Result<File, Error> {
+    /// Opens it. Reading a blob of the store to its end fails where it is damaged.
+    pub fn open(&self, store: &Store) -> Result<Box<dyn Read + Send>, Error> {
         match &self.path {
-            PathOrBlob::Blob => Ok(store.open_blob(&self.descriptor.digest)?),
-            PathOrBlob::Temp(path, _) => File::open(path).map_err(Error::file("open", path)),
+            PathOrBlob::Blob => Ok(store.open_verified(&self.descriptor.digest, self.descriptor.size)?),
+            PathOrBlob::Temp(path, _) => Ok(Box::new(File::open(path).map_err(Error::file("open", path))?)),
         }
     }
 }

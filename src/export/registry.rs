@@ -52,7 +52,12 @@ impl Exporter for Registry {
         if form.format == Some(crate::oci::ManifestFormat::Docker) && form.compression == Some(Compression::Zstd) {
             return Err(Error::Form("a manifest of Docker's format cannot hold layers in zstd"));
         }
-        let manifest = around.client.push(&self.to, &source, &news)?;
+        let manifest = around.client.push(&self.to, &source, &news).map_err(|e| match e {
+            crate::registry::Error::Corrupt { .. } => {
+                image.manifest.layers.iter().fold(Error::from(e), |e, layer| image.store().blame(&layer.digest, e))
+            }
+            e => e.into(),
+        })?;
         progress.done(&manifest);
         Ok(Exported { manifest })
     }
@@ -93,10 +98,11 @@ impl PushSource for Source<'_> {
         let source = |(layer, diff_id): (&Descriptor, crate::oci::DiffId)| {
             let how = StoredImage::outgoing(layer, self.wanted());
             let media_type = self.image.layer_type(layer, how, self.form);
-            let digest = layer.digest;
+            let (digest, size) = (layer.digest, layer.size);
             let mount_from = self.elsewhere.get(&digest).cloned();
             if Compression::of_layer(&layer.media_type).is_none_or(|have| have == how) {
                 let open = move || -> io::Result<Box<dyn Read + Send>> {
+                    // The client compares what it sends with the descriptor, before the last of it goes.
                     Ok(Box::new(store.open_blob(&digest).map_err(io::Error::other)?))
                 };
                 let descriptor = Descriptor { media_type, ..layer.clone() };
@@ -109,7 +115,7 @@ impl PushSource for Source<'_> {
                 known,
                 mount_from,
                 write: Box::new(move |out| {
-                    let input = store.open_blob(&digest).map_err(io::Error::other)?;
+                    let input = store.open_verified(&digest, size).map_err(io::Error::other)?;
                     compress_into(input, how, out)
                 }),
             }

@@ -199,16 +199,17 @@ impl<'a> Snapshots<'a> {
         let active = self.prepare_empty()?;
         let lower = self.view(below)?;
         let blob = self.store.open_blob(&layer.blob)?;
-        let unreadable = |source| Error::Unreadable { layer: *layer, source };
+        let unreadable = |source| self.store.blame(&layer.blob, Error::Unreadable { layer: *layer, source });
         let tar = Hashing::new(Decoder::new(blob).map_err(unreadable)?);
         // Decompressing and hashing on one thread, making files on the other.
         let mut ahead = Ahead::new(tar).map_err(unreadable)?;
-        extract::extract(&mut ahead, &active.layer(), &lower, &Limits::default())?;
+        extract::extract(&mut ahead, &active.layer(), &lower, &Limits::default())
+            .map_err(|e| self.store.blame(&layer.blob, Error::from(e)))?;
         // The extractor has read the archive to its end: the digest is of everything.
         let tar = ahead.into_inner().map_err(unreadable)?;
         let (_, found, _) = tar.finish();
         if found != layer.diff_id.0 {
-            return Err(Error::WrongDiffId { layer: *layer, found });
+            return Err(self.store.blame(&layer.blob, Error::WrongDiffId { layer: *layer, found }));
         }
         let dir = self.publish(active, chain)?;
         let _ = fs::remove_file(&lock_path);

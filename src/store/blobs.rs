@@ -9,7 +9,7 @@ use std::{
 };
 
 impl Store {
-    fn blob_path(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join(blob_name(digest))
     }
 

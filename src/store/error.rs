@@ -90,7 +90,7 @@ impl Classified for Error {
                 _ => None,
             },
             Error::MissingBlob(_) | Error::Damaged { .. } => {
-                Some("run `rbuild check`; pull the image again, or build again with `--no-cache`".into())
+                Some("run `rbuild check --repair`, then pull or build the image again".into())
             }
             Error::UnknownImage(_) => Some("`rbuild images` lists what is here; `rbuild pull` brings more".into()),
             Error::AmbiguousId(_) => Some("give more digits".into()),

@@ -34,6 +34,7 @@ mod gc;
 mod lease;
 mod limit;
 mod names;
+mod verified;
 
 pub use blobs::{BlobWriter, HashedBlobWriter};
 pub use cache_mounts::CacheMount;
@@ -43,6 +44,7 @@ pub use gc::{Collected, GcOptions};
 pub use lease::{TempDir, remove_tree};
 pub use limit::{Limit, Shrunk};
 pub use names::NamedImage;
+pub use verified::damage;
 
 use crate::oci::{Descriptor, DiffId};
 use lease::Lease;
