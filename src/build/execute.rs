@@ -3,6 +3,7 @@
 use super::{
     Error, Surroundings,
     agents::Agents,
+    authorities::Authorities,
     commit::Built,
     context::OpenContext,
     copy::everything,
@@ -62,6 +63,7 @@ pub(super) struct Executor<'a> {
     pub(super) context_copies: ContextCopies,
     pub(super) secrets: Secrets,
     pub(super) agents: Agents,
+    pub(super) authorities: Authorities,
 }
 
 /// A place where a step changes files.
@@ -82,7 +84,7 @@ impl<'a> Executor<'a> {
         context: &'a OpenContext,
         remotes: &'a Remotes,
         (images, bases): (&'a Images<'a>, &'a BaseImages<'a>),
-        (secrets, agents): (Secrets, Agents),
+        (secrets, agents, authorities): (Secrets, Agents, Authorities),
     ) -> Result<Self, Error> {
         let now = jiff::Timestamp::now();
         Ok(Executor {
@@ -101,6 +103,7 @@ impl<'a> Executor<'a> {
             context_copies: ContextCopies::default(),
             secrets,
             agents,
+            authorities,
         })
     }
 

@@ -12,6 +12,7 @@
 //! what it finished is found in the step cache by the next one.
 
 mod agents;
+mod authorities;
 pub mod checks;
 mod commit;
 mod context;
@@ -96,7 +97,7 @@ fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Er
     let remotes = Remotes::find(&plan, around)?;
     let outline = outline(&plan, request.output.layers);
     sink.event(&Event::Planned(&outline));
-    let given = (secrets, agents);
+    let given = (secrets, agents, authorities::Authorities::read(&request.security.authorities)?);
     let executor = execute::Executor::new(request, around, &plan, &context, &remotes, (&images, &bases), given);
     let result = executor.and_then(|e| e.run());
     checks::show(&findings, sink);

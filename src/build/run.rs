@@ -96,6 +96,7 @@ impl Executor<'_> {
         if let Some(first) = first.filter(|_| !run.env.iter().any(|(n, _)| n == "SSH_AUTH_SOCK")) {
             spec.env.push(("SSH_AUTH_SOCK".into(), first.into()));
         }
+        let trusting = self.trust(site, &mut spec)?;
         let sink = self.around.sink;
         let patterns = self.secrets.patterns();
         let mut maskers = [Masker::new(patterns), Masker::new(patterns)];
@@ -110,6 +111,7 @@ impl Executor<'_> {
         stdout.end(&mut |data| show(Stream::Stdout, data));
         stderr.end(&mut |data| show(Stream::Stderr, data));
         let exit = exit.map_err(|e| e.map_text(|text| patterns.text(text)))?;
+        self.forget(trusting, site)?;
         for text in &exit.warnings {
             sink.event(&Event::Warning { text: &patterns.text(text) });
         }

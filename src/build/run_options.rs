@@ -56,6 +56,8 @@ pub struct SecurityOptions {
     pub ulimits: Vec<Rlimit>,
     /// `--cpuset-cpus`; empty: all that rbuild has.
     pub cpus: Vec<usize>,
+    /// `--trust-ca`: files of certificates that programs in RUN trust, on top of the image's.
+    pub authorities: Vec<PathBuf>,
 }
 
 /// Filter of system calls in RUN.

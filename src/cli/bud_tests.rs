@@ -192,6 +192,7 @@ fn what_run_steps_see() {
         "--allow=security.insecure",
         "--security-opt=mask=/a:/b",
         "--security-opt=unmask=/proc/acpi",
+        "--trust-ca=ca.pem",
     ])
     .security;
     assert!(r.no_hosts && r.allow_insecure);
@@ -200,7 +201,7 @@ fn what_run_steps_see() {
     assert_eq!((r.ssh[0].id.as_str(), r.mounts.len()), ("k", 1));
     assert_eq!(r.devices[0].target.to_str(), Some("/dev/x"));
     assert_eq!((r.groups.len(), r.shm_size, r.ulimits.len(), r.cpus), (2, Some(2 << 20), 1, vec![0]));
-    assert_eq!((r.masked.len(), r.unmasked.paths.len()), (2, 1));
+    assert_eq!((r.masked.len(), r.unmasked.paths.len(), r.authorities.len()), (2, 1, 1));
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub struct CommonStepArgs {
     /// `seccomp=unconfined`, `seccomp=PROFILE`, `no-new-privileges`, `mask=PATHS` or `unmask=PATHS|ALL`
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<String>,
+    /// Certificates that programs in RUN steps trust on top of the image's, without a trace in the image
+    #[arg(long, value_name = "FILE")]
+    pub trust_ca: Vec<PathBuf>,
 }
 
 impl CommonStepArgs {
@@ -53,6 +56,7 @@ impl CommonStepArgs {
             shm_size: self.shm_size,
             ulimits: self.ulimit.iter().filter_map(|u| ulimit(u).transpose()).collect::<Result<_, _>>()?,
             cpus: self.cpuset_cpus.as_deref().map(cpus).transpose()?.unwrap_or_default(),
+            authorities: self.trust_ca.clone(),
             ..SecurityOptions::default()
         };
         for entitlement in values::commas(&self.allow) {

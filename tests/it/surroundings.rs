@@ -254,3 +254,46 @@ fn proxies_are_left_out_when_asked() {
     build("RUN test -n \"$http_proxy\"", "--http-proxy=true");
     build("RUN test -z \"$http_proxy\"", "--http-proxy=false");
 }
+
+#[test]
+fn certificates_are_trusted_by_steps_and_not_in_the_image() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = lab();
+    let ca = "-----BEGIN CERTIFICATE-----\nTUlJ-corporate\n-----END CERTIFICATE-----\n";
+    let flag = format!("--trust-ca={}", lab.write("ca.pem", ca).display());
+    let image = |name: &str, dockerfile: &str| {
+        lab.context(name, &[("Dockerfile", dockerfile), ("bundle", "the image's\n")]);
+        lab.rbuild(["bud", "--no-cache", "-t", &format!("localhost/{name}"), &flag]).arg(lab.path(name)).ok();
+    };
+    image("own", "FROM localhost/busybox\nCOPY --chown=5:6 --chmod=0640 bundle /etc/ssl/certs/ca-certificates.crt\n");
+    image(
+        "uses",
+        r#"
+FROM localhost/own
+RUN <<'EOF'
+set -e
+bundle=/etc/ssl/certs/ca-certificates.crt
+test "$(head -n 1 $bundle)" = "the image's" && grep -q corporate $bundle
+test "$SSL_CERT_FILE" = $bundle && test "$NODE_EXTRA_CA_CERTS" = $bundle
+EOF
+RUN echo added >>/etc/ssl/certs/ca-certificates.crt && touch /etc/ssl/certs/other
+RUN cp /etc/ssl/certs/ca-certificates.crt /tmp/new && echo anew >/etc/ssl/certs/x && mv /etc/ssl/certs/x /etc/ssl/certs/y
+RUN grep -q corporate /etc/ssl/certs/ca-certificates.crt && rm /tmp/new
+"#,
+    );
+    let see = "cat /etc/ssl/certs/ca-certificates.crt; ls /etc/ssl/certs; env";
+    let seen = lab.rbuild(["run", "localhost/uses", "sh", "-c", see]).ok().stdout;
+    assert!(seen.starts_with("the image's\nadded\nca-certificates.crt\nother\ny\n"), "{seen}");
+    assert!(!seen.contains("corporate") && !seen.contains("CERT_FILE"), "{seen}");
+    // A bundle that a step puts in the place of the one it saw; an image without one.
+    image(
+        "anew",
+        "FROM localhost/busybox\nRUN grep -q corporate /etc/ssl/certs/ca-certificates.crt && test -z \"$SSL_CERT_FILE\"\n\
+         RUN test -d /etc/ssl && mkdir -p /etc/ssl/certs && echo mine >/tmp/b && mv /tmp/b /etc/ssl/certs/ca-certificates.crt\n\
+         RUN rm -r /etc/ssl && ln -s ../root /etc/ssl\nRUN true\n",
+    );
+    let seen = lab.rbuild(["run", "localhost/anew", "sh", "-c", "ls -a /etc /root; readlink /etc/ssl"]).ok().stdout;
+    assert!(seen.ends_with("../root\n") && !seen.contains("certs"), "{seen}");
+    lab.write("bad.pem", "nothing");
+    refused(&lab, "RUN true", &["--trust-ca", &lab.path("bad.pem").display().to_string()], "no certificate");
+}
