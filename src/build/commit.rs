@@ -121,7 +121,7 @@ impl Executor<'_> {
             return Err(Error::Cancelled);
         }
         let local = self.request.output.destinations.iter().all(|d| matches!(d, Location::Store(_)));
-        if local || !names.is_empty() {
+        if (local || !names.is_empty()) && !self.request.output.part {
             self.around.store.publish(&names, &manifest)?;
         }
         sink.event(&Event::Committed { id: &id.hex() });

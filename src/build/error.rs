@@ -45,6 +45,9 @@ pub enum Error {
     /// The source policy.
     #[error(transparent)]
     Policy(#[from] source::policy::Error),
+    /// What `--manifest` names is an image.
+    #[error("`{0}` is an image and no manifest list")]
+    NoIndex(String),
     /// Reading or writing layers.
     #[error(transparent)]
     Archive(#[from] archive::Error),
@@ -187,7 +190,7 @@ impl Classified for Error {
             Error::Ids(_) => Kind::NotFound,
             Error::Secret { .. } | Error::Ssh { .. } => Kind::Usage,
             Error::Unsupported { .. } => Kind::Unsupported,
-            Error::CheckSettings { .. } => Kind::Usage,
+            Error::CheckSettings { .. } | Error::NoIndex(_) => Kind::Usage,
             Error::File { source, .. } => crate::error::kind_of_io(source),
             Error::Json { .. } => Kind::System,
             Error::Cancelled => Kind::Cancelled,
@@ -217,6 +220,7 @@ impl Classified for Error {
                 Some(format!("give it with `--secret id={id},src=FILE` or `--secret id={id},env=NAME`"))
             }
             Error::CheckSettings { hint, .. } => hint.clone(),
+            Error::NoIndex(_) => Some("choose another name, or remove the image with `rbuild rmi`".into()),
             other => other.cause().and_then(Classified::hint),
         }
     }

@@ -23,6 +23,7 @@ mod keys;
 mod layers;
 mod mask;
 mod mounts;
+mod platforms;
 mod remotes;
 pub mod request;
 mod resolver;
@@ -83,30 +84,44 @@ fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Er
     let request = &switches::apply(request, sink)?;
     let mut context = OpenContext::open(request, Some(around))?;
     sink.event(&Event::DockerfileRead { name: &context.dockerfile_name, size: context.dockerfile.len() as u64 });
+    let built = match platforms::is_index(request) {
+        true => platforms::build(request, &mut context, around)?,
+        false => one(request, &mut context, around, None)?,
+    };
+    sink.event(&Event::Built { id: &built.id.hex() });
+    Ok(built)
+}
+
+/// Builds the image for one platform; `label` says which, where there are several.
+fn one(
+    request: &BuildRequest,
+    context: &mut OpenContext,
+    around: Surroundings<'_>,
+    label: Option<String>,
+) -> Result<Built, Error> {
+    let sink = around.sink;
     let images = Images::new(around.store, around.client, pull(request.cache.pull), sink);
     let policy = crate::source::policy::Policy::read(&request.target.source_policies)?;
     let bases = resolver::BaseImages::new(&images, &request.context.named, policy);
     let secrets = secrets::Secrets::read(&request.security.secrets)?;
     let agents = agents::Agents::open(&request.security.ssh)?;
-    let (plan, findings) = checks::plan(&plan_request(request, &context), &context, &mut &bases, sink)?;
+    let (plan, findings) = checks::plan(&plan_request(request, context), context, &mut &bases, sink)?;
     for text in &plan.warnings {
         sink.event(&Event::Warning { text });
     }
     bases.check_sources(&plan)?;
     context.open_named(request, &plan, around)?;
     let remotes = Remotes::find(&plan, around)?;
-    let outline = outline(&plan, request.output.layers);
+    let outline = Outline { platform: label, ..outline(&plan, request.output.layers) };
     sink.event(&Event::Planned(&outline));
     let given = (secrets, agents, authorities::Authorities::read(&request.security.authorities)?);
-    let executor = execute::Executor::new(request, around, &plan, &context, &remotes, (&images, &bases), given);
+    let executor = execute::Executor::new(request, around, &plan, context, &remotes, (&images, &bases), given);
     let result = executor.and_then(|e| e.run());
     checks::show(&findings, sink);
     if !plan.unused_build_args.is_empty() && result.is_ok() {
         sink.event(&Event::UnusedBuildArgs { names: &plan.unused_build_args });
     }
-    let built = result?;
-    sink.event(&Event::Built { id: &built.id.hex() });
-    Ok(built)
+    result
 }
 
 fn plan_request(request: &BuildRequest, context: &OpenContext) -> PlanRequest {
@@ -168,6 +183,7 @@ fn outline(plan: &Plan, layers: bool) -> Outline {
         stages: plan.stages.iter().enumerate().map(stage).collect(),
         target: plan.target,
         layers,
+        platform: None,
     }
 }
 

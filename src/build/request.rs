@@ -149,6 +149,10 @@ pub struct PlatformOptions {
     pub target: Platform,
     /// The platform of the machine that builds.
     pub build: Platform,
+    /// Further platforms: with them the result is an index of one image for each.
+    pub more: Vec<Platform>,
+    /// All platforms that the bases have, in place of those named.
+    pub all: bool,
     /// Whether the user named `target`: then it also goes into the image where the base says otherwise.
     pub explicit: bool,
     /// `--os-version`.
@@ -161,6 +165,8 @@ impl Default for PlatformOptions {
     fn default() -> Self {
         PlatformOptions {
             target: Platform::host(),
+            more: vec![],
+            all: false,
             build: Platform::host(),
             explicit: false,
             os_version: None,
@@ -201,6 +207,12 @@ pub enum PullPolicy {
 pub struct OutputOptions {
     /// Where the image goes. Names for the store are complete: registry and tag are filled in. Empty: the store, unnamed.
     pub destinations: Vec<Location>,
+    /// `--manifest`: the index that the images are added to, by its full name.
+    pub index: Option<Reference>,
+    /// Makes an index of an image for one platform, too.
+    pub always_index: bool,
+    /// The image becomes part of an index: it is no entry of the store by itself.
+    pub part: bool,
     /// One layer a step (true) or one for the whole build (false).
     pub layers: bool,
     /// One layer with everything, base included.
@@ -221,6 +233,9 @@ impl Default for OutputOptions {
     fn default() -> Self {
         OutputOptions {
             destinations: vec![],
+            index: None,
+            always_index: false,
+            part: false,
             layers: true,
             squash: false,
             format: ManifestFormat::Oci,

@@ -42,6 +42,7 @@ pub(super) fn apply(request: &BuildRequest, sink: &dyn Sink) -> Result<BuildRequ
             warn(format!("the build argument `{name}` has no effect here: {instead}"));
         }
     }
+    request.output.always_index |= value(&request, "BUILDKIT_MULTI_PLATFORM").is_some_and(|v| is_true(&v));
     match value(&request, EPOCH) {
         Some(text) if request.metadata.timestamp.is_none() => {
             let seconds = text.trim().parse().map_err(|_| epoch_error(&text))?;
@@ -56,6 +57,10 @@ pub(super) fn apply(request: &BuildRequest, sink: &dyn Sink) -> Result<BuildRequ
         }
     }
     Ok(request)
+}
+
+fn is_true(value: &str) -> bool {
+    matches!(value, "1" | "t" | "T" | "true" | "True" | "TRUE")
 }
 
 fn epoch_error(text: &str) -> Error {

@@ -72,6 +72,13 @@ pub struct BudArgs {
     /// For which platform the image is.
     #[command(flatten)]
     pub platform: PlatformArgs,
+    /// Build for every platform that the base images have
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub all_platforms: Option<bool>,
+    /// Manifest list (index) that the images are added to; made where it does not exist
+    #[arg(long, value_name = "NAME")]
+    pub manifest: Option<String>,
     /// Version of the operating system
     #[arg(long, value_name = "VERSION")]
     pub os_version: Option<String>,
@@ -252,8 +259,15 @@ impl BudArgs {
     }
 
     fn platform(&self) -> Result<PlatformOptions, Error> {
+        if self.all_platforms == Some(true) && self.platform.is_explicit() {
+            return Err(Error::usage("`--all-platforms` and `--platform` contradict each other"));
+        }
+        let mut platforms = self.platform.platforms()?.into_iter();
+        let target = platforms.next().unwrap_or_else(Platform::host);
         Ok(PlatformOptions {
-            target: self.platform.platform()?,
+            target,
+            more: platforms.collect(),
+            all: self.all_platforms == Some(true),
             build: Platform::host(),
             explicit: self.platform.is_explicit(),
             os_version: self.os_version.clone(),
@@ -287,8 +301,10 @@ impl BudArgs {
             Some(text) => manifest_format(&text)?,
             None => ManifestFormat::Oci,
         };
+        let index = self.manifest.as_deref().filter(|m| !m.is_empty());
         Ok(OutputOptions {
             destinations,
+            index: index.map(|m| names::Naming::Buildah.full(m)).transpose()?,
             layers: layers.unwrap_or(true),
             squash: self.squash == Some(true),
             format,
@@ -296,6 +312,7 @@ impl BudArgs {
             iidfile_raw: self.iidfile_raw.clone(),
             metadata_file: self.metadata_file.clone(),
             compression: self.compression_format.as_deref().map(compression).transpose()?,
+            ..OutputOptions::default()
         })
     }
 

@@ -14,7 +14,6 @@ const PRIVATE: Verdict = Verdict::Only(&["private", "container", ""], "RUN steps
 const SBOM: Verdict = Verdict::Refused("make the SBOM of the finished image with a scanner that reads OCI archives");
 const LATER_OUTPUT: Verdict =
     Verdict::Refused("write an archive with `-t oci-archive:FILE` or `-t docker-archive:FILE`");
-const INDEXES: Verdict = Verdict::Refused("build and push one platform at a time; indexes are not made yet");
 const POLICY: Verdict = Verdict::Refused("rbuild checks no signatures: verify the base image before the build");
 
 impl Table for BudFlags {
@@ -67,8 +66,6 @@ impl Table for BudFlags {
         text("cache-to", Verdict::Refused("steps are cached in the local store only; keep `RBUILD_ROOT` on a volume")),
         // Outputs.
         short('o', text("output", LATER_OUTPUT)),
-        text("manifest", INDEXES),
-        boolean("all-platforms", Verdict::RefusedIfTrue("build one platform at a time: indexes are not made yet")),
         boolean("save-stages", Verdict::RefusedIfTrue("build the stage on its own with `--target STAGE -t NAME`")),
         boolean("stage-labels", Verdict::RefusedIfTrue("put LABEL instructions into the stages")),
         // Labels of intermediate images, which are not made.

@@ -3,7 +3,7 @@
 
 use super::{Error, Global, registry_flags, store_limit::StoreLimit};
 use crate::build::{self, Built, request::BuildRequest};
-use crate::export::{self, Form, StoredImage, exporter};
+use crate::export::{self, Form};
 use crate::oci::{Descriptor, Location};
 use crate::store::Store;
 use crate::sys::signal::{self, Cancel};
@@ -37,11 +37,10 @@ fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn S
     let form = Form { format: Some(request.output.format), compression: request.output.compression };
     let name = built.names.first().and_then(|n| n.parse().ok());
     for destination in &request.output.destinations {
-        let Some(exporter) = exporter(destination, name.as_ref()) else { continue };
-        let image = StoredImage::load(store, &built.manifest, &request.platform.target)?;
-        let exported = exporter.export(&image, &form, export::Surroundings { client: &client, sink });
-        manifest =
-            exported.map_err(|e| Error::from(e).doing(format!("writing image to `{}`", exporter.name())))?.manifest;
+        let around = export::Surroundings { client: &client, sink };
+        let delivered = export::deliver(store, &built.manifest, destination, name.as_ref(), &form, around);
+        let delivered = delivered.map_err(|e| Error::from(e).doing(format!("writing image to `{destination}`")))?;
+        manifest = delivered.unwrap_or(manifest);
     }
     write_files(request, &built, &manifest)?;
     Ok(built)

@@ -34,7 +34,7 @@ const SHORT_TEXT: usize = 45;
 pub fn run(args: &HistoryArgs, global: &Global) -> Result<(), Error> {
     let store = global.store()?;
     let found = store.find(&args.image)?;
-    let image = StoredImage::load(&store, &found.descriptor, &Platform::host())?;
+    let image = StoredImage::any(&store, &found.descriptor, &Platform::host())?;
     output::print(&show(args, &image)?)
 }
 

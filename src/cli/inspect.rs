@@ -24,12 +24,7 @@ pub struct InspectArgs {
 pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
     match args.r#type.as_deref() {
         None | Some("image" | "container") => {}
-        Some("manifest") => {
-            return Err(Error::unsupported(
-                "`--type manifest`",
-                "leave it out: images of one platform are all there is",
-            ));
-        }
+        Some("manifest") => return super::manifest::inspect(&global.store()?, &args.image, args.format.as_deref()),
         Some(other) => return Err(Error::usage_hint(format!("unknown type `{other}`"), "use `image`")),
     }
     let store = global.store()?;
@@ -106,7 +101,7 @@ fn docker_view(config: &Value) -> Value {
 /// What `buildah inspect --type image` shows.
 pub fn buildah_form(store: &Store, name: &str) -> Result<Value, Error> {
     let found = store.find(name)?;
-    let image = StoredImage::load(store, &found.descriptor, &Platform::host())?;
+    let image = StoredImage::any(store, &found.descriptor, &Platform::host())?;
     let config: Value = serde_json::from_slice(&image.config_bytes)
         .map_err(|e| Error::Corrupt(format!("cannot parse config `{}`: {e}", image.id())))?;
     let manifest = store.read_blob(&image.descriptor.digest, crate::registry::MAX_MANIFEST_BYTES)?;
@@ -144,7 +139,7 @@ pub fn buildah_form(store: &Store, name: &str) -> Result<Value, Error> {
 /// What `docker image inspect` shows.
 pub fn docker_form(store: &Store, name: &str) -> Result<Value, Error> {
     let found = store.find(name)?;
-    let image = StoredImage::load(store, &found.descriptor, &Platform::host())?;
+    let image = StoredImage::any(store, &found.descriptor, &Platform::host())?;
     let config: Value = serde_json::from_slice(&image.config_bytes)
         .map_err(|e| Error::Corrupt(format!("cannot parse config `{}`: {e}", image.id())))?;
     let names: Vec<crate::oci::Reference> = store

@@ -2,7 +2,7 @@
 
 use super::Error;
 use crate::export::StoredImage;
-use crate::oci::{Digest, Platform, Reference};
+use crate::oci::{Descriptor, Digest, Platform, Reference, media};
 use crate::store::Store;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -37,21 +37,22 @@ pub fn images(store: &Store) -> Result<Vec<Listed>, Error> {
             known.names.extend(name);
             continue;
         }
-        let image = match StoredImage::load(store, &entry.descriptor, &Platform::host()) {
+        let image = match StoredImage::any(store, &entry.descriptor, &Platform::host()) {
             Ok(image) => image,
             Err(e) => {
                 tracing::warn!(name = entry.name, "{e}");
                 continue;
             }
         };
+        let index = media::is_index(&entry.descriptor.media_type);
         let created_text = image.config.created.clone().unwrap_or_default();
         all.push(Listed {
             names: name.into_iter().collect(),
-            id: image.id(),
+            id: if index { entry.descriptor.digest } else { image.id() },
             manifest: entry.descriptor.digest,
             created: created_text.parse().ok(),
             created_text,
-            size: image.size(),
+            size: if index { size_of_index(store, &entry.descriptor) } else { image.size() },
             labels: image.config.config.labels.clone(),
             published: is_published(&image),
         });
@@ -59,6 +60,14 @@ pub fn images(store: &Store) -> Result<Vec<Listed>, Error> {
     all.iter_mut().for_each(|l| l.names.sort());
     all.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.names.cmp(&b.names)));
     Ok(all)
+}
+
+/// Bytes of the layers of all images of an index.
+fn size_of_index(store: &Store, index: &Descriptor) -> u64 {
+    let images = store.index(&index.digest).map(|i| i.manifests).unwrap_or_default();
+    let layers = images.iter().filter_map(|i| store.manifest(&i.digest).ok()).flat_map(|m| m.layers);
+    let sizes: BTreeMap<Digest, u64> = layers.map(|l| (l.digest, l.size)).collect();
+    sizes.values().copied().fold(0, u64::saturating_add)
 }
 
 /// Whether the manifest in the store is one that can be in a registry, too.
@@ -97,7 +106,7 @@ pub fn filter(store: &Store, images: Vec<Listed>, filters: &[String]) -> Result<
             }
             "before" | "since" => {
                 let other = store.find(value)?;
-                let image = StoredImage::load(store, &other.descriptor, &Platform::host())?;
+                let image = StoredImage::any(store, &other.descriptor, &Platform::host())?;
                 let time: Option<Timestamp> = image.config.created.as_deref().and_then(|c| c.parse().ok());
                 kept.retain(|l| if key == "before" { l.created < time } else { l.created > time });
             }

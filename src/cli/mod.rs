@@ -40,6 +40,7 @@ mod lint;
 mod listing;
 mod load;
 mod login;
+mod manifest;
 mod names;
 mod output;
 mod platform;
@@ -115,6 +116,7 @@ enum Verb {
     Rmi(rmi::RmiArgs),
     Inspect(inspect::InspectArgs),
     History(history::HistoryArgs),
+    Manifest(manifest::ManifestArgs),
     Pull(Box<pull::PullArgs>),
     Push(Box<push::PushArgs>),
     Load(load::LoadArgs),
@@ -145,7 +147,7 @@ impl Verb {
             Verb::Rmi(_) | Verb::Prune(_) | Verb::Check(_) | Verb::Info(_) => true,
             Verb::Images(_) | Verb::Tag(_) | Verb::Inspect(_) | Verb::History(_) => false,
             Verb::Pull(_) | Verb::Push(_) | Verb::Load(_) | Verb::Save(_) | Verb::Import(_) => false,
-            Verb::Lint(_) => false,
+            Verb::Lint(_) | Verb::Manifest(_) => false,
             Verb::Login(_) | Verb::Logout(_) | Verb::Version(_) | Verb::DebugTable | Verb::Other(_) => false,
         }
     }
@@ -190,6 +192,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         Verb::Images(args) => images::run(&args, global),
         Verb::Tag(args) => tag::run(&args, Naming::Buildah, global),
         Verb::Rmi(args) => rmi::run(&args, global),
+        Verb::Manifest(args) => manifest::run(&args, global),
         Verb::Inspect(args) => inspect::run(&args, global),
         Verb::History(args) => history::run(&args, global),
         Verb::Pull(args) => pull::run(&args, global),
@@ -223,7 +226,6 @@ const FOREIGN_VERBS: &[(&str, &str)] = &[
     ("rename", WORKING_CONTAINERS),
     ("rm", WORKING_CONTAINERS),
     ("umount", WORKING_CONTAINERS),
-    ("manifest", "build and push one platform at a time; indexes are not made yet"),
     ("mkcw", "images for confidential virtual machines are not made here"),
     ("source", "source images are not made here"),
 ];
@@ -331,19 +333,19 @@ mod tests {
     fn what_buildah_has_beyond_rbuild_is_refused_by_name() {
         let lines = [
             &["rbuild", "from", "x"][..],
-            &["rbuild", "manifest", "create", "x"],
+            &["rbuild", "manifest", "list"],
             &["rbuild", "imagess"],
             &["rbuild", "frobnicate"],
-            &["rbuild", "push", "--all", "x"],
+            &["rbuild", "push", "--all=false", "x"],
             &["rbuild", "push", "--sign-by=me", "x"],
             &["rbuild", "tag", "x"],
         ];
         insta::assert_snapshot!(lines.map(refused).join("\n"), @r#"
         `from` is not supported | there are no working containers: write a Dockerfile, and build it with `rbuild bud`
-        `manifest` is not supported | build and push one platform at a time; indexes are not made yet
+        unrecognized subcommand 'list' |
         unknown command `imagess` | did you mean `images`?
         unknown command `frobnicate` | see `rbuild --help`
-        `--all` is not supported | push each image by its name: indexes are not made yet
+        `--all=false` is not supported | leave it out: an index is pushed with all its images
         `--sign-by` is not supported | sign the image after the push, with a tool such as cosign or skopeo
         the following required arguments were not provided: <NAMES>... |
         "#);

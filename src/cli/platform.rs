@@ -6,7 +6,7 @@ use crate::oci::{Platform, PlatformError};
 /// `--platform`, or its parts.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct PlatformArgs {
-    /// Platform of the image: `linux/amd64`
+    /// Platform of the image: `linux/amd64`; `bud` takes several, separated by commas
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Vec<String>,
     /// Operating system of the image
@@ -31,6 +31,18 @@ impl PlatformArgs {
         self.listed().next().is_some() || self.has_parts()
     }
 
+    /// The platforms that the flags name, at least one; what they leave out is this machine's.
+    ///
+    /// # Errors
+    /// A malformed platform, or a whole one beside parts.
+    pub fn platforms(&self) -> Result<Vec<Platform>, Error> {
+        let listed: Vec<String> = self.listed().map(str::to_owned).collect();
+        if listed.len() < 2 {
+            return Ok(vec![self.platform()?]);
+        }
+        listed.into_iter().map(|one| PlatformArgs { platform: vec![one], ..self.clone() }.platform()).collect()
+    }
+
     /// The platform that the flags name together; what they leave out is this machine's.
     ///
     /// # Errors
@@ -39,10 +51,7 @@ impl PlatformArgs {
         let mut listed = self.listed();
         let whole = listed.next();
         if listed.next().is_some() {
-            return Err(Error::unsupported(
-                "`--platform` with several platforms",
-                "build each platform on a machine of its own",
-            ));
+            return Err(Error::unsupported("`--platform` with several platforms", "name one of them"));
         }
         if whole.is_some() && self.has_parts() {
             return Err(Error::usage("invalid --platform may not be used with --os, --arch, or --variant"));
@@ -87,7 +96,12 @@ mod tests {
         assert_eq!(v7.platform().unwrap().to_string(), "linux/arm/v7");
         let other = PlatformArgs { os: Some("plan9".into()), ..arm.clone() };
         assert!(other.platform().unwrap().to_string().starts_with("plan9/arm"));
-        assert!(whole("linux/amd64,linux/arm64").platform().is_err());
+        let several = whole("linux/amd64,linux/arm64/v8");
+        assert!(several.platform().is_err());
+        let texts: Vec<String> = several.platforms().unwrap().iter().map(Platform::to_string).collect();
+        assert_eq!(texts, ["linux/amd64", "linux/arm64"]);
+        assert_eq!(none.platforms().unwrap(), [Platform::host()]);
+        assert!(PlatformArgs { arch: Some("arm".into()), ..several }.platforms().is_err());
         assert!(PlatformArgs { platform: vec!["linux/amd64".into()], ..arm }.platform().is_err());
     }
 }

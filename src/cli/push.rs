@@ -7,8 +7,8 @@ use super::{
     registry_flags::{self, RegistryArgs},
 };
 use crate::build::request::RegistryOptions;
-use crate::export::{self, Form, StoredImage, exporter};
-use crate::oci::{Compression, Descriptor, Location, Platform, Reference};
+use crate::export::{self, Form};
+use crate::oci::{Compression, Descriptor, Location, Reference};
 use crate::store::Store;
 use crate::ui::{Buildah, Silent, Sink, Terminal};
 use std::path::PathBuf;
@@ -32,6 +32,9 @@ pub struct PushArgs {
     /// File for the digest of the manifest
     #[arg(long, value_name = "PATH")]
     pub digestfile: Option<PathBuf>,
+    /// Remove the image after it was pushed
+    #[arg(long)]
+    pub rm: bool,
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
@@ -48,12 +51,10 @@ pub struct PushArgs {
 pub struct PushFlags;
 
 const ENCRYPT: Verdict = Verdict::Refused("encrypt the image with skopeo after the push");
-const INDEX: Verdict = Verdict::RefusedIfTrue("push each image by its name: indexes are not made yet");
 
 impl Table for PushFlags {
     const FLAGS: &'static [Flag] = &[
-        boolean("all", INDEX),
-        boolean("rm", Verdict::RefusedIfTrue("remove the image with `rbuild rmi` after the push")),
+        boolean("all", Verdict::Only(&["true"], "leave it out: an index is pushed with all its images")),
         text("add-compression", Verdict::Refused("push twice, under two tags, with `--compression-format`")),
         boolean("force-compression", Verdict::RefusedIfTrue("layers that are compressed already stay as they are")),
         text("compression-level", Verdict::Refused("the level is fixed, so that a layer has one digest everywhere")),
@@ -86,6 +87,9 @@ pub fn run(args: &PushArgs, global: &Global) -> Result<(), Error> {
     if let Some(path) = &args.digestfile {
         std::fs::write(path, manifest.digest.to_string()).map_err(Error::file("write", path))?;
     }
+    if args.rm {
+        super::rmi::show(&super::rmi::remove(&store, &args.image, false)?)?;
+    }
     Ok(())
 }
 
@@ -107,10 +111,10 @@ pub fn push(
         // A bare name is a registry's: pushing from the store to itself would be `tag`.
         Some(text) => Location::Registry(text.parse::<Reference>()?.docker_normalized().with_default_tag()),
     };
-    let image = StoredImage::load(store, &found.descriptor, &Platform::host())?;
     let client = registry_flags::client(registry, global)?;
-    match exporter(&destination, name.as_ref()) {
-        Some(exporter) => Ok(exporter.export(&image, form, export::Surroundings { client: &client, sink })?.manifest),
+    let around = export::Surroundings { client: &client, sink };
+    match export::deliver(store, &found.descriptor, &destination, name.as_ref(), form, around)? {
+        Some(written) => Ok(written),
         None => {
             let Location::Store(to) = destination else {
                 return Err(Error::usage("nothing to push to"));

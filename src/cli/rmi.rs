@@ -66,7 +66,8 @@ pub fn run(args: &RmiArgs, global: &Global) -> Result<(), Error> {
     }
 }
 
-fn show(removed: &Removed) -> Result<(), Error> {
+/// Prints what was removed.
+pub fn show(removed: &Removed) -> Result<(), Error> {
     for name in &removed.untagged {
         output::print_line(&format!("untagged: {name}"))?;
     }

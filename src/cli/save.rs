@@ -1,8 +1,8 @@
 //! `rbuild save`: images of the store into an archive.
 
 use super::{Error, Global};
-use crate::export::{self, DockerArchive, Exporter, Form, OciArchive, OciDir, StoredImage};
-use crate::oci::{Platform, Reference};
+use crate::export::{self, DockerArchive, Form, StoredImage};
+use crate::oci::{Location, Platform, Reference};
 use crate::registry;
 use crate::store::Store;
 use crate::ui::Silent;
@@ -40,15 +40,17 @@ pub fn run(args: &SaveArgs, global: &Global) -> Result<(), Error> {
                 ));
             };
             let path = path.ok_or_else(|| Error::usage("`--format` other than docker-archive needs `--output`"))?;
-            let (stored, names) = find(&store, image)?;
-            let name = names.first().map(Reference::to_string);
-            let exporter: Box<dyn Exporter> = match args.format.as_str() {
-                "oci-dir" => Box::new(OciDir { path: path.to_owned(), name }),
-                _ => Box::new(OciArchive { path: path.to_owned(), name }),
+            let found = store.find(image)?;
+            let by_id = store.image_id(&found.descriptor)?.hex().starts_with(image.trim_start_matches("sha256:"));
+            let name = found.name.filter(|_| !by_id);
+            let path = path.to_owned();
+            let to = match args.format.as_str() {
+                "oci-dir" => Location::OciDir { path, name },
+                _ => Location::OciArchive { path, name },
             };
             let client = registry::Client::new(registry::Options::default())?;
             let around = export::Surroundings { client: &client, sink: &Silent };
-            exporter.export(&stored, &Form::default(), around)?;
+            export::deliver(&store, &found.descriptor, &to, None, &Form::default(), around)?;
             Ok(())
         }
         other => Err(Error::usage_hint(

@@ -55,6 +55,17 @@ pub enum Error {
     /// The store has the image for other platforms only.
     #[error("image `{0}` is not in the store for platform `{1}`")]
     Platform(Digest, String),
+    /// The store lacks an image of an index.
+    #[error("image `{image}` for platform `{platform}` is not in the store")]
+    Absent {
+        /// Digest of its manifest.
+        image: Digest,
+        /// Its platform, as the index has it.
+        platform: String,
+    },
+    /// An index is to go where only one image can.
+    #[error("`{0}` cannot hold images for several platforms")]
+    OnePlatform(String),
     /// A form that the destination cannot hold.
     #[error("{0}")]
     Form(&'static str),
@@ -102,8 +113,8 @@ impl Classified for Error {
             Error::Registry(e) => e.kind(),
             Error::File { source, .. } | Error::Layer { source, .. } => kind_of_io(source),
             Error::DiffId { .. } | Error::Layers(..) | Error::Json { .. } => Kind::Corrupt,
-            Error::Platform(..) => Kind::NotFound,
-            Error::Form(_) => Kind::Unsupported,
+            Error::Platform(..) | Error::Absent { .. } => Kind::NotFound,
+            Error::Form(_) | Error::OnePlatform(_) => Kind::Unsupported,
         }
     }
 
@@ -111,6 +122,10 @@ impl Classified for Error {
         match self {
             Error::Store(e) => e.hint(),
             Error::Registry(e) => e.hint(),
+            Error::Absent { .. } => Some("bring it with `rbuild manifest add`, or take it out of the list".into()),
+            Error::OnePlatform(_) => {
+                Some("write an `oci-archive:` or `oci:` directory, or push it to a registry".into())
+            }
             Error::DiffId { .. } => {
                 Some("the image was made by a broken tool: pull another one, or build it again".into())
             }

@@ -75,6 +75,18 @@ impl<'a> StoredImage<'a> {
         Ok(StoredImage { store, descriptor, manifest, config, config_bytes })
     }
 
+    /// Reads the documents of an image. Of an index, the image for `platform`, or another one where there is none for it.
+    ///
+    /// # Errors
+    /// As [`StoredImage::load`].
+    pub fn any(store: &'a Store, descriptor: &Descriptor, platform: &Platform) -> Result<Self, Error> {
+        let first = match StoredImage::load(store, descriptor, platform) {
+            Err(Error::Platform(..)) => store.index(&descriptor.digest)?.manifests.into_iter().find_map(|d| d.platform),
+            other => return other,
+        };
+        StoredImage::load(store, descriptor, &first.unwrap_or_else(Platform::host))
+    }
+
     /// The image id: the digest of the config.
     pub fn id(&self) -> Digest {
         self.manifest.config.digest

@@ -11,6 +11,7 @@ mod dir;
 mod docker_archive;
 mod error;
 mod image;
+mod index;
 mod oci_archive;
 mod oci_dir;
 mod registry;
@@ -20,12 +21,14 @@ pub use dir::Dir;
 pub use docker_archive::DockerArchive;
 pub use error::Error;
 pub use image::{Form, StoredImage};
+pub use index::{IndexExporter, StoredIndex};
 pub use oci_archive::OciArchive;
 pub use oci_dir::OciDir;
 pub use registry::Registry;
 
-use crate::oci::{Descriptor, Location, Reference};
+use crate::oci::{Descriptor, Location, Platform, Reference, media};
 use crate::registry::Client;
+use crate::store::Store;
 use crate::ui::Sink;
 
 /// What an export works with.
@@ -70,4 +73,40 @@ pub fn exporter(to: &Location, name: Option<&Reference>) -> Option<Box<dyn Expor
         }
         Location::Dir { path } => Box::new(Dir { path: path.clone() }),
     })
+}
+
+/// The exporter of an index to a location; `None` for the store itself.
+///
+/// # Errors
+/// A place that holds images of one platform only.
+pub fn index_exporter(to: &Location) -> Result<Option<Box<dyn IndexExporter>>, Error> {
+    Ok(Some(match to {
+        Location::Store(_) => return Ok(None),
+        Location::Registry(reference) => Box::new(Registry { to: reference.clone() }),
+        Location::OciDir { path, name } => Box::new(OciDir { path: path.clone(), name: name.clone() }),
+        Location::OciArchive { path, name } => Box::new(OciArchive { path: path.clone(), name: name.clone() }),
+        Location::DockerArchive { .. } | Location::Dir { .. } => return Err(Error::OnePlatform(to.to_string())),
+    }))
+}
+
+/// Writes what a descriptor of the store names, an image or an index with all its images, to a location. Returns what is
+/// there then; `None` for the store itself. `name` is as for [`exporter`].
+///
+/// # Errors
+/// As [`Exporter::export`] and [`index_exporter`].
+pub fn deliver(
+    store: &Store,
+    what: &Descriptor,
+    to: &Location,
+    name: Option<&Reference>,
+    form: &Form,
+    around: Surroundings<'_>,
+) -> Result<Option<Descriptor>, Error> {
+    if media::is_index(&what.media_type) {
+        let Some(exporter) = index_exporter(to)? else { return Ok(None) };
+        return Ok(Some(exporter.export_index(&StoredIndex::load(store, what)?, form, around)?.manifest));
+    }
+    let Some(exporter) = exporter(to, name) else { return Ok(None) };
+    let image = StoredImage::load(store, what, &Platform::host())?;
+    Ok(Some(exporter.export(&image, form, around)?.manifest))
 }

@@ -6,6 +6,7 @@
 use super::whole_file::{self, WholeFile};
 use super::{Error, Exported, Exporter, Form, StoredImage, Surroundings, registry::Progress};
 use crate::oci::{Descriptor, Digest, Index, media};
+use crate::registry::Document;
 use crate::ui::Direction;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -33,7 +34,21 @@ impl Exporter for OciDir {
     }
 
     fn export(&self, image: &StoredImage<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
-        let progress = Progress::start(around.sink, Direction::Push, &self.name());
+        let manifest = self.put_image(image, form, around)?;
+        self.add_to_index(&manifest)?;
+        Ok(Exported { manifest })
+    }
+}
+
+impl OciDir {
+    /// Writes an image that has no name yet.
+    pub(super) fn put_image(
+        &self,
+        image: &StoredImage<'_>,
+        form: &Form,
+        around: Surroundings<'_>,
+    ) -> Result<Descriptor, Error> {
+        let progress = Progress::start(around.sink, Direction::Push, &Exporter::name(self));
         let blobs = self.path.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(Error::file("create", &blobs))?;
         let mut layers = vec![];
@@ -48,13 +63,18 @@ impl Exporter for OciDir {
         put(&blobs, &image.id(), image.config_bytes.len() as u64, || Ok(image.config_bytes.as_slice()))?;
         put(&blobs, &manifest.digest, manifest.size, || Ok(manifest_bytes.as_slice()))?;
         whole_file::write(&self.path.join("oci-layout"), LAYOUT)?;
-        self.add_to_index(&manifest)?;
         progress.done(&manifest);
-        Ok(Exported { manifest })
+        Ok(manifest)
     }
-}
 
-impl OciDir {
+    /// Writes an index and names it.
+    pub(super) fn put_named(&self, index: &Document) -> Result<Descriptor, Error> {
+        let descriptor = index.descriptor();
+        put(&self.path.join("blobs/sha256"), &descriptor.digest, descriptor.size, || Ok(index.bytes.as_slice()))?;
+        self.add_to_index(&descriptor)?;
+        Ok(descriptor)
+    }
+
     fn add_to_index(&self, manifest: &Descriptor) -> Result<(), Error> {
         let path = self.path.join("index.json");
         let mut index = read_index(&path)?;

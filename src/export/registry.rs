@@ -23,7 +23,20 @@ impl Exporter for Registry {
     }
 
     fn export(&self, image: &StoredImage<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
-        let progress = Progress::start(around.sink, Direction::Push, &self.name());
+        Ok(Exported { manifest: self.push(image, form, around, true)? })
+    }
+}
+
+impl Registry {
+    /// Pushes an image: under the tag, or only under its digest.
+    pub(super) fn push(
+        &self,
+        image: &StoredImage<'_>,
+        form: &Form,
+        around: Surroundings<'_>,
+        tagged: bool,
+    ) -> Result<Descriptor, Error> {
+        let progress = Progress::start(around.sink, Direction::Push, &self.to.to_string());
         let source = Source { image, form: *form, elsewhere: elsewhere(image.store(), &self.to) };
         for layer in &image.manifest.layers {
             progress.blob(&layer.digest, layer.size, BlobState::Waiting);
@@ -52,14 +65,18 @@ impl Exporter for Registry {
         if form.format == Some(crate::oci::ManifestFormat::Docker) && form.compression == Some(Compression::Zstd) {
             return Err(Error::Form("a manifest of Docker's format cannot hold layers in zstd"));
         }
-        let manifest = around.client.push(&self.to, &source, &news).map_err(|e| match e {
+        let pushed = match tagged {
+            true => around.client.push(&self.to, &source, &news),
+            false => around.client.push_untagged(&self.to, &source, &news),
+        };
+        let manifest = pushed.map_err(|e| match e {
             crate::registry::Error::Corrupt { .. } => {
                 image.manifest.layers.iter().fold(Error::from(e), |e, layer| image.store().blame(&layer.digest, e))
             }
             e => e.into(),
         })?;
         progress.done(&manifest);
-        Ok(Exported { manifest })
+        Ok(manifest)
     }
 }
 

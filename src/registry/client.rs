@@ -114,6 +114,17 @@ impl Client {
         push::push(&self.core, self.runtime()?, &to, image, self.options.parallel, progress)
     }
 
+    /// The same without a tag: the image can only be found by its digest, which an index lists.
+    pub fn push_untagged(
+        &self,
+        to: &Reference,
+        image: &dyn PushSource,
+        progress: &(dyn Fn(PushEvent) + Sync),
+    ) -> Result<Descriptor, Error> {
+        let to = Reference { tag: None, digest: None, ..to.clone() }.docker_normalized();
+        push::push(&self.core, self.runtime()?, &to, image, self.options.parallel, progress)
+    }
+
     /// Publishes a document (an index, say) under a name. All that it refers to must be in the repository already.
     pub fn push_manifest(&self, to: &Reference, manifest: &Document) -> Result<Descriptor, Error> {
         let to = to.clone().docker_normalized().with_default_tag();

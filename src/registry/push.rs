@@ -168,7 +168,7 @@ pub(super) async fn put_manifest(
     doing: &str,
 ) -> Result<Descriptor, Error> {
     let descriptor = manifest.descriptor();
-    let name = to.tag_or_latest().map_or_else(|| descriptor.digest.to_string(), str::to_owned);
+    let name = to.tag.clone().unwrap_or_else(|| descriptor.digest.to_string());
     let corrupt = |why: String| Error::Corrupt { doing: doing.to_owned(), why };
     if let Some(wanted) = to.digest
         && wanted != descriptor.digest

@@ -5,7 +5,7 @@
 
 use super::archives;
 use crate::error::{Classified, Kind};
-use crate::oci::{Descriptor, Digest, ImageConfig, Manifest, Platform, Reference, media};
+use crate::oci::{Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media};
 use crate::registry::{self, Client, Resolved};
 use crate::store::{self, Store};
 use crate::ui::{BlobState, Direction, Event, Sink};
@@ -196,6 +196,33 @@ impl<'a> Images<'a> {
                     _ => Err(e),
                 },
             },
+        }
+    }
+
+    /// The platforms that the image called `name` is there for, in a registry or else in the store.
+    ///
+    /// # Errors
+    /// Where neither has it.
+    pub fn platforms(&self, name: &str) -> Result<Vec<Platform>, Error> {
+        let of = |index: Index| {
+            let known = |d: Descriptor| d.platform.filter(|p| media::is_manifest(&d.media_type) && p.os != "unknown");
+            index.manifests.into_iter().filter_map(known).collect::<Vec<_>>()
+        };
+        if self.pull != Pull::Never {
+            for candidate in self.client.candidates(name)? {
+                if let Ok(document) = self.client.fetch_manifest(&candidate)
+                    && media::is_index(&document.media_type)
+                    && let Ok(index) = serde_json::from_slice(&document.bytes)
+                {
+                    return Ok(of(index));
+                }
+            }
+        }
+        match self.store.find(name) {
+            Ok(found) if media::is_index(&found.descriptor.media_type) => {
+                Ok(of(self.store.index(&found.descriptor.digest)?))
+            }
+            _ => Ok(vec![self.resolve(name, &Platform::host())?.config.platform()]),
         }
     }
 

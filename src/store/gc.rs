@@ -1,7 +1,7 @@
 //! Garbage collection: drops what no name, no living process and no step of the cache refers to.
 
 use super::{Error, Store, lease, remove_tree};
-use crate::oci::{ChainId, Digest};
+use crate::oci::{ChainId, Digest, media};
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
@@ -72,7 +72,13 @@ impl Store {
         for entry in self.read_index()?.manifests {
             // A name whose image is damaged keeps what is left of it.
             roots.extend(self.reach(&entry).unwrap_or_else(|_| vec![entry.digest]));
-            chains.extend(self.chains_of(&entry.digest));
+            match media::is_index(&entry.media_type) {
+                true => {
+                    let images = self.index(&entry.digest).map(|i| i.manifests).unwrap_or_default();
+                    chains.extend(images.iter().flat_map(|image| self.chains_of(&image.digest)));
+                }
+                false => chains.extend(self.chains_of(&entry.digest)),
+            }
         }
         let blobs: BTreeMap<Digest, u64> = self.list_blobs()?.into_iter().collect();
         let is_held = |d: &Digest| held.contains(&format!("blobs/sha256/{}", d.hex()));

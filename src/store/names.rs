@@ -115,6 +115,13 @@ impl Store {
         serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: format!("manifest {digest}"), source })
     }
 
+    /// Writes an index. It has no name yet.
+    pub fn put_index(&self, index: &Index) -> Result<Descriptor, Error> {
+        let json = serde_json::to_vec(index).map_err(|source| Error::Json { path: "an index".into(), source })?;
+        self.put_blob(&json)?;
+        Ok(Descriptor::of(&index.media_type, &json))
+    }
+
     /// Reads an index.
     pub fn index(&self, digest: &Digest) -> Result<Index, Error> {
         let bytes = self.read_blob(digest, MANIFEST_LIMIT)?;

@@ -42,11 +42,12 @@ impl Buildah {
     }
 }
 
-/// `[2/3] `, where there is more than one stage.
+/// `[linux/arm64] [2/3] `, where there is more than one platform, and more than one stage.
 fn prefix(outline: &Outline, stage: usize) -> String {
+    let platform = outline.platform.as_ref().map(|p| format!("[{p}] ")).unwrap_or_default();
     match outline.stages.len() {
-        0 | 1 => String::new(),
-        n => format!("[{}/{n}] ", stage + 1),
+        0 | 1 => platform,
+        n => format!("{platform}[{}/{n}] ", stage + 1),
     }
 }
 

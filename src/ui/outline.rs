@@ -11,6 +11,8 @@ pub struct Outline {
     pub target: usize,
     /// Whether every step has a layer and an id of its own (`--layers`).
     pub layers: bool,
+    /// The platform, where the same stages are built for several.
+    pub platform: Option<String>,
 }
 
 /// One stage.

@@ -122,7 +122,9 @@ impl BuildArgs {
         let build_args = self.build_arg.iter().map(|a| values::name_value(a, var)).collect::<Result<_, _>>()?;
         let default = var("DOCKER_DEFAULT_PLATFORM").filter(|p| !p.is_empty() && self.platform.is_empty());
         let platform = PlatformArgs::whole(self.platform.iter().cloned().chain(default));
-        let (target, explicit) = (platform.platform()?, platform.is_explicit());
+        let explicit = platform.is_explicit();
+        let mut platforms = platform.platforms()?.into_iter();
+        let target = platforms.next().unwrap_or_else(Platform::host);
         let annotations = self.annotation.iter().map(|a| annotation(a)).collect::<Result<Vec<_>, _>>()?;
         Ok(BuildRequest {
             context: ContextOptions { main, named, ignorefile: None },
@@ -138,7 +140,7 @@ impl BuildArgs {
                 skip_unused_stages: true,
                 ..TargetOptions::default()
             },
-            platform: PlatformOptions { target, build: Platform::host(), explicit, ..PlatformOptions::default() },
+            platform: PlatformOptions { target, more: platforms.collect(), explicit, ..PlatformOptions::default() },
             cache: CacheOptions {
                 no_cache: self.no_cache == Some(true),
                 no_cache_stages: values::commas(&self.no_cache_filter),

@@ -1,0 +1,130 @@
+//! An index of the store on its way out: its images, each as [`StoredImage`], and the document that lists them.
+//!
+//! Images may get another digest on the way (other media types, another compression), so the index is written last, for what
+//! the images became. Where nothing differs its bytes are those of the store.
+
+use super::oci_archive::write_archive;
+use super::{Error, Exported, Form, OciArchive, OciDir, Registry, StoredImage, Surroundings};
+use crate::oci::{Descriptor, Index, ManifestFormat, Platform, media};
+use crate::registry::{Document, MAX_MANIFEST_BYTES};
+use crate::store::Store;
+
+/// An index of the store with all its images.
+#[derive(Debug)]
+pub struct StoredIndex<'a> {
+    store: &'a Store,
+    /// Descriptor of the index.
+    pub descriptor: Descriptor,
+    /// The index.
+    pub index: Index,
+    /// Its images, in its order.
+    pub images: Vec<StoredImage<'a>>,
+}
+
+impl<'a> StoredIndex<'a> {
+    /// Reads an index and the documents of its images.
+    ///
+    /// # Errors
+    /// Where one of them is not here or damaged, or where it lists something that is no image.
+    pub fn load(store: &'a Store, descriptor: &Descriptor) -> Result<Self, Error> {
+        let index = store.index(&descriptor.digest)?;
+        let here = |entry: &Descriptor| {
+            if !media::is_manifest(&entry.media_type) {
+                return Err(Error::Form("an index that lists anything but images cannot be written"));
+            }
+            match store.blob_size(&entry.digest)? {
+                Some(_) => StoredImage::load(store, &Descriptor { platform: None, ..entry.clone() }, &Platform::host()),
+                None => Err(Error::Absent {
+                    image: entry.digest,
+                    platform: entry.platform.as_ref().map(ToString::to_string).unwrap_or_default(),
+                }),
+            }
+        };
+        let images = index.manifests.iter().map(here).collect::<Result<_, _>>()?;
+        let descriptor = Descriptor { annotations: Default::default(), ..descriptor.clone() };
+        Ok(StoredIndex { store, descriptor, index, images })
+    }
+
+    /// The index for images that became `written`, in order.
+    fn document(&self, written: &[Descriptor], form: &Form) -> Result<Document, Error> {
+        let entry = |(entry, written): (&Descriptor, &Descriptor)| Descriptor {
+            media_type: written.media_type.clone(),
+            digest: written.digest,
+            size: written.size,
+            ..entry.clone()
+        };
+        let mut index = self.index.clone();
+        index.manifests = self.index.manifests.iter().zip(written).map(entry).collect();
+        match form.format {
+            Some(ManifestFormat::Oci) => index.media_type = media::OCI_INDEX.into(),
+            Some(ManifestFormat::Docker) => {
+                index.media_type = media::DOCKER_LIST.into();
+                // Docker's format has no place for them.
+                index.annotations.clear();
+                index.manifests.iter_mut().for_each(|d| d.annotations.clear());
+            }
+            None if index.media_type.is_empty() => index.media_type = media::OCI_INDEX.into(),
+            None => {}
+        }
+        let bytes = match index == self.index {
+            true => self.store.read_blob(&self.descriptor.digest, MAX_MANIFEST_BYTES)?,
+            false => serde_json::to_vec(&index).map_err(Error::json("cannot write the index"))?,
+        };
+        Ok(Document { media_type: index.media_type, bytes })
+    }
+}
+
+/// A place that can hold an index.
+pub trait IndexExporter {
+    /// How messages call the place.
+    fn name(&self) -> String;
+
+    /// Writes the index with all its images. `alone`: without them, since they are there.
+    ///
+    /// # Errors
+    /// Where it cannot be read or written; then nothing has got a name.
+    fn export_index(&self, index: &StoredIndex<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error>;
+}
+
+impl IndexExporter for Registry {
+    fn name(&self) -> String {
+        self.to.to_string()
+    }
+
+    fn export_index(&self, index: &StoredIndex<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
+        let mut written = vec![];
+        for image in &index.images {
+            written.push(self.push(image, form, around, false)?);
+        }
+        let document = index.document(&written, form)?;
+        let manifest = around.client.push_manifest(&self.to, &document)?;
+        Ok(Exported { manifest })
+    }
+}
+
+impl IndexExporter for OciDir {
+    fn name(&self) -> String {
+        format!("oci:{}", self.path.display())
+    }
+
+    fn export_index(&self, index: &StoredIndex<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
+        let mut written = vec![];
+        for image in &index.images {
+            written.push(self.put_image(image, form, around)?);
+        }
+        let document = index.document(&written, form)?;
+        Ok(Exported { manifest: self.put_named(&document)? })
+    }
+}
+
+impl IndexExporter for OciArchive {
+    fn name(&self) -> String {
+        format!("oci-archive:{}", self.path.display())
+    }
+
+    fn export_index(&self, index: &StoredIndex<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
+        let images: Vec<&StoredImage<'_>> = index.images.iter().collect();
+        let finish = |written: &[Descriptor]| index.document(written, form).map(Some);
+        write_archive(&self.path, self.name.as_deref(), &images, form, around, &finish)
+    }
+}
