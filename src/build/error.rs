@@ -60,6 +60,19 @@ pub enum Error {
     /// The sandbox of a RUN step.
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
+    /// A program of another processor does not run.
+    #[error(
+        "cannot run programs for `{platform}` here: {message}{}",
+        emulator.as_ref().map(|e| format!(" (with the emulator `{}`)", e.display())).unwrap_or_default()
+    )]
+    Foreign {
+        /// The platform of the stage.
+        platform: crate::oci::Platform,
+        /// What the system said.
+        message: String,
+        /// The emulator that was to run it.
+        emulator: Option<PathBuf>,
+    },
     /// The command of a RUN step ended with another code than 0.
     #[error("process \"{command}\" did not complete successfully: exit code: {code}{}", because(.shortage))]
     RunFailed {
@@ -189,7 +202,7 @@ impl Classified for Error {
             Error::RunFailed { code, .. } => Kind::RunFailed(*code),
             Error::Ids(_) => Kind::NotFound,
             Error::Secret { .. } | Error::Ssh { .. } => Kind::Usage,
-            Error::Unsupported { .. } => Kind::Unsupported,
+            Error::Unsupported { .. } | Error::Foreign { .. } => Kind::Unsupported,
             Error::CheckSettings { .. } | Error::NoIndex(_) => Kind::Usage,
             Error::File { source, .. } => crate::error::kind_of_io(source),
             Error::Json { .. } => Kind::System,
@@ -218,6 +231,13 @@ impl Classified for Error {
             Error::Unsupported { hint, .. } | Error::Ssh { hint, .. } => Some(hint.clone()),
             Error::Secret { id, .. } => {
                 Some(format!("give it with `--secret id={id},src=FILE` or `--secret id={id},env=NAME`"))
+            }
+            Error::Foreign { platform, .. } => {
+                let name = crate::sandbox::processor(platform).unwrap_or("*");
+                Some(format!(
+                    "either put `qemu-{name}-static` into the builder's PATH, or name it with `--emulator` (Linux 6.7 or \
+                     newer); or have an emulator registered on the node, with the flags `F` and `P`"
+                ))
             }
             Error::CheckSettings { hint, .. } => hint.clone(),
             Error::NoIndex(_) => Some("choose another name, or remove the image with `rbuild rmi`".into()),

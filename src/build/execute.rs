@@ -184,7 +184,7 @@ impl<'a> Executor<'a> {
                     if self.request.security.compat_volumes {
                         self.volume_mounts(step.config.volumes.keys(), site.lower, &mut mounts)?;
                     }
-                    self.run_command(key, run, site, mounts)
+                    self.run_command(key, run, platform, site, mounts)
                 })?
             }
             StepKind::Copy(copy) => self.copy(step, key, copy, &parent, result_of)?,

@@ -10,8 +10,9 @@ use super::{
     surroundings,
 };
 use crate::dockerfile::MountKind;
+use crate::oci::Platform;
 use crate::plan::{Network, Run, Step};
-use crate::sandbox::{self, StepSpec};
+use crate::sandbox::{self, Emulator, StepSpec};
 use crate::sys::{limits::Memory, passwd};
 use crate::ui::{Event, StepKey, Stream};
 use std::path::{Path, PathBuf};
@@ -55,6 +56,7 @@ impl Executor<'_> {
         &self,
         key: StepKey,
         run: &Run,
+        platform: &Platform,
         site: &Site,
         mut mounts: mounts::Ready,
     ) -> Result<(), Error> {
@@ -84,6 +86,11 @@ impl Executor<'_> {
             .collect();
         spec.hostname = self.request.security.hostname.clone().unwrap_or(spec.hostname);
         surroundings::apply(&self.request.security, &mut spec)?;
+        let foreign = sandbox::is_foreign(platform, &self.request.platform.build);
+        if foreign {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            spec.emulator = Emulator::find(platform, self.request.security.emulator.as_deref(), &path);
+        }
         if run.insecure {
             surroundings::insecure(&mut spec);
         }
@@ -110,7 +117,14 @@ impl Executor<'_> {
         let [stdout, stderr] = &mut maskers;
         stdout.end(&mut |data| show(Stream::Stdout, data));
         stderr.end(&mut |data| show(Stream::Stderr, data));
-        let exit = exit.map_err(|e| e.map_text(|text| patterns.text(text)))?;
+        let exit = exit.map_err(|e| match e.map_text(|text| patterns.text(text)) {
+            sandbox::Error::NotStarted { message, code: 126 } if foreign => Error::Foreign {
+                platform: platform.clone(),
+                message,
+                emulator: spec.emulator.take().map(|e| e.program),
+            },
+            other => other.into(),
+        })?;
         self.forget(trusting, site)?;
         for text in &exit.warnings {
             sink.event(&Event::Warning { text: &patterns.text(text) });

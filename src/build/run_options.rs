@@ -20,6 +20,9 @@ pub struct SecurityOptions {
     pub dns: DnsOptions,
     /// Host name in RUN; `None`: BuildKit's.
     pub hostname: Option<String>,
+    /// `--emulator`: what runs programs of other processors, or a directory with `qemu-*-static`; `None`: looked for in
+    /// `PATH`.
+    pub emulator: Option<PathBuf>,
     /// Whether proxy variables of the environment are passed to RUN.
     pub http_proxy: bool,
     /// `-v`: directories of the machine that every RUN sees.

@@ -342,7 +342,7 @@ mod tests {
         ];
         insta::assert_snapshot!(lines.map(refused).join("\n"), @r#"
         `from` is not supported | there are no working containers: write a Dockerfile, and build it with `rbuild bud`
-        unrecognized subcommand 'list' |
+        unknown command `list` | did you mean `exists`?
         unknown command `imagess` | did you mean `images`?
         unknown command `frobnicate` | see `rbuild --help`
         `--all=false` is not supported | leave it out: an index is pushed with all its images

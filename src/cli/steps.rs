@@ -54,6 +54,7 @@ impl CommonStepArgs {
             secrets: self.secret.iter().map(|s| secret(s, var)).collect::<Result<_, _>>()?,
             ssh: self.ssh.iter().map(|s| ssh(s, var)).collect::<Result<_, _>>()?,
             shm_size: self.shm_size,
+            emulator: var("RBUILD_EMULATOR").filter(|e| !e.is_empty()).map(Into::into),
             ulimits: self.ulimit.iter().filter_map(|u| ulimit(u).transpose()).collect::<Result<_, _>>()?,
             cpus: self.cpuset_cpus.as_deref().map(cpus).transpose()?.unwrap_or_default(),
             authorities: self.trust_ca.clone(),
@@ -129,6 +130,9 @@ pub struct StepArgs {
     /// Group that the commands of RUN steps are in, beyond those of their user
     #[arg(long, value_name = "GROUP")]
     pub group_add: Vec<String>,
+    /// Emulator for RUN of other architectures: a program, or a directory with `qemu-*-static` [env: RBUILD_EMULATOR]
+    #[arg(long, value_name = "PATH")]
+    pub emulator: Option<PathBuf>,
     /// What `docker build` has, too.
     #[command(flatten)]
     pub common: CommonStepArgs,
@@ -147,7 +151,9 @@ impl StepArgs {
                 "name the groups: those of the machine have no numbers in an image's world",
             ));
         }
+        let common = self.common.lower(var, warn)?;
         Ok(SecurityOptions {
+            emulator: self.emulator.clone().or_else(|| common.emulator.clone()),
             network: self.network.as_deref().map(network).transpose()?.flatten(),
             no_hosts: self.no_hosts == Some(true),
             dns: self.dns()?,
@@ -159,7 +165,7 @@ impl StepArgs {
             cap_drop: capabilities(&self.cap_drop)?,
             devices: self.device.iter().map(|d| device(d)).collect::<Result<_, _>>()?,
             groups,
-            ..self.common.lower(var, warn)?
+            ..common
         })
     }
 

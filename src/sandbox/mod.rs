@@ -1,6 +1,7 @@
 //! Running one command on one root file system.
 
 pub mod agent;
+mod emulator;
 mod etc;
 mod gate;
 mod hidden;
@@ -16,6 +17,7 @@ mod unshare;
 
 pub use crate::sys::passwd::UserIds;
 pub use crate::sys::signal::Cancel;
+pub use emulator::{Emulator, is_foreign, processor};
 pub use hidden::Hidden;
 pub use init::{is_init, main as init_main};
 pub use run::run;

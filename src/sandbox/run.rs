@@ -192,8 +192,14 @@ impl Report {
     }
 
     fn conclude(self, status: process::Status, rusage: Rusage, started: Instant) -> Result<Option<Exit>, Error> {
-        if let Some(error) = self.failed {
-            return Err(error);
+        match self.failed {
+            // The warning may be the reason.
+            Some(Error::NotStarted { message, code }) if !self.warnings.is_empty() => {
+                let message = format!("{message}; {}", self.warnings.join("; "));
+                return Err(Error::NotStarted { message, code });
+            }
+            Some(error) => return Err(error),
+            None => {}
         }
         if self.proc_refused {
             return Ok(None);

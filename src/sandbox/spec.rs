@@ -60,6 +60,8 @@ pub struct StepSpec {
     pub seccomp: Seccomp,
     /// Whether programs may not gain privilege by setuid bits and file capabilities.
     pub no_new_privileges: bool,
+    /// Runs programs of another processor; `None`: nothing does, or what the node has registered.
+    pub emulator: Option<super::Emulator>,
     /// Further mounts, in order.
     pub mounts: Vec<Mount>,
     /// Device nodes and directories of them beyond the usual ones.
@@ -102,6 +104,7 @@ impl StepSpec {
             cap_drop: Vec::new(),
             seccomp: Seccomp::Default,
             no_new_privileges: false,
+            emulator: None,
             mounts: Vec::new(),
             devices: Vec::new(),
             shm_size: None,

@@ -187,3 +187,67 @@ fn a_registry_gets_the_index_and_all_its_images() {
     assert_eq!(architectures(&list(&lab, "every")), "amd64 arm64");
     assert!(lab.rbuild(["check"]).ok().stdout.contains("no problem"));
 }
+
+/// A program of another processor that says so: an ELF file of arm64 that writes `arm64` and ends.
+fn arm64_program() -> Vec<u8> {
+    let code: [u32; 8] = [
+        0xd280_0020, // mov x0, #1
+        0x1000_00e1, // adr x1, text
+        0xd280_00c2, // mov x2, #6
+        0xd280_0808, // mov x8, #64 (write)
+        0xd400_0001, // svc #0
+        0xd280_0000, // mov x0, #0
+        0xd280_0ba8, // mov x8, #93 (exit)
+        0xd400_0001, // svc #0
+    ];
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let (base, head) = (0x40_0000_u64, 64 + 56);
+    let mut text: Vec<u8> = code.iter().flat_map(|c| c.to_le_bytes()).collect();
+    text.extend(b"arm64\n");
+    let size = head + text.len() as u64;
+    elf.extend([2_u16, 183].iter().flat_map(|n| n.to_le_bytes()));
+    elf.extend(1_u32.to_le_bytes());
+    elf.extend([base + head, 64, 0].iter().flat_map(|n| n.to_le_bytes()));
+    elf.extend(0_u32.to_le_bytes());
+    elf.extend([64_u16, 56, 1, 0, 0, 0].iter().flat_map(|n| n.to_le_bytes()));
+    elf.extend([1_u32, 5].iter().flat_map(|n| n.to_le_bytes()));
+    elf.extend([0, base, base, size, size, 0x1000].iter().flat_map(|n| n.to_le_bytes()));
+    elf.extend(text);
+    elf
+}
+
+/// Whether the node itself runs programs of other processors, so that nothing would be shown.
+fn node_has_emulators() -> bool {
+    let entries = std::fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
+    entries.into_iter().any(|e| e.file_name().to_string_lossy().contains("qemu"))
+}
+
+#[test]
+fn programs_of_another_processor_run_in_a_table_of_the_step() {
+    require!("qemu-aarch64-static");
+    require!(if node_has_emulators(), "the node has emulators registered");
+    require!(if cfg!(not(target_arch = "x86_64")), "the program is for another processor on x86_64 only");
+    let lab = Lab::new();
+    lab.write("context/say", arm64_program());
+    let dockerfile = "FROM scratch\nCOPY --chmod=755 say /say\nRUN [\"/say\"]\n";
+    lab.write("context/Dockerfile", dockerfile);
+    let build = |more: &[&str]| {
+        let run = lab.rbuild(["bud", "--no-cache", "--platform=linux/arm64"]).args(more).arg(lab.path("context"));
+        run.output()
+    };
+    let done = build(&[]);
+    let newer = done.stderr.contains("cannot mount binfmt_misc");
+    require!(if newer, "the kernel is older than Linux 6.7");
+    assert!(done.code == 0 && done.stdout.contains("\narm64\n"), "{done}");
+    assert!(!node_has_emulators(), "the table is the step's own");
+    // Named, and named wrongly: then both ways out are.
+    let qemu = crate::harness::which("qemu-aarch64-static").expect("found above");
+    let dir = qemu.parent().expect("a directory").display().to_string();
+    for given in [qemu.display().to_string(), dir] {
+        let done = build(&["--emulator", &given]);
+        assert!(done.code == 0 && done.stdout.contains("\narm64\n"), "{done}");
+    }
+    let done = build(&["--emulator", "/nowhere"]);
+    assert!(done.code != 0 && done.stderr.contains("linux/arm64"), "{done}");
+    assert!(done.stderr.contains("qemu-aarch64-static") && done.stderr.contains("on the node"), "{done}");
+}

@@ -7,6 +7,7 @@
 mod command;
 mod composed;
 mod device;
+mod foreign;
 mod mounts;
 mod proc;
 mod reap;
@@ -120,6 +121,16 @@ fn live(order: Order, filters: Vec<Filter>, reporter: &mut Reporter, leash: Owne
             reporter.send(&Message::ProcRefused);
             return Ok(0);
         }
+    };
+    // Kept open as long as the step runs.
+    let _formats = match order.step.emulator.as_ref().map(foreign::register) {
+        Some(Ok(table)) => Some(table),
+        // The node may have one registered.
+        Some(Err(Failure { message, .. })) => {
+            reporter.send(&Message::Warning(message));
+            None
+        }
+        None => None,
     };
     let root = rootfs::mount(&order)?;
     let composed = rootfs::populate(&root, &order, &proc, reporter)?;

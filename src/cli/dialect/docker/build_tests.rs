@@ -85,7 +85,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
         &["build", "--provenance=false", "."],
         &["build", "--cache-to=type=registry,ref=x", "."],
         &["build", "--progress=rawjson", "."],
-        &["build", "--platform=linux/amd64,linux/arm64", "."],
+        &["build", "--platform=linux/amd64,a/b/c/d", "."],
         &["build", "--nosuch", "."],
         &["build", "-f", "-", "-"],
     ];
@@ -98,7 +98,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     ["build", "--provenance=false", "."] was accepted
     `--cache-to=type=registry,ref=x` is not supported | steps are cached in the store only; keep `RBUILD_ROOT` on a volume
     `--progress=rawjson` is not supported | use `plain` or `quiet`
-    `--platform` with several platforms is not supported | build each platform on a machine of its own
+    invalid platform `a/b/c/d`: expected `os/arch`, `os/arch/variant` or an architecture |
     unknown flag: --nosuch | did you mean `--no-cache`?
     invalid argument: can't use stdin for both build context and dockerfile |
     "#);

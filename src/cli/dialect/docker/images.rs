@@ -33,7 +33,7 @@ pub(super) struct ImagesArgs {
     /// Only show image IDs
     #[arg(short, long)]
     quiet: bool,
-    /// Refused: there are no images of several platforms
+    /// Refused: see `rbuild manifest inspect`
     #[arg(long, hide = true)]
     tree: bool,
 }
@@ -103,7 +103,7 @@ pub(super) fn no_such_image(e: Error) -> Error {
 /// Lists images.
 pub(super) fn list(args: &ImagesArgs, global: &Global) -> Result<(), Failure> {
     if args.tree {
-        return Err(Error::unsupported("`--tree`", "leave it out: there are no images of several platforms").into());
+        return Err(Error::unsupported("`--tree`", "see `rbuild manifest inspect` for the images of an index").into());
     }
     let store = global.store()?;
     let mut filters = args.filter.clone();

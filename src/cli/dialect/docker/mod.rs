@@ -280,7 +280,7 @@ fn other(words: &[OsString]) -> Error {
             "there is no daemon here: rbuild builds images"
         }
         "compose" | "bake" => "build each image with `docker build`",
-        "manifest" => "build and push one platform at a time; indexes are not made yet",
+        "manifest" => "build with several platforms in `--platform`, or use `rbuild manifest`",
         "buildx" => match second.as_str() {
             "version" | "ls" | "create" | "use" | "inspect" | "rm" | "stop" => {
                 "there is one builder, rbuild itself, and it needs no setting up: leave the command out"
