@@ -265,7 +265,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     `--memory` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
     `--isolation=vm` is not supported | leave it out: rbuild takes the strongest isolation that the pod allows
     `--network=bridge` is not supported | use `host` (the network of the pod) or `none`: a pod cannot make networks
-    invalid platform `a/b/c/d`: expected `os/arch`, `os/arch/variant` or an architecture |
+    invalid platform `a/b/c/d`: expected `os/arch`, `os/arch/variant` or an architecture | 
     invalid value `src=x` for `--secret`: it has no id | write `id=ID,src=FILE`
     `--device vendor.com/gpu=0` is not supported | write the path of a device that the pod has: CDI names are not known here
     `--group-add keep-groups` is not supported | name the groups: those of the machine have no numbers in an image's world

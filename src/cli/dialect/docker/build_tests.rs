@@ -98,7 +98,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     ["build", "--provenance=false", "."] was accepted
     `--cache-to=type=registry,ref=x` is not supported | steps are cached in the store only; keep `RBUILD_ROOT` on a volume
     `--progress=rawjson` is not supported | use `plain` or `quiet`
-    invalid platform `a/b/c/d`: expected `os/arch`, `os/arch/variant` or an architecture |
+    invalid platform `a/b/c/d`: expected `os/arch`, `os/arch/variant` or an architecture | 
     unknown flag: --nosuch | did you mean `--no-cache`?
     invalid argument: can't use stdin for both build context and dockerfile |
     "#);
