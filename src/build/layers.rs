@@ -61,7 +61,8 @@ impl Executor<'_> {
     pub(super) fn squash(&self, stack: &Stack) -> Result<Layer, Error> {
         let lower = rootfs::open(&self.snapshots, self.images, stack)?;
         let mut blob = self.around.store.hashed_blob_writer()?;
-        let stats = diff::write_tree(&lower.view, &self.times(), &mut blob)?;
+        let stats =
+            diff::write_tree(&lower.view, &self.times(), &mut blob).map_err(|e| self.explain_shortage(e.into()))?;
         blob.commit(&stats.diff_id.0)?;
         Ok(made_layer(stats.diff_id, stats.size))
     }
@@ -83,7 +84,7 @@ impl Executor<'_> {
         }
         let mut blob = store.hashed_blob_writer()?;
         let stats = retime::retime(store.open_verified(&layer.blob, layer.size)?, &times, &mut blob)
-            .map_err(|e| store.blame(&layer.blob, Error::from(e)))?;
+            .map_err(|e| self.explain_shortage(store.blame(&layer.blob, Error::from(e))))?;
         let (digest, size) = (stats.diff_id.0, stats.size);
         blob.commit(&digest)?;
         store.remember_compressed(&layer.diff_id, &memo, &Descriptor::new(media::OCI_LAYER, digest, size))?;

@@ -32,7 +32,7 @@ impl Shortage {
             }
             Shortage::Storage { .. } => {
                 "raise the `sizeLimit` of the emptyDir or the size of the volume that holds the store \
-                                         (`RBUILD_ROOT`), or free space with `rbuild prune`"
+                                         (`RBUILD_ROOT`), or free space with `rbuild prune`, and that of caches with `rbuild prune --all`"
                     .into()
             }
         }

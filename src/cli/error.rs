@@ -46,6 +46,9 @@ pub enum Error {
     /// Something in the store contradicts itself.
     #[error("{0}")]
     Corrupt(String),
+    /// The store was checked, and has problems.
+    #[error("{0}")]
+    Damaged(String),
     /// A module below failed.
     #[error("{0}")]
     Failed(Box<dyn Classified + Send + Sync>),
@@ -99,7 +102,7 @@ impl Error {
             Error::Unsupported { .. } => Kind::Unsupported,
             Error::NotFound(_) => Kind::NotFound,
             Error::File { source, .. } => kind_of_io(source),
-            Error::Corrupt(_) => Kind::Corrupt,
+            Error::Corrupt(_) | Error::Damaged(_) => Kind::Corrupt,
             Error::Failed(e) => e.kind(),
             Error::While { source, .. } => source.kind(),
             Error::Silent(code) => Kind::RunFailed(i32::from(*code)),
@@ -114,6 +117,9 @@ impl Error {
             Error::NoRoot(_) => Some("set `RBUILD_ROOT` to a writable directory, or pass `--root DIR`".into()),
             Error::Failed(e) => e.hint(),
             Error::While { source, .. } => source.hint(),
+            Error::Damaged(_) => {
+                Some("`rbuild check --repair` takes away what is damaged, so that it is brought again".into())
+            }
             Error::NotFound(_) | Error::File { .. } | Error::Corrupt(_) | Error::Silent(_) => None,
         }
     }

@@ -1,8 +1,9 @@
 //! `rbuild rmi`.
 
-use super::{Error, Global, listing, output};
+use super::{Error, Global, output};
 use crate::oci::{Digest, Reference};
 use crate::store::{GcOptions, Store};
+use std::collections::HashSet;
 
 /// Remove names and images from the store
 #[derive(Clone, Debug, clap::Args)]
@@ -42,8 +43,15 @@ pub fn run(args: &RmiArgs, global: &Global) -> Result<(), Error> {
     let store = global.store()?;
     let mut failed = vec![];
     if args.prune || args.all {
-        for image in listing::images(&store)?.into_iter().filter(|l| args.all || l.names.is_empty()) {
-            show(&remove(&store, &image.id.to_string(), true)?)?;
+        let named: HashSet<Digest> =
+            store.list()?.into_iter().filter(|e| e.name.is_some()).map(|e| e.descriptor.digest).collect();
+        let mut seen = HashSet::new();
+        // Also those that cannot be read.
+        for image in store.list()? {
+            let digest = image.descriptor.digest;
+            if (args.all || !named.contains(&digest)) && seen.insert(digest) {
+                show(&remove(&store, &digest.to_string(), true)?)?;
+            }
         }
     }
     for image in &args.images {
@@ -80,9 +88,9 @@ pub fn show(removed: &Removed) -> Result<(), Error> {
 /// Removes one image: by a name, that name, and with the last name the image; by id, the image with all its names, of which
 /// it may have more than one only with `force`.
 pub fn remove(store: &Store, text: &str, force: bool) -> Result<Removed, Error> {
-    let found = store.find(text)?;
+    let found = store.look_up(text)?;
     let digest = found.descriptor.digest;
-    let id = store.image_id(&found.descriptor)?;
+    let id = store.image_id(&found.descriptor).unwrap_or(digest);
     let listed = store.list()?;
     let names: Vec<Reference> =
         listed.iter().filter(|e| e.descriptor.digest == digest).filter_map(|e| e.name.as_ref()?.parse().ok()).collect();

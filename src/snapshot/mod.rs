@@ -13,8 +13,10 @@
 //! id map, because the same file belongs to somebody else under another map, and by boot of the machine, because they are
 //! never synced: after a crash they are made again, with the digest of the blob checked on the way.
 
+mod check;
 mod error;
 
+pub use check::Compared;
 pub use error::Error;
 
 use crate::archive::{
@@ -196,6 +198,14 @@ impl<'a> Snapshots<'a> {
         if let Some(dir) = self.find(chain)? {
             return Ok(dir);
         }
+        let active = self.extract(layer, below)?;
+        let dir = self.publish(active, chain)?;
+        let _ = fs::remove_file(&lock_path);
+        Ok(dir)
+    }
+
+    /// Extracts one layer on top of `below`, out of sight.
+    fn extract(&self, layer: &LayerRef, below: &[PathBuf]) -> Result<Active, Error> {
         let active = self.prepare_empty()?;
         let lower = self.view(below)?;
         let blob = self.store.open_blob(&layer.blob)?;
@@ -211,9 +221,7 @@ impl<'a> Snapshots<'a> {
         if found != layer.diff_id.0 {
             return Err(self.store.blame(&layer.blob, Error::WrongDiffId { layer: *layer, found }));
         }
-        let dir = self.publish(active, chain)?;
-        let _ = fs::remove_file(&lock_path);
-        Ok(dir)
+        Ok(active)
     }
 
     fn prepare_empty(&self) -> Result<Active, Error> {

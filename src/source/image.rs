@@ -8,6 +8,8 @@ use crate::error::{Classified, Kind};
 use crate::oci::{Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media};
 use crate::registry::{self, Client, Resolved};
 use crate::store::{self, Store};
+use crate::sys::limits::Space;
+use crate::ui::human;
 use crate::ui::{BlobState, Direction, Event, Sink};
 use std::{
     collections::HashMap,
@@ -88,6 +90,21 @@ pub enum Error {
         /// What is wrong with it.
         source: archives::Error,
     },
+    /// The store's file system is full.
+    #[error(
+        "cannot fetch layer `{digest}` of {}: no space left: {} written so far, the file system of the store holds {}",
+        human::size(*.size, " ", 3), human::size(*.written, " ", 3), human::size(*.limit, " ", 3)
+    )]
+    NoSpace {
+        /// The layer.
+        digest: Digest,
+        /// Its bytes.
+        size: u64,
+        /// Bytes that this process had written and not finished.
+        written: u64,
+        /// Bytes that the file system can hold.
+        limit: u64,
+    },
     /// A blob could not be written.
     #[error("cannot store layer `{digest}`: {source}")]
     Write {
@@ -103,6 +120,7 @@ impl Classified for Error {
         match self {
             Error::Store(e) => e.kind(),
             Error::Registry(e) => e.kind(),
+            Error::NoSpace { .. } => Kind::Exhausted,
             Error::NotHere(_) | Error::Platform { .. } => Kind::NotFound,
             Error::Layers { .. } | Error::Config { .. } => Kind::Corrupt,
             Error::Write { source, .. } => crate::error::kind_of_io(source),
@@ -119,6 +137,11 @@ impl Classified for Error {
             }
             Error::Platform { .. } => Some("name another tag, or build for that platform with `--platform`".into()),
             Error::Layout { source, .. } => source.hint(),
+            Error::NoSpace { .. } => Some(
+                "raise the `sizeLimit` of the emptyDir or the size of the volume that holds the store (`RBUILD_ROOT`), \
+                 or free space with `rbuild prune`, and that of caches with `rbuild prune --all`"
+                    .into(),
+            ),
             Error::Layers { .. } | Error::Config { .. } | Error::Write { .. } => None,
         }
     }
@@ -183,6 +206,15 @@ impl<'a> Images<'a> {
                 Ok(Some(image)) => Ok(image),
                 // What is here for another platform does not keep one from pulling the right one.
                 Ok(None) | Err(Error::Platform { .. }) => self.remote(name, platform),
+                // What is damaged is as good as missing, if it can be had again.
+                Err(e) if e.kind() == Kind::Corrupt => match self.remote(name, platform) {
+                    Ok(image) => {
+                        let text = format!("`{name}` is fetched again: {e}");
+                        self.sink.event(&Event::Warning { text: &text });
+                        Ok(image)
+                    }
+                    Err(_) => Err(e),
+                },
                 Err(e) => Err(e),
             },
             Pull::Newer => match self.remote(name, platform) {
@@ -370,6 +402,19 @@ impl<'a> Images<'a> {
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
+    /// Says of an error for lack of space how much was needed.
+    fn explain(&self, layer: &Descriptor, e: Error) -> Error {
+        match Space::at(self.store.root()) {
+            Some(space) if e.kind() == Kind::Exhausted => Error::NoSpace {
+                digest: layer.digest,
+                size: layer.size,
+                written: self.store.unfinished_bytes(),
+                limit: space.total,
+            },
+            _ => e,
+        }
+    }
+
     fn fetch_layer(&self, image: &Image, layer: &Descriptor) -> Result<(), Error> {
         let digest = layer.digest.to_string();
         let news = |state| {
@@ -382,8 +427,8 @@ impl<'a> Images<'a> {
         }
         news(BlobState::Waiting);
         let mut blob = self.store.blob_writer()?;
-        self.client.fetch_blob(&image.reference, layer, &mut blob)?;
-        blob.commit(Some(&layer.digest))?;
+        self.client.fetch_blob(&image.reference, layer, &mut blob).map_err(|e| self.explain(layer, e.into()))?;
+        blob.commit(Some(&layer.digest)).map_err(|e| self.explain(layer, e.into()))?;
         news(BlobState::Done);
         Ok(())
     }

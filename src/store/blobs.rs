@@ -84,10 +84,10 @@ impl Store {
         Ok(HashedBlobWriter { store: self, path, out: BufWriter::with_capacity(1 << 18, file), kept: false })
     }
 
-    /// Stores these bytes as a blob.
+    /// Stores these bytes as a blob, also in place of a damaged one.
     pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, Error> {
         let digest = Digest::of(bytes);
-        if self.blob_size(&digest)? == Some(bytes.len() as u64) {
+        if self.blob_size(&digest)? == Some(bytes.len() as u64) && self.verify_blob(&digest).is_ok() {
             return Ok(digest);
         }
         let mut w = self.blob_writer()?;

@@ -10,7 +10,7 @@
 //! by one that must be alone, by the one that makes it and by garbage collection, which passes over what is in use. Lock
 //! files stay: who waits for one must not wait for a file that is gone.
 
-use super::{Error, Store, remove_tree};
+use super::{Error, Store, limit::bytes_on_disk, remove_tree};
 use crate::dockerfile::Sharing;
 use crate::oci::Digest;
 use std::{
@@ -95,9 +95,9 @@ impl Store {
         self.root.join("cache-mounts")
     }
 
-    /// Drops all cache mounts that no step uses; the answer is how many.
-    pub(super) fn drop_cache_mounts(&self) -> usize {
-        let mut removed = 0;
+    /// Drops all cache mounts that no step uses; the answer is how many, and their bytes on the disk.
+    pub(super) fn drop_cache_mounts(&self) -> (usize, u64) {
+        let mut removed = (0, 0);
         for map in fs::read_dir(self.cache_mounts_dir()).into_iter().flatten().flatten() {
             for entry in fs::read_dir(map.path()).into_iter().flatten().flatten() {
                 let path = entry.path();
@@ -105,10 +105,11 @@ impl Store {
                     continue;
                 }
                 let Some(away) = self.move_cache_mount_aside(&path) else { continue };
+                removed.0 += 1;
+                removed.1 += bytes_on_disk(&away);
                 if let Err(e) = remove_tree(&away) {
                     tracing::debug!(path = %away.display(), error = %e, "cannot remove a cache mount");
                 }
-                removed += 1;
             }
         }
         removed
@@ -184,7 +185,9 @@ mod tests {
         let unused = take(&store, Sharing::Private).path;
         store.collect_garbage(GcOptions::default()).unwrap();
         assert!(unused.is_dir());
-        store.collect_garbage(GcOptions { all: true }).unwrap();
+        fs::write(unused.join("large"), vec![7; 1 << 20]).unwrap();
+        let done = store.collect_garbage(GcOptions { all: true }).unwrap();
+        assert!(done.cache_mounts == 1 && done.bytes >= 1 << 20, "{done:?}");
         assert!(used.path.is_dir() && !unused.is_dir());
     }
 }

@@ -1,6 +1,6 @@
 //! Checks that everything in the store is what its name says, and that nothing that a name reaches is missing.
 
-use super::{Error, Store};
+use super::{Error, Store, lease};
 use crate::oci::Digest;
 use std::{collections::BTreeMap, fmt, fs, path::PathBuf};
 
@@ -69,6 +69,47 @@ impl Store {
         self.check_steps(&mut checked)?;
         self.check_snapshots(&mut checked)?;
         Ok(checked)
+    }
+
+    /// Takes away what `problems` found damaged: blobs, files that are none, step records and layer directories. All of
+    /// it can be brought again, by a pull or a build. Returns those that are gone; a layer directory that a process uses
+    /// stays. Names of images stay in any case.
+    ///
+    /// # Errors
+    /// Where the store cannot be read, or a blob cannot be removed.
+    pub fn repair(&self, problems: &[Problem]) -> Result<Vec<Problem>, Error> {
+        let _lock = self.lock_exclusive()?;
+        let (held, _) = lease::survey(&self.root)?;
+        let mut done = vec![];
+        for problem in problems {
+            let gone = match problem {
+                // Somebody may have put a sound one in its place since.
+                Problem::DamagedBlob(digest) => match self.verify_blob(digest) {
+                    Err(Error::Damaged { .. } | Error::Io { .. }) => self.remove_blob(digest).map(|()| true)?,
+                    _ => false,
+                },
+                Problem::StrayFile(path) | Problem::BrokenStep(path) => fs::remove_file(path).is_ok(),
+                Problem::BrokenSnapshot { path, .. } => {
+                    let name = path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy();
+                    !held.contains(&*name) && self.drop_aside(path)
+                }
+                Problem::BrokenImage { .. } => false,
+            };
+            if gone {
+                done.push(problem.clone());
+            }
+        }
+        Ok(done)
+    }
+
+    /// The images that cannot be used as they are.
+    ///
+    /// # Errors
+    /// Where the list of images cannot be read.
+    pub fn broken_images(&self) -> Result<Vec<Problem>, Error> {
+        let mut checked = Checked::default();
+        self.check_images(&mut checked)?;
+        Ok(checked.problems)
     }
 
     fn check_blobs(&self, checked: &mut Checked) -> Result<(), Error> {

@@ -80,7 +80,7 @@ impl Classified for Error {
         match self {
             Error::Io { source, .. } => match kind_of_io(source) {
                 Kind::Exhausted => Some(
-                    "free space with `rbuild prune`, or give the volume of the store (`RBUILD_ROOT`) a larger `sizeLimit`"
+                    "free space with `rbuild prune`, with `rbuild prune --all` that of caches too, or give the volume of the store (`RBUILD_ROOT`) a larger `sizeLimit`"
                         .into(),
                 ),
                 Kind::Denied => Some("name a writable directory with `--root` or `RBUILD_ROOT`".into()),

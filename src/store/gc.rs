@@ -1,7 +1,7 @@
 //! Garbage collection: drops what no name, no living process and no step of the cache refers to.
 
-use super::{Error, Store, lease, remove_tree};
-use crate::oci::{ChainId, Digest, media};
+use super::{Error, Store, lease, limit::bytes_on_disk, remove_tree};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest, media};
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
@@ -22,7 +22,7 @@ pub struct GcOptions {
 pub struct Collected {
     /// Blobs removed.
     pub blobs: usize,
-    /// Bytes of the blobs removed.
+    /// Bytes of the blobs, layer directories and cache mounts removed.
     pub bytes: u64,
     /// Layer directories removed.
     pub snapshots: usize,
@@ -101,9 +101,13 @@ impl Store {
             }
         }
         self.drop_downloads(&kept);
-        done.snapshots += self.drop_snapshots(&held, &chains, options.all)?;
+        let (snapshots, bytes) = self.drop_snapshots(&held, &chains, options.all)?;
+        done.snapshots += snapshots;
+        done.bytes += bytes;
         if options.all {
-            done.cache_mounts = self.drop_cache_mounts();
+            let (mounts, bytes) = self.drop_cache_mounts();
+            done.cache_mounts = mounts;
+            done.bytes += bytes;
         }
         Ok(done)
     }
@@ -141,19 +145,48 @@ impl Store {
         Ok(())
     }
 
+    /// The layers of every image that can be read: diff IDs with the blobs that hold them, lowest first.
+    ///
+    /// # Errors
+    /// Where the list of images cannot be read.
+    pub fn layer_stacks(&self) -> Result<Vec<Vec<(DiffId, Digest)>>, Error> {
+        let mut manifests = vec![];
+        for entry in self.list()? {
+            match media::is_index(&entry.descriptor.media_type) {
+                true => manifests.extend(self.index(&entry.descriptor.digest).into_iter().flat_map(|i| i.manifests)),
+                false => manifests.push(entry.descriptor),
+            }
+        }
+        let stack = |d: Descriptor| {
+            let blobs = self.manifest(&d.digest).ok()?.layers.into_iter().map(|l| l.digest);
+            Some(self.diff_ids_of(&d.digest)?.into_iter().zip(blobs).collect())
+        };
+        Ok(manifests.into_iter().filter_map(stack).collect())
+    }
+
+    /// The blobs of the layers that the step cache knows; each lies uncompressed.
+    ///
+    /// # Errors
+    /// Where the step cache cannot be read.
+    pub fn step_layers(&self) -> Result<Vec<Digest>, Error> {
+        Ok(self.read_steps()?.into_iter().filter_map(|s| s.layer).collect())
+    }
+
     /// The chain IDs of all stacks of an image's layers.
     fn chains_of(&self, manifest: &Digest) -> Vec<ChainId> {
+        let mut parent = None;
+        let layers = self.diff_ids_of(manifest).unwrap_or_default();
+        layers.into_iter().map(|layer| *parent.insert(ChainId::child(parent, layer))).collect()
+    }
+
+    fn diff_ids_of(&self, manifest: &Digest) -> Option<Vec<DiffId>> {
         #[derive(serde::Deserialize)]
         struct Config {
             rootfs: crate::oci::RootFs,
         }
-        let Ok(manifest) = self.manifest(manifest) else { return vec![] };
-        let Ok(bytes) = self.read_blob(&manifest.config.digest, super::names::MANIFEST_LIMIT * 2) else {
-            return vec![];
-        };
-        let Ok(config) = serde_json::from_slice::<Config>(&bytes) else { return vec![] };
-        let mut parent = None;
-        config.rootfs.diff_ids.iter().map(|layer| *parent.insert(ChainId::child(parent, *layer))).collect()
+        let manifest = self.manifest(manifest).ok()?;
+        let bytes = self.read_blob(&manifest.config.digest, super::names::MANIFEST_LIMIT * 2).ok()?;
+        Some(serde_json::from_slice::<Config>(&bytes).ok()?.rootfs.diff_ids)
     }
 
     pub(super) fn read_steps(&self) -> Result<Vec<StepRecord>, Error> {
@@ -190,9 +223,14 @@ impl Store {
 
     /// Drops layer directories. They can all be made again from blobs: without `shrink`, only those of other boots of the
     /// machine go, which nobody reads any more.
-    fn drop_snapshots(&self, held: &HashSet<String>, chains: &HashSet<ChainId>, shrink: bool) -> Result<usize, Error> {
+    fn drop_snapshots(
+        &self,
+        held: &HashSet<String>,
+        chains: &HashSet<ChainId>,
+        shrink: bool,
+    ) -> Result<(usize, u64), Error> {
         let dir = self.snapshots_dir();
-        let mut removed = 0;
+        let mut removed = (0, 0);
         for key in fs::read_dir(&dir).map_err(Error::io("cannot read directory", &dir))? {
             let key = key.map_err(Error::io("cannot read directory", &dir))?.path();
             let key_name = key.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -203,7 +241,11 @@ impl Store {
                 let in_use = name.starts_with('.') && !stale; // the lock of a layer that is being extracted
                 let wanted = in_use || !stale && (!shrink || chains.iter().any(|c| c.0.hex() == name));
                 if !wanted && !held.contains(&format!("snapshots/{key_name}/{name}")) {
-                    removed += usize::from(self.drop_aside(&entry.path()));
+                    let bytes = bytes_on_disk(&entry.path());
+                    if self.drop_aside(&entry.path()) {
+                        removed.0 += 1;
+                        removed.1 += bytes;
+                    }
                 }
             }
             if stale {

@@ -96,7 +96,7 @@ impl Store {
                 measured.snapshots = directories_below(&path);
             } else if path == self.cache_mounts_dir() {
                 measured.cache_mounts = directories_below(&path);
-            } else if path != self.root.join("blobs") {
+            } else if path != self.root.join("blobs") && path != self.root.join("reserve") {
                 measured.rest += bytes_on_disk(&path);
             }
         }
@@ -248,7 +248,7 @@ fn directories_below(path: &Path) -> Vec<Directory> {
 }
 
 /// What a file, or a directory with all below it, takes on the disk. What cannot be read does not count.
-fn bytes_on_disk(path: &Path) -> u64 {
+pub(super) fn bytes_on_disk(path: &Path) -> u64 {
     let (mut bytes, mut todo, mut seen) = (0, vec![path.to_owned()], HashSet::new());
     while let Some(path) = todo.pop() {
         let Ok(meta) = fs::symlink_metadata(&path) else { continue };

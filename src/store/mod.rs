@@ -14,6 +14,7 @@
 //!   cache-mounts/<id map>/      directories of `RUN --mount=type=cache` (see `cache_mounts`)
 //!   leases/<id>                 one locked file a process: what it uses
 //!   tmp/<id>/                   one directory a process: what it is making
+//!   reserve                     room that removing takes on a full file system
 //!   lock                        see below
 //! ```
 //!
@@ -34,6 +35,7 @@ mod gc;
 mod lease;
 mod limit;
 mod names;
+mod reserve;
 mod verified;
 
 pub use blobs::{BlobWriter, HashedBlobWriter};
@@ -91,7 +93,8 @@ impl Store {
                 Err(e) => return Err(Error::io("cannot read", &version)(e)),
             }
         }
-        let lease = Lease::new(&root)?;
+        let lease = reserve::with(&root, || Lease::new(&root))?;
+        reserve::make(&root);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         Ok(Store { root, lease, boot })
     }

@@ -49,13 +49,22 @@ impl Store {
     /// # Errors
     /// [`Error::UnknownImage`], or [`Error::AmbiguousId`] where several images' ids begin so.
     pub fn find(&self, text: &str) -> Result<NamedImage, Error> {
-        let all = self.list()?;
-        let found = match self.find_by_name(&all, text) {
-            Some(found) => found,
-            None => self.find_by_id(&all, text)?,
-        };
+        let found = self.look_up(text)?;
         self.hold_image(&found.descriptor)?;
         Ok(found)
+    }
+
+    /// As [`Store::find`], for somebody who wants to be rid of the image: nothing is written, and nothing that it refers to
+    /// needs to be here.
+    ///
+    /// # Errors
+    /// As [`Store::find`].
+    pub fn look_up(&self, text: &str) -> Result<NamedImage, Error> {
+        let all = self.list()?;
+        match self.find_by_name(&all, text) {
+            Some(found) => Ok(found),
+            None => self.find_by_id(&all, text),
+        }
     }
 
     fn find_by_name(&self, all: &[NamedImage], text: &str) -> Option<NamedImage> {
@@ -253,7 +262,7 @@ impl Store {
         if index != old || !self.index_path().exists() {
             let json =
                 serde_json::to_vec(&index).map_err(|source| Error::Json { path: "index.json".into(), source })?;
-            write_atomically(&self.root, &self.index_path(), &json)?;
+            self.with_reserve(|| write_atomically(&self.root, &self.index_path(), &json))?;
         }
         Ok(result)
     }

@@ -80,3 +80,119 @@ fn a_damaged_layer_leaves_the_store_in_no_form() {
     let retimed = lab.rbuild(["bud", "-q", "--timestamp", "7", "-t", "y"]).arg(&context).fails();
     says_damaged(&retimed, &plain[0]);
 }
+
+/// The sizes and digests that `check` has to find right again.
+fn is_sound(lab: &Lab) {
+    let said = lab.rbuild(["check"]).ok().stdout;
+    assert!(said.contains("no problem found"), "{said}");
+}
+
+#[test]
+fn damaged_documents_are_fetched_again() {
+    let (maker, _) = built();
+    let registry = Registry::start();
+    let name = format!("{}/x:1", registry.host());
+    maker.rbuild(["push", "-q", "x", &format!("docker://{name}")]).ok();
+    let lab = Lab::new();
+    let context = lab.context("on-top", &[("Dockerfile", &format!("FROM {name}\nENV A=1\n"))]);
+    let build = || lab.rbuild(["bud", "--no-cache"]).arg(&context);
+    build().ok();
+    let documents: Vec<PathBuf> = {
+        let other = Lab::new();
+        other.rbuild(["pull", "-q", &name]).ok();
+        let names = blobs(&other, is_json);
+        names.iter().map(|p| lab.store().join("blobs/sha256").join(p.file_name().unwrap())).collect()
+    };
+    assert_eq!(documents.len(), 2, "manifest and config");
+    for document in &documents {
+        flip(document);
+        lab.rbuild(["pull", "-q", &name]).ok();
+        is_sound(&lab);
+        flip(document);
+        says_damaged(&lab.rbuild(["bud", "--pull=never"]).arg(&context).fails(), document);
+        let built = build().ok();
+        assert!((built.stdout + &built.stderr).contains("is fetched again"));
+        is_sound(&lab);
+    }
+}
+
+#[test]
+fn check_repairs_what_can_be_brought_again() {
+    let (lab, context) = built();
+    let registry = Registry::start();
+    let name = format!("{}/x:1", registry.host());
+    lab.rbuild(["push", "-q", "x", &format!("docker://{name}")]).ok();
+    lab.rbuild(["rmi", "-f", "x"]).ok();
+    lab.rbuild(["prune", "-a"]).ok();
+    lab.rbuild(["pull", "-q", &name]).ok();
+    let layer = blobs(&lab, |b| !is_json(b)).remove(0);
+    let digest = format!("sha256:{}", layer.file_name().unwrap().to_string_lossy());
+    flip(&layer);
+    let found = lab.rbuild(["check"]).fails();
+    assert!(found.stdout.contains(&format!("blob `{digest}` is damaged")), "{found}");
+    assert!(found.stderr.contains("hint: `rbuild check --repair`"), "{found}");
+    assert!(layer.exists(), "a check changes nothing");
+    let repaired = lab.rbuild(["check", "--repair"]).ok().stdout;
+    assert!(repaired.contains(&format!("removed blob `{digest}`")), "{repaired}");
+    assert!(repaired.contains(&format!("image `{name}` is incomplete: pull it or build it again")), "{repaired}");
+    lab.rbuild(["check"]).fails();
+    lab.rbuild(["pull", "-q", &name]).ok();
+    is_sound(&lab);
+    // One that cannot be brought again can be taken away, by its name and by its id.
+    lab.rbuild(["bud", "-q", "-t", "y"]).arg(&context).ok();
+    for which in ["y", &name] {
+        for document in blobs(&lab, is_json) {
+            flip(&document);
+        }
+        lab.rbuild(["check", "--repair"]).ok();
+        lab.rbuild(["rmi", which]).ok();
+    }
+    is_sound(&lab);
+}
+
+#[test]
+fn layer_directories_are_compared_with_their_layers() {
+    if let Some(reason) = crate::harness::busybox_is_missing() {
+        return crate::harness::cannot_run(reason);
+    }
+    let lab = Lab::new();
+    lab.import_busybox();
+    let dockerfile = "FROM busybox\nCOPY --chown=7:8 --chmod=4750 . /deep/er/\nRUN rm /bin/ls && mkdir -p /a/b && \
+                      ln -s ../x /a/l && ln /deep/er/file /a/hard && chmod 700 /tmp && touch -d @5 /a\nRUN rm -rf /deep\n";
+    let context = lab.context("context", &[("Dockerfile", dockerfile), ("file", "hi\n")]);
+    let build = |tag: &str| lab.rbuild(["bud", "-q", "-t", tag]).arg(&context).ok();
+    build("x");
+    let said = lab.rbuild(["check"]).ok().stdout;
+    assert!(said.contains("4 layer directories (4 compared with their layers, 0 not comparable)"), "{said}");
+    // As steps of the cache, and extracted from their blobs, they are the same.
+    lab.rbuild(["rmi", "-f", "x"]).ok();
+    let said = lab.rbuild(["check"]).ok().stdout;
+    assert!(said.contains("(4 compared"), "{said}");
+    let layers = |wanted: &dyn Fn(&Path) -> bool| -> PathBuf {
+        let keys = fs::read_dir(lab.store().join("snapshots")).unwrap();
+        let dirs = keys.flat_map(|key| fs::read_dir(key.unwrap().path()).unwrap().map(|e| e.unwrap().path()));
+        dirs.into_iter().find(|dir| wanted(dir)).expect("the layer directory")
+    };
+    let base = layers(&|dir| dir.join("fs/bin/busybox").exists());
+    let own = layers(&|dir| dir.join("fs/a/b").exists());
+    let busybox = fs::read(base.join("fs/bin/busybox")).unwrap();
+    let broken = |what: &str, layer: &Path| {
+        let found = lab.rbuild(["check"]).fails();
+        assert!(found.stdout.contains(&format!("snapshot `{}` is broken", layer.display())), "{what}: {found}");
+        lab.rbuild(["check", "--quick"]).ok();
+        let repaired = lab.rbuild(["check", "--repair"]).ok().stdout;
+        assert!(repaired.contains(&format!("removed snapshot `{}`", layer.display())), "{what}: {repaired}");
+        lab.rbuild(["bud", "-q", "--no-cache"]).arg(&context).ok();
+        is_sound(&lab);
+    };
+    fs::write(own.join("fs/a/added"), "x").unwrap();
+    broken("a file more", &own);
+    build("x");
+    fs::write(base.join("fs/bin/busybox"), &busybox[..busybox.len() / 2]).unwrap();
+    broken("a file cut off", &base);
+    let mut other = busybox.clone();
+    other[5000] ^= 1;
+    fs::write(base.join("fs/bin/busybox"), other).unwrap();
+    broken("another byte", &base);
+    assert_eq!(fs::read(base.join("fs/bin/busybox")).unwrap(), busybox);
+}
