@@ -47,7 +47,7 @@ use crate::registry::Client;
 use crate::source::image::{Images, Pull};
 use crate::store::Store;
 use crate::sys::signal::Cancel;
-use crate::ui::{Event, Outline, Sink, StageOutline, StepOutline, Verb};
+use crate::ui::{Event, Outline, Sink, StageOutline, StepOutline, Verb, printable};
 use context::OpenContext;
 use remotes::Remotes;
 use request::{BuildRequest, PullPolicy};
@@ -175,7 +175,7 @@ fn outline(plan: &Plan, layers: bool) -> Outline {
             .steps
             .iter()
             .filter(|step| step.stage == i)
-            .map(|step| StepOutline { text: step.name.clone(), verb: verb(step) })
+            .map(|step| StepOutline { text: printable(&step.name), verb: verb(step) })
             .collect(),
     };
     Outline {

@@ -145,7 +145,8 @@ impl Error {
         if matches!(self, Error::Silent(_)) {
             return;
         }
-        terminal.err(format!("Error: {self}\n").as_bytes());
+        let text = crate::ui::shortened(&crate::ui::printable(&self.to_string()));
+        terminal.err(format!("Error: {text}\n").as_bytes());
         if let Some(hint) = self.hint() {
             terminal.err(format!("hint: {hint}\n").as_bytes());
         }

@@ -13,6 +13,8 @@ pub struct Location {
     pub span: Span,
     /// The lines around and on it: number, text, whether it is meant.
     pub lines: Vec<(usize, String, bool)>,
+    /// Whether the file looks like one in UTF-16.
+    pub utf16: bool,
 }
 
 impl Location {
@@ -39,7 +41,11 @@ impl Location {
                 (n, shown, n >= span.start && n <= span.end)
             })
             .collect();
-        Location { file: file.to_owned(), span, lines }
+        // Half of the bytes of Latin letters are zero then, and two bytes that are no UTF-8 come first.
+        let head = || text.chars().take(64);
+        let utf16 =
+            text.starts_with("\u{fffd}\u{fffd}") || head().filter(|c| *c == '\0').count() * 3 > head().count().max(4);
+        Location { file: file.to_owned(), span, lines, utf16 }
     }
 }
 
@@ -86,6 +92,7 @@ impl Classified for Error {
 
     fn hint(&self) -> Option<String> {
         match &self.problem {
+            _ if self.location.utf16 => Some("the file seems to be in UTF-16: save it as UTF-8".into()),
             Problem::NoInstructions => Some("a Dockerfile starts with FROM".into()),
             Problem::Syntax { hint, .. } => hint.clone(),
         }

@@ -23,6 +23,7 @@ mod docker_transfer;
 pub mod human;
 mod lines;
 mod outline;
+mod printable;
 mod quiet;
 mod terminal;
 
@@ -31,6 +32,7 @@ pub use buildkit::{Buildkit, buildkit_failure};
 pub use classic::Classic;
 pub use docker_transfer::DockerTransfer;
 pub use outline::{Outline, StageOutline, StepKey, StepOutline, Verb};
+pub use printable::{printable, shortened};
 pub use quiet::{IdForm, Quiet};
 pub use terminal::{Capture, Terminal};
 

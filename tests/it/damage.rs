@@ -196,3 +196,26 @@ fn layer_directories_are_compared_with_their_layers() {
     broken("another byte", &base);
     assert_eq!(fs::read(base.join("fs/bin/busybox")).unwrap(), busybox);
 }
+
+#[test]
+fn a_dockerfile_of_other_bytes_cannot_write_to_the_terminal() {
+    let lab = Lab::new();
+    let run = |name: &str, content: &[u8]| {
+        let dir = lab.context(name, &[]);
+        fs::write(dir.join("Dockerfile"), content).unwrap();
+        lab.rbuild(["bud"]).arg(dir).output()
+    };
+    let utf16: Vec<u8> = "FROM scratch\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for bytes in [utf16.clone(), [&[0xff, 0xfe], &utf16[..]].concat()] {
+        let done = run("utf16", &bytes);
+        assert!(done.code != 0 && !done.stderr.contains('\0'), "{done}");
+        assert!(done.stderr.contains("hint: the file seems to be in UTF-16: save it as UTF-8"), "{done}");
+    }
+    let done = run("escape", b"FROM scratch\nLABEL a=\x1b[2J\x07\n\x1b]0;x\x07 y\n");
+    assert!(done.code != 0 && done.stderr.contains("\\x1b]0;x\\x07"), "{done}");
+    assert!(!(done.stdout + &done.stderr).contains('\x1b'), "{}", done.stderr);
+    let done = run("label", b"FROM scratch\nLABEL a=\"\x1b[2J\x07\"\n");
+    assert!(done.stdout.contains("LABEL a=\"\\x1b[2J\\x07\"") && !done.stdout.contains('\x1b'), "{done}");
+    let done = run("long", format!("FROM scratch\n{}\n", "x".repeat(200_000)).as_bytes());
+    assert!(done.code != 0 && done.stderr.len() < 20_000, "{}", done.stderr.len());
+}
