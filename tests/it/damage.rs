@@ -219,3 +219,47 @@ fn a_dockerfile_of_other_bytes_cannot_write_to_the_terminal() {
     let done = run("long", format!("FROM scratch\n{}\n", "x".repeat(200_000)).as_bytes());
     assert!(done.code != 0 && done.stderr.len() < 20_000, "{}", done.stderr.len());
 }
+
+#[test]
+fn a_full_store_can_be_emptied_and_says_what_it_lacks() {
+    let lab = Lab::new();
+    if lab.program("unshare", ["-Urm", "true"]).output().code != 0 {
+        return crate::harness::cannot_run("`unshare -Urm` does not work here");
+    }
+    let registry = Registry::start();
+    let maker = Lab::new();
+    let content = vec![7; 3_000_000];
+    maker.rbuild(["bud", "-q", "-t", "x"]).arg(large(&maker, &content)).ok();
+    let name = format!("{}/x:1", registry.host());
+    maker.rbuild(["push", "-q", "--compression-format", "gzip", "x", &format!("docker://{name}")]).ok();
+    let context = large(&lab, &content);
+    lab.write("squash/Dockerfile", "FROM x\nLABEL a=b\n");
+    let script = format!(
+        "mkdir -p store && mount -t tmpfs -o size=12m none store
+         bin/rbuild bud -q -t x {context}
+         mkdir -p store/cache-mounts/m/a-0 && head -c 2000000 /dev/zero >store/cache-mounts/m/a-0/large
+         head -c 2000000 /dev/zero >store/fill
+         ! bin/rbuild bud --squash -t q squash
+         ! cat /dev/zero >store/rest
+         ! bin/rbuild tag x y
+         ! bin/rbuild pull {name}
+         bin/rbuild rmi x
+         bin/rbuild prune --all",
+        context = context.display()
+    );
+    let done = lab.program("unshare", ["-Urm", "sh", "-exc", &script]).ok();
+    assert!(done.stdout.contains("untagged: localhost/x:latest"), "{done}");
+    assert!(done.stdout.contains("1 cache mounts: 8.01MB"), "{done}");
+    let wrote = done.stderr.lines().find(|l| l.contains("no space left: the step wrote"));
+    assert!(wrote.is_some_and(|l| l.contains("the file system of the store holds 12.6 MB")), "{done}");
+    assert!(done.stderr.contains("hint: free space with `rbuild prune`"), "{done}");
+    let pull = done.stderr.lines().find(|l| l.starts_with("Error: cannot fetch layer"));
+    assert!(pull.is_some_and(|l| l.contains("no space left: ") && l.contains("holds 12.6 MB")), "{done}");
+}
+
+/// A context with one large file.
+fn large(lab: &Lab, content: &[u8]) -> PathBuf {
+    let context = lab.context("large", &[("Dockerfile", "FROM scratch\nCOPY file /file\n")]);
+    fs::write(context.join("file"), content).unwrap();
+    context
+}
