@@ -7,7 +7,10 @@
 
 use crate::oci::{Compression, Digest, Location, ManifestFormat, Platform, Reference};
 use crate::source::GitUrl;
-use std::{path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+
+/// The times, in seconds since 1970, that a config can name: its times are RFC 3339's, of the years 0 to 9999 (but for its last day, which is another one somewhere on earth).
+pub const TIMES: RangeInclusive<i64> = -62_167_219_200..=253_402_207_200;
 
 pub use super::run_options::{
     DeviceOption, DnsOptions, HOST_GATEWAY, Seccomp, SecretOption, SecretSource, SecurityOptions, SshOption,

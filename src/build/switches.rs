@@ -3,7 +3,10 @@
 //! Each does what it does in BuildKit, or is refused, or is a warning; none is dropped silently. They stay build arguments,
 //! too: a Dockerfile that declares one sees its value. `BUILDKIT_DOCKERFILE_CHECK` is read where the checks are.
 
-use super::{Error, request::BuildRequest};
+use super::{
+    Error,
+    request::{BuildRequest, TIMES},
+};
 use crate::ui::{Event, Sink};
 
 /// The build argument that is also an environment variable.
@@ -45,7 +48,7 @@ pub(super) fn apply(request: &BuildRequest, sink: &dyn Sink) -> Result<BuildRequ
     request.output.always_index |= value(&request, "BUILDKIT_MULTI_PLATFORM").is_some_and(|v| is_true(&v));
     match value(&request, EPOCH) {
         Some(text) if request.metadata.timestamp.is_none() => {
-            let seconds = text.trim().parse().map_err(|_| epoch_error(&text))?;
+            let seconds = text.trim().parse().ok().filter(|s| TIMES.contains(s)).ok_or_else(|| epoch_error(&text))?;
             request.metadata.source_date_epoch = Some(seconds);
         }
         Some(_) => {}
@@ -66,7 +69,10 @@ fn is_true(value: &str) -> bool {
 fn epoch_error(text: &str) -> Error {
     Error::Unsupported {
         what: format!("`{EPOCH}={text}`"),
-        hint: "give it seconds since 1970, such as `$(git log -1 --format=%ct)` for the time of a checkout".into(),
+        hint:
+            "give it seconds since 1970, such as `$(git log -1 --format=%ct)` for the time of a checkout; images know \
+               the years 0 to 9999"
+                .into(),
     }
 }
 
@@ -112,7 +118,7 @@ mod tests {
         assert_eq!(of(&[(EPOCH, "3")], set).unwrap().0.source_date_epoch, Some(3));
         let timestamp = MetadataOptions { timestamp: Some(1), ..MetadataOptions::default() };
         assert_eq!(of(&[(EPOCH, "3")], timestamp).unwrap().0.source_date_epoch, None);
-        for bad in ["context", "yesterday"] {
+        for bad in ["context", "yesterday", "253402300800", "-62167219201"] {
             assert!(of(&[(EPOCH, bad)], MetadataOptions::default()).is_err(), "{bad}");
         }
     }

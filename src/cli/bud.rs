@@ -66,7 +66,7 @@ pub struct BudArgs {
           default_value = "true", value_parser = values::boolean)]
     pub skip_unused_stages: bool,
     /// Stages and steps to run at once; 0: as many as CPUs
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub jobs: Option<usize>,
 
     /// For which platform the image is.
@@ -167,10 +167,10 @@ pub struct BudArgs {
     #[arg(long, value_name = "NAME")]
     pub unsetenv: Vec<String>,
     /// Seconds since 1970 that every time in the image is set to
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds)]
     pub timestamp: Option<i64>,
     /// Seconds since 1970 that no time in the image is later than [env: SOURCE_DATE_EPOCH]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds)]
     pub source_date_epoch: Option<i64>,
     /// Leave the history out of the image
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -200,6 +200,11 @@ impl BudArgs {
         let file = FileOptions { files: self.files()?, cpp_flags: self.cpp_flags(var), containerfile: true };
         let platform = self.platform()?;
         let output = self.output(var)?;
+        if output.format == ManifestFormat::Docker && !self.annotation.is_empty() {
+            warn(
+                "--annotation has no effect with Docker's format, which has no annotations: use `--format oci`".into(),
+            );
+        }
         Ok(BuildRequest {
             context: self.context(&file)?,
             target: self.target_options(var)?,
@@ -392,9 +397,9 @@ pub(super) fn compression(text: &str) -> Result<Compression, Error> {
 pub(super) fn source_date_epoch(var: &Var<'_>) -> Result<Option<i64>, Error> {
     match var("SOURCE_DATE_EPOCH").filter(|v| !v.is_empty()) {
         None => Ok(None),
-        Some(text) => text.trim().parse().map(Some).map_err(|_| {
+        Some(text) => values::seconds(text.trim()).map(Some).map_err(|why| {
             Error::usage_hint(
-                format!("`SOURCE_DATE_EPOCH` is `{text}`, which is no number"),
+                format!("`SOURCE_DATE_EPOCH` is `{text}`: {why}"),
                 "set it to seconds since 1970, such as `$(git log -1 --format=%ct)`",
             )
         }),

@@ -149,6 +149,9 @@ fn times() {
     assert_eq!(epoch(&["--source-date-epoch=9"]), Some(9));
     assert_eq!(epoch(&["--timestamp=9"]), None);
     assert!(lower_in(&[("SOURCE_DATE_EPOCH", "today")], &[]).0.is_err());
+    assert!(lower_in(&[("SOURCE_DATE_EPOCH", "253402300800")], &[]).0.is_err());
+    assert_eq!(lower(&["--timestamp", "-5"]).metadata.timestamp, Some(-5));
+    assert_eq!(epoch(&["--source-date-epoch", "-5"]), Some(-5));
     assert!(lower(&["--cache-ttl=0s"]).cache.no_cache);
     assert_eq!(lower(&["--cache-ttl=1h"]).cache.ttl, Some(Duration::from_secs(3600)));
 }
@@ -226,10 +229,41 @@ fn metadata_of_the_image() {
 }
 
 #[test]
+fn the_format_without_annotations_takes_none() {
+    let warnings = |line: &[&str]| lower_in(&[("BUILDAH_FORMAT", "docker")], line).1;
+    assert!(warnings(&["--annotation=a=b"]).concat().contains("--annotation has no effect"));
+    assert_eq!(warnings(&["--annotation=a=b", "--format=oci"]), [""; 0]);
+    assert_eq!(warnings(&[]), [""; 0]);
+}
+
+#[test]
 fn flags_without_effect_say_so_once() {
     let (request, warnings) = lower_in(&ENV, &["--rm", "--force-rm=false", "--isolation", "chroot", "--pid=private"]);
     assert!(request.is_ok());
     assert_eq!(warnings, ["--rm has no effect here", "--force-rm has no effect here"]);
+}
+
+#[test]
+fn values_that_mean_nothing_are_refused() {
+    let lines = [
+        &["--security-opt=no-new-privileges=garbage"][..],
+        &["--timestamp=253402300800"],
+        &["--source-date-epoch", "-62167219201"],
+        &["--jobs", "-1"],
+        &["--retry", "-1"],
+        &["--platform=foo"],
+        &["--authfile=/nowhere/auth.json"],
+    ]
+    .map(refused);
+    insta::assert_snapshot!(lines.join("\n"), @r#"
+    invalid value `garbage` for `--security-opt no-new-privileges`: expected `true` or `false` | 
+    invalid value '253402300800' for '--timestamp <SECONDS>': out of range: times of images lie between -62167219200 (year 0) and 253402207200 (year 9999) | 
+    invalid value '-62167219201' for '--source-date-epoch <SECONDS>': out of range: times of images lie between -62167219200 (year 0) and 253402207200 (year 9999) | 
+    invalid value '-1' for '--jobs <N>': invalid digit found in string | 
+    invalid value '-1' for '--retry <N>': -1 is not in 0..=4294967295 | 
+    invalid platform `foo`: unknown operating system or architecture; expected `os/arch` | 
+    there is no credentials file `/nowhere/auth.json` | `rbuild login --authfile /nowhere/auth.json` makes one; without the flag, the usual files count
+    "#);
 }
 
 #[test]

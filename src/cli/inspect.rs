@@ -23,7 +23,10 @@ pub struct InspectArgs {
 /// Shows an image.
 pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
     match args.r#type.as_deref() {
-        None | Some("image" | "container") => {}
+        None | Some("image") => {}
+        Some("container") => {
+            return Err(Error::unsupported("`--type container`", "there are no working containers: use `image`"));
+        }
         Some("manifest") => return super::manifest::inspect(&global.store()?, &args.image, args.format.as_deref()),
         Some(other) => return Err(Error::usage_hint(format!("unknown type `{other}`"), "use `image`")),
     }

@@ -76,6 +76,9 @@ pub fn check(registry: &str, args: &LoginArgs, options: &RegistryOptions, global
         (None, true) => read_stdin()?,
         (None, false) => secret("Password: ")?,
     };
+    if password.is_empty() {
+        return Err(Error::usage_hint("the password is empty", "pass it on standard input with `--password-stdin`"));
+    }
     let client = registry_flags::client(options, global)?;
     let registry = registry.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
     Ok(client.login(registry, &user, &password, args.access.authfile.as_deref())?)

@@ -60,6 +60,12 @@ impl PlatformArgs {
             Some(text) => text.parse().map_err(|e: PlatformError| Error::usage(e.to_string()))?,
             None => Platform::host(),
         };
+        for part in [&self.os, &self.arch, &self.variant].into_iter().flatten() {
+            // As parts of a pair, these are any words.
+            if format!("linux/{part}").parse::<Platform>().is_err() || part.contains('/') {
+                return Err(Error::usage(format!("invalid platform: `{part}` is not one word")));
+            }
+        }
         if let Some(os) = &self.os {
             platform.os.clone_from(os);
         }
@@ -102,6 +108,8 @@ mod tests {
         assert_eq!(texts, ["linux/amd64", "linux/arm64"]);
         assert_eq!(none.platforms().unwrap(), [Platform::host()]);
         assert!(PlatformArgs { arch: Some("arm".into()), ..several }.platforms().is_err());
+        assert!(whole("foo").platform().unwrap_err().to_string().contains("unknown operating system or architecture"));
+        assert!(PlatformArgs { arch: Some("a/b".into()), ..PlatformArgs::default() }.platform().is_err());
         assert!(PlatformArgs { platform: vec!["linux/amd64".into()], ..arm }.platform().is_err());
     }
 }

@@ -31,7 +31,7 @@ pub struct RegistryArgs {
     #[command(flatten)]
     pub access: AccessArgs,
     /// Times to try again after a failed transfer
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, allow_negative_numbers = true)]
     pub retry: u32,
     /// Pause between tries
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
@@ -58,7 +58,13 @@ impl AccessArgs {
         if let Some(file) = &self.authfile
             && !file.exists()
         {
-            return Err(Error::file("read", file)(std::io::ErrorKind::NotFound.into()));
+            return Err(Error::usage_hint(
+                format!("there is no credentials file `{}`", file.display()),
+                format!(
+                    "`rbuild login --authfile {}` makes one; without the flag, the usual files count",
+                    file.display()
+                ),
+            ));
         }
         Ok(RegistryOptions {
             authfile: self.authfile.clone(),

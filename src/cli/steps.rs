@@ -421,7 +421,10 @@ fn security_option(text: &str, to: &mut SecurityOptions, warn: &mut dyn FnMut(St
     match name {
         "seccomp" if value == "unconfined" => to.seccomp = Seccomp::Unconfined,
         "seccomp" if !value.is_empty() => to.seccomp = Seccomp::Profile(value.into()),
-        "no-new-privileges" => to.no_new_privileges = value.is_empty() || values::boolean(value) == Ok(true),
+        "no-new-privileges" => {
+            let wrong = |why| Error::usage(format!("invalid value `{value}` for `--security-opt {name}`: {why}"));
+            to.no_new_privileges = value.is_empty() || values::boolean(value).map_err(wrong)?;
+        }
         "mask" => to.masked.extend(paths()?),
         "unmask" if value.eq_ignore_ascii_case("all") => to.unmasked.all = true,
         "unmask" => to.unmasked.paths.extend(paths()?),

@@ -1,6 +1,7 @@
 //! Values of flags, read the way Go's flag library and the tools that use it read them.
 
 use super::Error;
+use crate::build::request::TIMES;
 use std::time::Duration;
 
 /// What flags may read of the process: its environment, and nothing else.
@@ -76,6 +77,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(total).map_err(|_| bad())
 }
 
+/// Seconds since 1970, before or after it, in the years that the times of an image can name.
+pub fn seconds(text: &str) -> Result<i64, String> {
+    let seconds = text.parse().map_err(|_| "expected a number of seconds since 1970".to_owned())?;
+    if TIMES.contains(&seconds) {
+        return Ok(seconds);
+    }
+    Err(format!("out of range: times of images lie between {} (year 0) and {} (year 9999)", TIMES.start(), TIMES.end()))
+}
+
 /// Bytes with an optional unit.
 pub fn size(text: &str) -> Result<u64, String> {
     let bad = || format!("invalid size `{text}`: expected something like `10GB` or `500MiB`");
@@ -128,6 +138,18 @@ mod tests {
         assert_eq!(name_value("GONE", &var).unwrap(), ("GONE".into(), None));
         assert!(name_value("=x", &var).is_err());
         assert_eq!(label("a").unwrap(), ("a".into(), String::new()));
+    }
+
+    #[test]
+    fn times_are_those_that_images_can_name() {
+        for (text, want) in [("0", 0), ("-5", -5), ("253402207200", 253_402_207_200), ("-62167219200", -62_167_219_200)]
+        {
+            assert_eq!(seconds(text).unwrap(), want);
+            assert!(jiff::Timestamp::from_second(want).unwrap().to_string().len() == "2000-01-01T00:00:00Z".len());
+        }
+        for bad in ["", "x", "1.5", "253402207201", "-62167219201", "99999999999999999999"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -5,8 +5,63 @@ use std::{fmt, str::FromStr};
 
 /// Why a text names no platform.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("invalid platform `{0}`: expected `os/arch`, `os/arch/variant` or an architecture")]
-pub struct PlatformError(pub String);
+pub enum PlatformError {
+    /// It has too many parts, an empty one, or characters that no name has.
+    #[error("invalid platform `{0}`: expected `os/arch`, `os/arch/variant` or an architecture")]
+    Malformed(String),
+    /// A word alone that is neither an operating system nor an architecture. In pairs any word will do.
+    #[error("invalid platform `{0}`: unknown operating system or architecture; expected `os/arch`")]
+    Unknown(String),
+}
+
+/// The operating systems that Go knows.
+const SYSTEMS: &[&str] = &[
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "windows",
+    "zos",
+];
+
+/// The architectures that Go knows.
+const ARCHITECTURES: &[&str] = &[
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "arm64",
+    "arm64be",
+    "armbe",
+    "loong64",
+    "mips",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "mipsle",
+    "ppc",
+    "ppc64",
+    "ppc64le",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
+];
 
 /// The machine that an image runs on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -89,7 +144,7 @@ impl FromStr for Platform {
     type Err = PlatformError;
 
     fn from_str(s: &str) -> Result<Self, PlatformError> {
-        let bad = || PlatformError(s.to_owned());
+        let bad = || PlatformError::Malformed(s.to_owned());
         let word = |w: &str| {
             let ok = !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
             ok.then(|| w.to_owned()).ok_or_else(bad)
@@ -101,10 +156,14 @@ impl FromStr for Platform {
         let mut p = Platform::host();
         match parts.as_slice() {
             [one] => {
-                let one = word(one)?;
-                match one.as_str() {
-                    "linux" | "windows" | "darwin" | "freebsd" => p.os = one,
-                    _ => p.architecture = one,
+                // A word alone may be the one or the other, in any spelling.
+                let named = Platform { os: word(one)?, architecture: word(one)?, ..Platform::host() }.normalized();
+                if SYSTEMS.contains(&named.os.as_str()) {
+                    p.os = named.os;
+                } else if ARCHITECTURES.contains(&named.architecture.as_str()) {
+                    (p.architecture, p.variant) = (named.architecture, named.variant);
+                } else {
+                    return Err(PlatformError::Unknown(s.to_owned()));
                 }
             }
             [os, arch] => (p.os, p.architecture) = (word(os)?, word(arch)?),
@@ -139,10 +198,29 @@ mod tests {
             ("linux/arm64/v8", "linux/arm64"),
             ("linux/arm", "linux/arm/v7"),
             ("arm/v6", "arm/v6"),
+            ("armhf", "linux/arm/v7"),
+            ("armel", "linux/arm/v6"),
+            ("X86_64", "linux/amd64"),
+            ("riscv64", "linux/riscv64"),
+            ("foo/bar", "foo/bar"),
+            ("linux/foo/v1", "linux/foo/v1"),
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), want, "{text}");
         }
-        assert!("".parse::<Platform>().is_err());
-        assert!("a/b/c/d".parse::<Platform>().is_err());
+        for bad in ["", "a/b/c/d", "linux/", "/amd64", "li nux/amd64", "linux/amd64,linux/arm64"] {
+            assert_eq!(bad.parse::<Platform>(), Err(PlatformError::Malformed(bad.into())), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_word_alone_is_a_system_or_an_architecture() {
+        let host = Platform::host().architecture;
+        for (text, os) in [("windows", "windows"), ("macos", "darwin"), ("FreeBSD", "freebsd"), ("linux", "linux")] {
+            let platform: Platform = text.parse().unwrap();
+            assert_eq!((platform.os.as_str(), &platform.architecture), (os, &host), "{text}");
+        }
+        for unknown in ["foo", "all", "linux64", "v7"] {
+            assert_eq!(unknown.parse::<Platform>(), Err(PlatformError::Unknown(unknown.into())), "{unknown}");
+        }
     }
 }
