@@ -2,7 +2,7 @@
 
 use super::listing::{self, Listed};
 use super::template::Template;
-use super::{Error, Global, output, table, values};
+use super::{Error, Global, names::Naming, output, table, values};
 use crate::ui::human;
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ pub fn run(args: &ImagesArgs, global: &Global) -> Result<(), Error> {
         return Err(Error::usage("`--json` and `--format` contradict each other"));
     }
     let store = global.store()?;
-    let mut images = listing::filter(&store, listing::images(&store)?, &values::commas(&args.filter))?;
+    let mut images = listing::filter(&store, listing::images(&store)?, &values::commas(&args.filter), Naming::Buildah)?;
     if let Some(name) = &args.name {
         let found = store.find(name).ok().map(|f| f.descriptor.digest);
         images.retain_mut(|l| {

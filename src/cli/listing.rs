@@ -1,6 +1,7 @@
 //! The images of the store as lists show them.
 
-use super::Error;
+use super::{Error, names::Naming};
+use crate::archive::copy::glob::Pattern;
 use crate::export::StoredImage;
 use crate::oci::{Descriptor, Digest, Platform, Reference, media};
 use crate::store::Store;
@@ -76,11 +77,11 @@ pub fn is_published(image: &StoredImage<'_>) -> bool {
 }
 
 /// Keeps the images that all filters accept: `dangling=BOOL`, `label=KEY[=VALUE]`, `reference=NAME`, `before=IMAGE`,
-/// `since=IMAGE`.
+/// `since=IMAGE`. `naming` says how names are matched.
 ///
 /// # Errors
-/// An unknown filter, or an image in a filter that does not exist.
-pub fn filter(store: &Store, images: Vec<Listed>, filters: &[String]) -> Result<Vec<Listed>, Error> {
+/// An unknown filter, a malformed pattern, or an image in a filter that does not exist.
+pub fn filter(store: &Store, images: Vec<Listed>, filters: &[String], naming: Naming) -> Result<Vec<Listed>, Error> {
     let mut kept = images;
     for text in filters {
         let (key, value) = text
@@ -99,8 +100,12 @@ pub fn filter(store: &Store, images: Vec<Listed>, filters: &[String]) -> Result<
                 kept.retain(|l| l.labels.get(name).is_some_and(|v| wanted.is_none_or(|w| w == v)));
             }
             "reference" => {
+                let pattern = Familiar::parse(value)?;
                 kept.retain_mut(|l| {
-                    l.names.retain(|n| matches(n, value));
+                    l.names.retain(|n| match naming {
+                        Naming::Buildah => matches(n, value),
+                        Naming::Docker => pattern.matches(n),
+                    });
                     !l.names.is_empty()
                 });
             }
@@ -139,6 +144,34 @@ pub fn matches(name: &Reference, pattern: &str) -> bool {
     glob(pattern.as_bytes(), tail.as_bytes()) || glob(pattern.as_bytes(), full.as_bytes())
 }
 
+/// A pattern that is matched as Docker does it: the whole of the name as Docker shows it, with or without its tag.
+struct Familiar(Vec<Pattern>);
+
+impl Familiar {
+    fn parse(text: &str) -> Result<Familiar, Error> {
+        let part = |part: &str| {
+            Pattern::parse(part.as_bytes()).map_err(|_| {
+                Error::usage_hint(
+                    format!("malformed pattern `{text}`"),
+                    "close the bracket, or write `\\[` for one in a name",
+                )
+            })
+        };
+        text.split('/').map(part).collect::<Result<_, _>>().map(Familiar)
+    }
+
+    fn matches(&self, name: &Reference) -> bool {
+        let fits = |text: &str| {
+            let parts: Vec<&str> = text.split('/').collect();
+            parts.len() == self.0.len() && parts.iter().zip(&self.0).all(|(part, p)| p.matches(part.as_bytes()))
+        };
+        let tagged = Reference { digest: None, ..name.clone() }.familiar();
+        let bare = Reference { tag: None, digest: None, ..name.clone() }.familiar();
+        // What `rbuild bud` calls `localhost/x`, Docker would call `x`.
+        [&tagged, &bare].into_iter().any(|text| fits(text) || text.strip_prefix("localhost/").is_some_and(fits))
+    }
+}
+
 /// `*` stands for any number of characters but `/`, `?` for one.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     // The classic loop with one point to come back to: no recursion, at most pattern × text steps.
@@ -171,6 +204,35 @@ pub fn age_seconds(created: Option<Timestamp>) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn docker_matches_the_whole_familiar_name() {
+        let fits = |name: &str, pattern: &str| {
+            let name = name.parse::<Reference>().unwrap();
+            Familiar::parse(pattern).unwrap().matches(&name)
+        };
+        let (hub, own, team) = ("docker.io/library/alpine:3", "127.0.0.1:5000/alpine:3", "docker.io/team/alpine:3");
+        for (name, pattern) in [
+            (hub, "a*"),
+            (hub, "alpine"),
+            (hub, "alpine:3"),
+            (hub, "[a-c]*:?"),
+            (own, "127.0.0.1:5000/alpine"),
+            (own, "*/a*"),
+            (own, "127*/*:3"),
+            (team, "team/*"),
+            ("localhost/alpine:3", "a*"),
+            ("localhost/alpine:3", "localhost/alpine"),
+        ] {
+            assert!(fits(name, pattern), "{name} {pattern}");
+        }
+        for (name, pattern) in
+            [(own, "a*"), (own, "alpine"), (own, "*"), (team, "alpine"), (hub, "alpine:4"), (hub, "al")]
+        {
+            assert!(!fits(name, pattern), "{name} {pattern}");
+        }
+        assert!(Familiar::parse("[a").is_err());
+    }
 
     #[test]
     fn names_are_matched_from_the_right() {

@@ -53,6 +53,12 @@ pub fn place(text: &str, naming: Naming) -> Result<Location, Error> {
         Location::DockerArchive { path, reference } => {
             Location::DockerArchive { path, reference: reference.map(|r| r.docker_normalized().with_default_tag()) }
         }
+        Location::OciArchive { path, .. } | Location::DockerArchive { path, .. } if path.as_os_str() == "-" => {
+            return Err(Error::usage_hint(
+                format!("`{text}` is no file"),
+                "name a file; `rbuild save` writes an archive to standard output",
+            ));
+        }
         other => other,
     })
 }
@@ -82,5 +88,6 @@ mod tests {
         assert_eq!(destination("oci-archive:/tmp/o.tar").unwrap().to_string(), "oci-archive:/tmp/o.tar");
         let unknown = destination("docker-daemon:x:y").unwrap_err();
         assert!(unknown.hint().is_some(), "{unknown}");
+        assert!(destination("oci-archive:-").is_err() && destination("docker-archive:-:x").is_err());
     }
 }

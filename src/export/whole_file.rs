@@ -4,7 +4,7 @@ use super::Error;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 ///
 /// Until it is complete it has no name, so that it goes even with a process that is killed. Where the file system cannot do
 /// that (network file systems, overlayfs before Linux 6.3) it is a hidden file beside its place, which a kill leaves
-/// there. What exists at the path and is no regular file (a pipe, `/dev/stdout`) is written to directly: there is nothing
+/// there. The path `-` is standard output. What exists at the path and is no regular file (a pipe, `/dev/stdout`) is written to directly: there is nothing
 /// to rename onto it.
 #[derive(Debug)]
 pub(super) struct WholeFile {
@@ -36,7 +36,10 @@ impl WholeFile {
     /// Begins a file that is to be at `path`.
     pub fn create(path: &Path) -> Result<WholeFile, Error> {
         let failed = |e| Error::file("create", path)(e);
-        let (file, place) = if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        let (file, place) = if path.as_os_str() == "-" {
+            let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+            (File::from(stdout), Place::There)
+        } else if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
             (File::options().write(true).open(path).map_err(failed)?, Place::There)
         } else if let Some(file) = unnamed(path) {
             (file, Place::Unnamed)

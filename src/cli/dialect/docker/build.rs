@@ -2,6 +2,7 @@
 
 use super::Failure;
 use super::build_foreign::BuildFlags;
+use super::build_output::{Output, annotation};
 use crate::build::request::{
     BuildRequest, CacheOptions, Context, ContextOptions, FileOptions, MetadataOptions, OutputOptions, PlatformOptions,
     ProgressOptions, ProgressStyle, PullPolicy, RegistryOptions, SecurityOptions, TargetOptions,
@@ -15,13 +16,14 @@ use crate::cli::values::{self, Var};
 use crate::cli::{Error, Global, bud, contexts, delivery, error, foreign};
 use crate::oci::{Location, ManifestFormat, Platform};
 use crate::ui::{Buildkit, Classic, Event, IdForm, Quiet, Sink, Terminal, buildkit_failure};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 /// Build an image from a Dockerfile
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct BuildArgs {
-    /// PATH | -
+    /// PATH | URL | -
     pub context: Option<String>,
     /// Name of the Dockerfile
     #[arg(short, long, value_name = "PATH")]
@@ -123,9 +125,10 @@ impl BuildArgs {
         let default = var("DOCKER_DEFAULT_PLATFORM").filter(|p| !p.is_empty() && self.platform.is_empty());
         let platform = PlatformArgs::whole(self.platform.iter().cloned().chain(default));
         let explicit = platform.is_explicit();
-        let mut platforms = platform.platforms()?.into_iter();
+        let platforms = platform.platforms()?;
+        let annotations = self.annotation.iter().map(|a| annotation(a, &platforms)).collect::<Result<Vec<_>, _>>()?;
+        let mut platforms = platforms.into_iter();
         let target = platforms.next().unwrap_or_else(Platform::host);
-        let annotations = self.annotation.iter().map(|a| annotation(a)).collect::<Result<Vec<_>, _>>()?;
         Ok(BuildRequest {
             context: ContextOptions { main, named, ignorefile: None },
             file: FileOptions { files, containerfile: false, ..FileOptions::default() },
@@ -167,15 +170,21 @@ impl BuildArgs {
     }
 
     fn output(&self, annotated: bool) -> Result<OutputOptions, Error> {
-        let names = self.tag.iter().map(|t| Naming::Docker.full(t)).collect::<Result<Vec<_>, _>>()?;
+        let mut names = self.tag.iter().map(|t| Naming::Docker.full(t)).collect::<Result<Vec<_>, _>>()?;
         let mut destinations: Vec<Location> = names.iter().cloned().map(Location::Store).collect();
         let mut push = self.push == Some(true);
         for output in &self.output {
-            match self::output(output)? {
-                Output::Store => {}
-                Output::Push => push = true,
-                Output::File(location) => destinations.push(location),
+            let output = Output::parse(output)?;
+            if !output.names.is_empty() && !self.tag.is_empty() {
+                return Err(Error::usage_hint(
+                    "`name` of `--output` and `--tag` contradict each other",
+                    "name the image with `--tag`, as often as it has names",
+                ));
             }
+            destinations.extend(output.names.iter().cloned().map(Location::Store));
+            names.extend(output.names);
+            push |= output.push;
+            destinations.extend(output.file);
         }
         if push {
             if names.is_empty() {
@@ -210,53 +219,9 @@ impl BuildArgs {
     }
 }
 
-/// `[TYPE:]NAME=VALUE`; only the manifest can be annotated.
-fn annotation(text: &str) -> Result<(String, String), Error> {
-    let (name, value) = values::label(text)?;
-    match name.split_once(':') {
-        None => Ok((name, value)),
-        Some(("manifest", name)) => Ok((name.to_owned(), value)),
-        Some((kind, _)) if ["index", "manifest-descriptor", "index-descriptor"].contains(&kind) => {
-            Err(Error::unsupported(format!("annotation of type `{kind}`"), "use `manifest:` or no type"))
-        }
-        Some(_) => Ok((name, value)),
-    }
-}
-
 /// Docker's `--network`, which also has `default` and `bridge` for what is the pod's network here.
 fn network(text: &str) -> Result<Option<crate::plan::Network>, Error> {
     if text == "bridge" { Ok(None) } else { steps::network(text) }
-}
-
-/// What `--output` asks for.
-enum Output {
-    Store,
-    Push,
-    File(Location),
-}
-
-fn output(text: &str) -> Result<Output, Error> {
-    let hint = "use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`";
-    let refuse = || Error::unsupported(format!("`--output {text}`"), hint);
-    let (mut kind, mut dest, mut push, mut tar) = (None, None, false, true);
-    for field in text.split(',') {
-        match field.split_once('=') {
-            Some(("type", v)) => kind = Some(v),
-            Some(("dest", v)) => dest = Some(PathBuf::from(v)),
-            Some(("push", v)) => push = values::boolean(v).map_err(Error::usage)?,
-            Some(("tar", v)) => tar = values::boolean(v).map_err(Error::usage)?,
-            _ => return Err(refuse()),
-        }
-    }
-    match (kind, dest) {
-        (Some("registry"), None) => Ok(Output::Push),
-        (Some("image"), None) if push => Ok(Output::Push),
-        (Some("image" | "docker"), None) => Ok(Output::Store),
-        (Some("docker"), Some(path)) => Ok(Output::File(Location::DockerArchive { path, reference: None })),
-        (Some("oci"), Some(path)) if tar => Ok(Output::File(Location::OciArchive { path, name: None })),
-        (Some("oci"), Some(path)) => Ok(Output::File(Location::OciDir { path, name: None })),
-        _ => Err(refuse()),
-    }
 }
 
 /// Passes events on and remembers how a step failed.
@@ -290,8 +255,15 @@ pub(super) fn run(args: &BuildArgs, global: &Global) -> Result<(), Failure> {
         return Ok(calls::run(&call, &request, global)?);
     }
     let (quiet, style) = (request.progress.quiet, request.progress.style);
+    let piped = request.output.destinations.iter().filter(|d| Output::is_stdout(d)).count();
+    if piped > 1 || (piped == 1 && std::io::stdout().is_terminal()) {
+        let hint = "write to a file with `dest=FILE`, or redirect standard output";
+        return Err(Error::usage_hint("refusing to write this archive to standard output", hint).into());
+    }
+    let id = if piped > 0 { IdForm::Hidden } else { IdForm::Digest };
     let sink: Box<dyn Sink> = match (quiet, style) {
-        (true, _) => Box::new(Quiet::new(Terminal::stdio(), IdForm::Digest)),
+        (true, _) => Box::new(Quiet::new(Terminal::stdio(), id)),
+        (false, ProgressStyle::Classic) if piped > 0 => Box::new(Classic::new(Terminal::all_to_stderr())),
         (false, ProgressStyle::Classic) => Box::new(Classic::new(Terminal::stdio())),
         (false, _) => Box::new(Buildkit::new(Terminal::stdio())),
     };

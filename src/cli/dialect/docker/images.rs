@@ -2,6 +2,7 @@
 
 use super::Failure;
 use crate::cli::listing::{self, Listed};
+use crate::cli::names::Naming;
 use crate::cli::template::Template;
 use crate::cli::{Error, Global, inspect as inspection, output, rmi as removal, table};
 use crate::error::Kind;
@@ -108,7 +109,7 @@ pub(super) fn list(args: &ImagesArgs, global: &Global) -> Result<(), Failure> {
     let store = global.store()?;
     let mut filters = args.filter.clone();
     filters.extend(args.name.iter().map(|n| format!("reference={n}")));
-    let images = listing::filter(&store, listing::images(&store)?, &filters).map_err(no_such_image)?;
+    let images = listing::filter(&store, listing::images(&store)?, &filters, Naming::Docker).map_err(no_such_image)?;
     Ok(output::print(&show(args, &images)?)?)
 }
 

@@ -6,6 +6,7 @@
 
 mod build;
 mod build_foreign;
+mod build_output;
 #[cfg(test)]
 mod build_tests;
 mod images;
