@@ -78,10 +78,22 @@ impl Executor<'_> {
             let mut request = request.clone();
             request.chown = owner(copy, site)?;
             let mut upper = Upper::open(&site.active.layer(), &site.lower.view)?;
-            copy::copy(&request, tree, &mut upper)?;
+            self.warn_of_replaced(step, &request.dest, copy::copy(&request, tree, &mut upper)?.named);
             upper.finish()?;
             Ok(())
         })
+    }
+
+    /// As with BuildKit, several files may go to one name, of which one is left; nobody means that. Only a copy that is
+    /// executed knows whether the name is a directory.
+    fn warn_of_replaced(&self, step: &Step, dest: &str, named: u64) {
+        if named > 1 {
+            let text = format!(
+                "`{}` writes {named} files to one name, `{dest}`, and only the last one is left: end the destination with `/`",
+                step.name
+            );
+            self.around.sink.event(&Event::Warning { text: &text });
+        }
     }
 
     /// As with BuildKit, a wildcard may match nothing; but few mean it to, so it is said, whether or not the step is cached.
@@ -130,6 +142,7 @@ impl Executor<'_> {
         self.cached(step, key, parent, &keys, true, |site| {
             let chown = owner(copy, site)?;
             let mut upper = Upper::open(&site.active.layer(), &site.lower.view)?;
+            let mut named = 0;
             for (source, request) in &parts {
                 let fetched = match source {
                     Some(CopySource::Web { url, checksum }) => {
@@ -140,8 +153,9 @@ impl Executor<'_> {
                     _ => None,
                 };
                 let tree: &dyn Tree = fetched.as_deref().unwrap_or(files);
-                copy::copy(&copy::Request { chown, ..request.clone() }, tree, &mut upper)?;
+                named += copy::copy(&copy::Request { chown, ..request.clone() }, tree, &mut upper)?.named;
             }
+            self.warn_of_replaced(step, &copy.dest, named);
             upper.finish()?;
             Ok(())
         })

@@ -157,6 +157,9 @@ impl Verb {
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let program = args.first().and_then(|a| Path::new(a).file_stem()).and_then(|s| s.to_str()).unwrap_or("rbuild");
+    if crate::sys::stdio::stdout_was_closed() {
+        crate::ui::Stdout::declare_closed();
+    }
     if let Err(e) = delivery::end_on_signals() {
         e.show(&mut Terminal::stdio());
         return ExitCode::from(e.exit_code());
@@ -169,7 +172,7 @@ pub fn main() -> ExitCode {
 }
 
 fn rbuild(args: &[OsString]) -> u8 {
-    match parse::<Cli>(args).and_then(dispatch) {
+    match parse::<Cli>(args).and_then(dispatch).and_then(|()| output::whole()) {
         Ok(()) => 0,
         Err(e) => {
             e.show(&mut Terminal::stdio());
@@ -266,8 +269,7 @@ fn usage(e: &clap::Error) -> Error {
     let suggestion = |kind| context(kind).map(|s| format!("did you mean `{s}`?"));
     match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = output::print(&e.render().to_string());
-            Error::Silent(0)
+            output::print(&e.render().to_string()).err().unwrap_or(Error::Silent(0))
         }
         ErrorKind::UnknownArgument => {
             let flag = context(ContextKind::InvalidArg).unwrap_or_default();

@@ -50,14 +50,14 @@ pub fn place(text: &str, naming: Naming) -> Result<Location, Error> {
     Ok(match text.parse()? {
         Location::Store(r) => Location::Store(naming.complete(r)),
         Location::Registry(r) => Location::Registry(r.docker_normalized().with_default_tag()),
-        Location::DockerArchive { path, reference } => {
-            Location::DockerArchive { path, reference: reference.map(|r| r.docker_normalized().with_default_tag()) }
-        }
         Location::OciArchive { path, .. } | Location::DockerArchive { path, .. } if path.as_os_str() == "-" => {
             return Err(Error::usage_hint(
                 format!("`{text}` is no file"),
                 "name a file; `rbuild save` writes an archive to standard output",
             ));
+        }
+        Location::DockerArchive { path, reference } => {
+            Location::DockerArchive { path, reference: reference.map(|r| r.docker_normalized().with_default_tag()) }
         }
         other => other,
     })

@@ -1,6 +1,7 @@
 //! What verbs print as data: standard output, where a reader that went away is the end and not a failure.
 
 use super::Error;
+use crate::ui::Stdout;
 use std::io::{self, Write};
 
 /// Writes `text` to standard output.
@@ -27,12 +28,20 @@ pub fn print_line(text: &str) -> Result<(), Error> {
 /// # Errors
 /// As [`print`].
 pub fn write(bytes: &[u8]) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
+    let mut out = Stdout;
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(e) => Err(Error::file("write", "standard output".as_ref())(e)),
         Ok(()) => Ok(()),
     }
+}
+
+/// Fails where something that was written to standard output did not get there, whoever wrote it.
+///
+/// # Errors
+/// As [`print`].
+pub fn whole() -> Result<(), Error> {
+    Stdout::lost().map_or(Ok(()), |e| Err(Error::file("write", "standard output".as_ref())(e)))
 }
 
 /// Writes one line to standard error; errors are dropped.

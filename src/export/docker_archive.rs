@@ -9,7 +9,7 @@ use super::whole_file::WholeFile;
 use super::{Error, Exported, Exporter, Form, StoredImage, Surroundings};
 use crate::archive::tarfile::{Entry, TarWriter};
 use crate::oci::{Compression, Descriptor, Digest, ManifestFormat, Reference};
-use crate::ui::Direction;
+use crate::ui::{Direction, Stdout};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -69,7 +69,9 @@ fn write_all(
             file.publish()?;
             Ok(manifests)
         }
-        None => archive(&mut io::stdout().lock(), Path::new("standard output"), images, progress),
+        None => {
+            archive(&mut io::BufWriter::with_capacity(1 << 18, Stdout), Path::new("standard output"), images, progress)
+        }
     }
 }
 
@@ -134,6 +136,6 @@ fn archive(
     tar.append_bytes(b"index.json", &index).map_err(failed())?;
     tar.append_bytes(b"manifest.json", &items).map_err(failed())?;
     tar.append_bytes(b"oci-layout", LAYOUT).map_err(failed())?;
-    tar.finish().map_err(failed())?;
+    tar.finish().map_err(failed())?.flush().map_err(failed())?;
     Ok(manifests)
 }

@@ -1,6 +1,7 @@
 //! Files that appear complete or not at all.
 
 use super::Error;
+use crate::ui::Stdout;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
@@ -37,7 +38,7 @@ impl WholeFile {
     pub fn create(path: &Path) -> Result<WholeFile, Error> {
         let failed = |e| Error::file("create", path)(e);
         let (file, place) = if path.as_os_str() == "-" {
-            let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+            let stdout = Stdout::check().and_then(|()| io::stdout().as_fd().try_clone_to_owned()).map_err(failed)?;
             (File::from(stdout), Place::There)
         } else if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
             (File::options().write(true).open(path).map_err(failed)?, Place::There)

@@ -8,8 +8,9 @@ use super::host::HostDir;
 use super::loose::Loose;
 use super::{Error, files};
 use crate::archive::copy::Tree;
+use crate::archive::copy::tree::resolve;
 use crate::archive::error::Error as TreeError;
-use crate::archive::node::{Kind, Meta, Xattrs, bytes};
+use crate::archive::node::{Kind, Meta, Xattrs, bytes, clean};
 use crate::dockerfile::ignore::{Matched, Patterns};
 use crate::store::TempDir;
 use std::collections::HashMap;
@@ -108,14 +109,20 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// It cannot be read, is no regular file, or is larger than a Dockerfile can be.
+    /// It cannot be read, is no regular file, is larger than a Dockerfile can be, or is a link out of the context or to
+    /// nothing.
     pub fn read_unfiltered(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
         let shown = self.path.join(path);
         let wrong = |e: TreeError| match e {
             TreeError::File { source, .. } => Error::Read { path: shown.clone(), error: source },
             e => Error::Read { path: shown.clone(), error: io::Error::other(e) },
         };
-        let found = crate::archive::copy::tree::resolve(&*self.files, path, true).map_err(wrong)?;
+        let mut found = resolve(&*self.files, path, true).map_err(wrong)?;
+        if found.meta.is_none()
+            && let Some(path) = self.linked(&clean(path)).map_err(wrong)?
+        {
+            found = resolve(&*self.files, &path?, true).map_err(wrong)?;
+        }
         match found.meta {
             None => Ok(None),
             Some(meta) if meta.kind == Kind::File => {
@@ -124,6 +131,23 @@ impl Context {
             }
             Some(_) => Err(Error::Read { path: shown, error: io::Error::other("not a regular file") }),
         }
+    }
+
+    /// Where in the context the link at `path` leads, of which the context alone can make nothing: its target may be
+    /// written as this machine knows it. `None` where no link is.
+    fn linked(&self, path: &Path) -> Result<Option<Result<PathBuf, Error>>, TreeError> {
+        if !matches!(self.files.lookup(path)?, Some(meta) if meta.kind == Kind::Symlink) {
+            return Ok(None);
+        }
+        let (link, target) = (self.path.join(path), self.files.read_link(path)?);
+        let places = if self.local { self.path.canonicalize().ok().zip(link.canonicalize().ok()) } else { None };
+        Ok(Some(match places {
+            Some((root, real)) => match real.strip_prefix(root) {
+                Ok(inside) => Ok(inside.to_owned()),
+                Err(_) => Err(Error::LeadsOut { path: link, target }),
+            },
+            None => Err(Error::LeadsNowhere { path: link, target }),
+        }))
     }
 
     /// What the patterns say of `path`.

@@ -29,6 +29,35 @@ pub enum Error {
         /// What was looked for.
         names: Vec<String>,
     },
+    /// The Dockerfile that was named does not exist.
+    #[error("there is no Dockerfile `{}`{}", path.display(), looked_in(.here, .context))]
+    NoSuchDockerfile {
+        /// As given.
+        path: PathBuf,
+        /// The context, where it was looked for, too.
+        context: Option<PathBuf>,
+        /// Whether it was looked for in the working directory.
+        here: bool,
+    },
+    /// A directory was named as the Dockerfile, and holds none.
+    #[error("there is no `Dockerfile` in directory `{}`", .0.display())]
+    NotInDirectory(PathBuf),
+    /// A Dockerfile or ignore file is a link to something outside the context.
+    #[error("`{}` is a symbolic link that leads out of the build context, to `{}`", path.display(), target.display())]
+    LeadsOut {
+        /// The link.
+        path: PathBuf,
+        /// What it says.
+        target: PathBuf,
+    },
+    /// A Dockerfile or ignore file is a link to nothing.
+    #[error("`{}` is a symbolic link to `{}`, where nothing is", path.display(), target.display())]
+    LeadsNowhere {
+        /// The link.
+        path: PathBuf,
+        /// What it says.
+        target: PathBuf,
+    },
     /// A file that was named cannot be read.
     #[error("cannot read `{}`: {error}", path.display())]
     Read {
@@ -145,6 +174,16 @@ fn any_of(names: &[String]) -> String {
     names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or ")
 }
 
+fn looked_in(here: &bool, context: &Option<PathBuf>) -> String {
+    match (here, context) {
+        (true, Some(context)) => {
+            format!(", neither in the working directory nor in build context `{}`", context.display())
+        }
+        (false, Some(context)) => format!(" in build context `{}`", context.display()),
+        (_, None) => String::new(),
+    }
+}
+
 /// The transport's errors are worded for registries; this server is none.
 fn because(error: &registry::Error) -> String {
     use registry::Error as E;
@@ -176,10 +215,17 @@ impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Context { error, .. } | Error::Read { error, .. } | Error::Write { error, .. } => kind_of_io(error),
-            Error::NoDockerfile { .. } | Error::NoReference { .. } | Error::NoSubdir { .. } => Kind::NotFound,
-            Error::TooLarge { .. } | Error::Ignore { .. } | Error::StdinArchive | Error::Preprocess { .. } => {
-                Kind::Usage
-            }
+            Error::NoDockerfile { .. }
+            | Error::NoSuchDockerfile { .. }
+            | Error::NotInDirectory(_)
+            | Error::LeadsNowhere { .. }
+            | Error::NoReference { .. }
+            | Error::NoSubdir { .. } => Kind::NotFound,
+            Error::TooLarge { .. }
+            | Error::LeadsOut { .. }
+            | Error::Ignore { .. }
+            | Error::StdinArchive
+            | Error::Preprocess { .. } => Kind::Usage,
             Error::Unpack { error, .. } => error.kind(),
             Error::Download { error, .. } => error.kind(),
             Error::Checksum { .. } => Kind::Corrupt,
@@ -193,6 +239,14 @@ impl Classified for Error {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::NoDockerfile { .. } => "name the Dockerfile with `-f`",
+            Error::NoSuchDockerfile { .. } => {
+                "`-f` takes a path relative to the working directory or to the build context"
+            }
+            Error::NotInDirectory(_) => "name the file itself with `-f`",
+            Error::LeadsOut { .. } => {
+                "put a copy of the file into the context, or name the file itself: `-f`, `--ignorefile`"
+            }
+            Error::LeadsNowhere { .. } => "remove the link, or make what it names",
             Error::StdinArchive => "to build from the archive, give `-` as the context and not as the Dockerfile",
             Error::Unpack { error, .. } => return error.hint(),
             Error::Download { error, .. } => match error.status() {

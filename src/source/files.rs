@@ -123,7 +123,7 @@ pub fn find_dockerfile(context: &Context, file: Option<&Path>, names: Names) -> 
                 let name = file.to_string_lossy().into_owned();
                 Ok(Dockerfile { name, content, place: Place::Context(file.to_owned()) })
             }
-            None => Err(Error::read(file)(io::ErrorKind::NotFound.into())),
+            None => Err(nowhere(file, Some(context), false)),
         };
     }
     let mut path = file.to_owned();
@@ -135,17 +135,29 @@ pub fn find_dockerfile(context: &Context, file: Option<&Path>, names: Names) -> 
     if found.is_err() && file.is_relative() {
         return match context.read_unfiltered(file)? {
             Some(content) => Ok(Dockerfile { name: shown, content, place: Place::Context(file.to_owned()) }),
-            None => Err(Error::read(file)(io::ErrorKind::NotFound.into())),
+            None => Err(nowhere(file, Some(context), true)),
         };
     }
+    let missing = || match &found {
+        Ok(m) if m.is_dir() => Error::NotInDirectory(file.to_owned()),
+        _ => nowhere(file, None, true),
+    };
     if let Some(inside) = inside(context, &path) {
         return match context.read_unfiltered(&inside)? {
             Some(content) => Ok(Dockerfile { name: shown, content, place: Place::Context(inside) }),
-            None => Err(Error::read(file)(io::ErrorKind::NotFound.into())),
+            None => Err(missing()),
         };
     }
-    let content = bounded(File::open(&path).map_err(Error::read(&path))?, &path)?;
+    let opened = File::open(&path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => missing(),
+        _ => Error::read(&path)(e),
+    });
+    let content = bounded(opened?, &path)?;
     Ok(Dockerfile { name: shown, content, place: Place::Host(path) })
+}
+
+fn nowhere(file: &Path, context: Option<&Context>, here: bool) -> Error {
+    Error::NoSuchDockerfile { path: file.to_owned(), context: context.map(|c| c.path().to_owned()), here }
 }
 
 /// The path relative to the context, of a file whose directory lies in it.

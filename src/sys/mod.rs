@@ -16,4 +16,5 @@ pub mod ptrace;
 pub mod rlimit;
 pub mod seccomp;
 pub mod signal;
+pub mod stdio;
 pub mod userns;

@@ -25,6 +25,7 @@ mod lines;
 mod outline;
 mod printable;
 mod quiet;
+mod stdout;
 mod terminal;
 
 pub use buildah::Buildah;
@@ -34,6 +35,7 @@ pub use docker_transfer::DockerTransfer;
 pub use outline::{Outline, StageOutline, StepKey, StepOutline, Verb};
 pub use printable::{printable, shortened};
 pub use quiet::{IdForm, Quiet};
+pub use stdout::Stdout;
 pub use terminal::{Capture, Terminal};
 
 /// A stream of a RUN step.

@@ -1,5 +1,6 @@
 //! Where sinks write: a pair of streams that never fails.
 
+use super::Stdout;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -20,7 +21,7 @@ impl std::fmt::Debug for Terminal {
 impl Terminal {
     /// The streams of this process.
     pub fn stdio() -> Self {
-        Terminal { out: Box::new(io::stdout()), err: Box::new(io::stderr()) }
+        Terminal { out: Box::new(Stdout), err: Box::new(io::stderr()) }
     }
 
     /// Both streams go into one file, which is created, or emptied where it exists.
@@ -39,7 +40,7 @@ impl Terminal {
 
     /// Standard output stays, standard error goes where standard output goes.
     pub fn all_to_stdout() -> Self {
-        Terminal { out: Box::new(io::stdout()), err: Box::new(io::stdout()) }
+        Terminal { out: Box::new(Stdout), err: Box::new(Stdout) }
     }
 
     /// Both streams go to standard error.
@@ -48,7 +49,7 @@ impl Terminal {
     }
 
     /// Writes to standard output at once. Errors (nobody reads any more) are dropped: what is shown of a build must not
-    /// decide whether it succeeds.
+    /// decide whether it succeeds. ([`Stdout`] remembers them.)
     pub fn out(&mut self, bytes: &[u8]) {
         let _ = self.out.write_all(bytes).and_then(|()| self.out.flush());
     }

@@ -83,6 +83,8 @@ pub struct Copied {
     pub entries: u64,
     /// Bytes of file content written.
     pub bytes: u64,
+    /// Files that got the name of the destination itself, which was no directory: each has replaced the one before.
+    pub named: u64,
 }
 
 /// Why something could not be copied or hashed.
@@ -105,6 +107,9 @@ pub enum Error {
     /// A pattern of `--exclude` or `--parents` is malformed.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    /// A source is a socket.
+    #[error("cannot copy \"{0}\": it is a socket, and no image can hold one")]
+    Socket(String),
     /// A part of the destination path is no directory.
     #[error("cannot copy into `{0}`: not a directory")]
     NotADirectory(String),
@@ -153,6 +158,7 @@ impl Classified for Error {
             Error::NotFound { .. } | Error::NoMatch(_) => K::NotFound,
             Error::BadWildcard(_)
             | Error::Pattern(_)
+            | Error::Socket(_)
             | Error::NotADirectory(_)
             | Error::DirOverFile(_)
             | Error::FileOverDir(_) => K::Usage,
@@ -175,6 +181,7 @@ impl Classified for Error {
             Error::FileOverDir(path) => {
                 Some(format!("end the destination with `/` to copy into the directory, or remove `{path}` first"))
             }
+            Error::Socket(_) => Some("leave it out: whoever listens makes the socket at run time".to_owned()),
             Error::NoMatch(_) => Some("name at least one source that exists beside optional wildcards".to_owned()),
             Error::BadWildcard(_) => Some(r"write `\[` or `[[]` for a bracket that is part of the name".to_owned()),
             Error::File(error) | Error::Unpack { error, .. } => error.hint(),

@@ -77,7 +77,11 @@ pub fn select(request: &Request, tree: &dyn Tree) -> Result<Selected, Error> {
                     if !request.exclude.is_empty() && request.exclude.excludes(&name) {
                         continue;
                     }
-                    selected.sources.push(Source::Tree(named(path, found, tree)?));
+                    match named(path, found, tree) {
+                        // A link that the wildcard has met, and not what somebody wants in the image.
+                        Err(Error::Socket(_)) => {}
+                        found => selected.sources.push(Source::Tree(found?)),
+                    }
                 }
             }
         }
@@ -134,6 +138,9 @@ fn named(written: &str, path: PathBuf, tree: &dyn Tree) -> Result<Selection, Err
     let Some(meta) = found.meta else {
         return Err(Error::NotFound { path: shown(&path), hidden: tree.hidden(&found.path) });
     };
+    if meta.kind == Kind::Socket {
+        return Err(Error::Socket(shown(&path)));
+    }
     let name = path.file_name().map(OsStr::to_owned).unwrap_or_default();
     Ok(Selection { written: written.to_owned(), name, path: found.path, meta, include: None })
 }

@@ -88,6 +88,7 @@ impl Writer<'_, '_, '_> {
             self.upper.ensure_dir(&dest.path, &self.made())?;
             return Ok(target);
         }
+        self.copied.named += 1;
         // A link in the destination may lead to where nothing is yet.
         if let Some(parent) = dest.path.parent() {
             self.upper.ensure_dir(parent, &self.made())?;

@@ -6,7 +6,7 @@ use super::rootfs::Root;
 use super::{Context as _, Failure, Reporter, device};
 use crate::sys::fs::{Missing, resolve};
 use crate::sys::mount::{self, Attributes, Overlay};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -58,6 +58,13 @@ pub(super) fn further(
         }
         MountKind::Tmpfs { size, mode, guard } => {
             let target = root.mount_point(&wanted.target, Missing::Directory, reporter)?;
+            let stat = statat(&target, "", AtFlags::EMPTY_PATH).context(what)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                let message = format!("cannot mount a tmpfs over `{}`: it is no directory", wanted.target.display());
+                return Err(
+                    Failure::new(message, libc::ENOTDIR).hint("mount it over a directory, such as the file's own")
+                );
+            }
             let mode = format!("{:o}", mode & 0o7777);
             let size = size.map(|bytes| bytes.to_string());
             let mut options = vec![("mode", mode.as_str())];
@@ -86,7 +93,7 @@ fn show(
         }
     };
     let stat = statat(&from, "", AtFlags::EMPTY_PATH).context(what)?;
-    let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     let missing = if directory { Missing::Directory } else { Missing::File };
     let target = root.mount_point(target, missing, reporter)?;
     mount::bind(from.as_fd(), target.as_fd(), directory, attributes(guard)).context(what)
@@ -112,7 +119,7 @@ pub(super) fn mask(root: &Root, path: &Path) -> Result<(), Failure> {
         other => other.context(what)?,
     };
     let stat = statat(&place, "", AtFlags::EMPTY_PATH).context(what)?;
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         let guarded = Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: true };
         mount::new_filesystem("tmpfs", &[("mode", "0555"), ("size", "4k")], guarded, place.as_fd())
             .context(what)

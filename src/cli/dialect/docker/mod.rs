@@ -137,12 +137,14 @@ impl From<Error> for Failure {
 /// Runs a `docker …` command line and returns its exit code.
 pub fn main(args: &[OsString]) -> u8 {
     let args = canonical(args);
-    let failure = match super::super::parse::<Docker>(&args).map_err(Failure::from).and_then(dispatch) {
-        Ok(()) => return 0,
-        Err(f) => f,
-    };
     let mut terminal = Terminal::stdio();
-    show(&failure, &args, &mut terminal)
+    match super::super::parse::<Docker>(&args).map_err(Failure::from).and_then(dispatch) {
+        Err(failure) => show(&failure, &args, &mut terminal),
+        Ok(()) => match output::whole() {
+            Ok(()) => 0,
+            Err(e) => show(&Failure::Shown(vec![e.to_string()], 1), &args, &mut terminal),
+        },
+    }
 }
 
 /// Shows a failure and returns the exit code.
