@@ -178,7 +178,34 @@ mod tests {
             "out",
         ]
         .map(shown);
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        type=image -> [] push=false 
+        type=image,push=true -> [] push=true 
+        type=image,push=false -> [] push=false 
+        type=image,name=h:1/x,push=true -> ["h:1/x:latest"] push=true 
+        type=registry -> [] push=true 
+        type=registry,push=false -> `push=false` with `--output type=registry` is not supported | use `type=image`
+        type=docker -> [] push=false 
+        type=docker,name=x -> ["docker.io/library/x:latest"] push=false 
+        type=docker,dest=d.tar,name=x -> [] push=false docker-archive:d.tar:docker.io/library/x:latest
+        type=docker,dest=- -> [] push=false docker-archive:-
+        type=docker,push=true -> `push=true` with `--output type=docker` is not supported | push with a further `--output type=registry`
+        type=docker,tar=false,dest=d -> `tar=false` with `--output type=docker` is not supported | write a directory with `type=oci,tar=false,dest=DIR`
+        type=oci -> [] push=false oci-archive:-
+        type=oci,dest=o.tar,name=x -> [] push=false oci-archive:o.tar:docker.io/library/x:latest
+        type=oci,dest=o,tar=false -> [] push=false oci:o
+        type=oci,tar=false -> `tar=false` with `--output type=oci` is not supported | name a directory with `dest=DIR`
+        type=oci,push=true,dest=o -> `push=true` with `--output type=oci` is not supported | push with a further `--output type=registry`
+        type=image,dest=x -> `dest` with `--output type=image` is not supported | `type=docker` and `type=oci` write files
+        type=image,tar=true -> `tar` with `--output type=image` is not supported | it is about `type=oci`
+        type=image,compression=zstd -> `compression` of `--output type=image,compression=zstd` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
+        type=image,push=perhaps -> invalid value `perhaps` for `push` of `--output type=image,push=perhaps`: expected `true` or `false` | 
+        type=tar,dest=- -> `--output type=tar,dest=-` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
+        type=local,dest=x -> `--output type=local,dest=x` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
+        push=true -> type is required for output `push=true` | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
+        - -> `--output -` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
+        out -> `--output out` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
+        "#);
     }
 
     #[test]
@@ -207,6 +234,15 @@ mod tests {
             "bare",
         ]
         .map(shown);
-        insta::assert_snapshot!(refused.join("\n"), @"");
+        insta::assert_snapshot!(refused.join("\n"), @r#"
+        an annotation of type `index` is not supported | a build makes one manifest and no index: use `manifest:` or no type
+        an annotation of type `manifest-descriptor` is not supported | a build makes one manifest and no index: use `manifest:` or no type
+        an annotation of type `index-descriptor` is not supported | a build makes one manifest and no index: use `manifest:` or no type
+        an annotation of `linux/arm64` in a build for `linux/amd64` is not supported | leave it out, or build for that platform
+        invalid annotation `manifest[foo]:a=b`: invalid platform `foo`: unknown operating system or architecture; expected `os/arch` | write `NAME=VALUE` or `manifest:NAME=VALUE`
+        invalid annotation `manfest:a=b`: unknown type `manfest` | write `NAME=VALUE` or `manifest:NAME=VALUE`
+        invalid annotation `manifest:=b`: its name is empty | write `NAME=VALUE` or `manifest:NAME=VALUE`
+        invalid annotation `bare`: expected `NAME=VALUE` | write `NAME=VALUE` or `manifest:NAME=VALUE`
+        "#);
     }
 }
