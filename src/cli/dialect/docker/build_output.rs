@@ -94,11 +94,11 @@ impl Output {
     }
 }
 
-/// Reads `[TYPE[[PLATFORM]][,TYPE…]:]NAME=VALUE` for a build that makes one manifest, of `platform`.
+/// Reads `[TYPE[[PLATFORM]][,TYPE…]:]NAME=VALUE` for a build for `platforms`.
 ///
 /// # Errors
 /// A malformed annotation, and one of something that this build does not make.
-pub(super) fn annotation(text: &str, platform: &Platform) -> Result<(String, String), Error> {
+pub(super) fn annotation(text: &str, platforms: &[Platform]) -> Result<(String, String), Error> {
     let bad = |why: String| {
         Error::usage_hint(format!("invalid annotation `{text}`: {why}"), "write `NAME=VALUE` or `manifest:NAME=VALUE`")
     };
@@ -120,15 +120,15 @@ pub(super) fn annotation(text: &str, platform: &Platform) -> Result<(String, Str
             "index" | "manifest-descriptor" | "index-descriptor" => {
                 return Err(Error::unsupported(
                     format!("an annotation of type `{kind}`"),
-                    "a build makes one manifest and no index: use `manifest:` or no type",
+                    "only manifests are annotated: use `manifest:` or no type",
                 ));
             }
             other => return Err(bad(format!("unknown type `{other}`"))),
         }
-        if let Some(wanted) = wanted.filter(|w| w != &platform.clone().normalized()) {
+        if let Some(wanted) = wanted.filter(|w| platforms != [w.clone()]) {
             return Err(Error::unsupported(
-                format!("an annotation of `{wanted}` in a build for `{platform}`"),
-                "leave it out, or build for that platform",
+                format!("an annotation of `{wanted}` alone"),
+                "build for that platform alone, or leave it out",
             ));
         }
     }
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn annotations_have_types_and_platforms() {
         let amd: Platform = "linux/amd64".parse().unwrap();
-        let of = |text: &str| annotation(text, &amd);
+        let of = |text: &str| annotation(text, std::slice::from_ref(&amd));
         let pair = |n: &str, v: &str| (n.to_owned(), v.to_owned());
         for (text, want) in [
             ("a=b", pair("a", "b")),
@@ -235,10 +235,10 @@ mod tests {
         ]
         .map(shown);
         insta::assert_snapshot!(refused.join("\n"), @r#"
-        an annotation of type `index` is not supported | a build makes one manifest and no index: use `manifest:` or no type
-        an annotation of type `manifest-descriptor` is not supported | a build makes one manifest and no index: use `manifest:` or no type
-        an annotation of type `index-descriptor` is not supported | a build makes one manifest and no index: use `manifest:` or no type
-        an annotation of `linux/arm64` in a build for `linux/amd64` is not supported | leave it out, or build for that platform
+        an annotation of type `index` is not supported | only manifests are annotated: use `manifest:` or no type
+        an annotation of type `manifest-descriptor` is not supported | only manifests are annotated: use `manifest:` or no type
+        an annotation of type `index-descriptor` is not supported | only manifests are annotated: use `manifest:` or no type
+        an annotation of `linux/arm64` alone is not supported | build for that platform alone, or leave it out
         invalid annotation `manifest[foo]:a=b`: invalid platform `foo`: unknown operating system or architecture; expected `os/arch` | write `NAME=VALUE` or `manifest:NAME=VALUE`
         invalid annotation `manfest:a=b`: unknown type `manfest` | write `NAME=VALUE` or `manifest:NAME=VALUE`
         invalid annotation `manifest:=b`: its name is empty | write `NAME=VALUE` or `manifest:NAME=VALUE`
