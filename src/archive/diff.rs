@@ -10,7 +10,6 @@
 //!
 //! The root directory has an entry (`./`) only if its mode, owner or attributes changed: its time changes with every step.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -24,8 +23,9 @@ use rustix::fs::{FileType, Stat};
 use super::emit::{Data, Emitter};
 use super::error::Error;
 use super::extract::{OPAQUE, WHITEOUT};
+use super::inherit::Inheritance;
 use super::merged::{self, FS, Merged};
-use super::node::{self, Disk, Kind, Meta, Node, Time, Xattrs};
+use super::node::{self, Kind, Meta, Node, Time, Xattrs};
 use super::record::{Record, Records};
 use crate::oci::DiffId;
 
@@ -49,7 +49,7 @@ impl Times {
 }
 
 /// A layer that was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerStats {
     /// Digest of the tar.
     pub diff_id: DiffId,
@@ -57,6 +57,17 @@ pub struct LayerStats {
     pub size: u64,
     /// Entries; 0 means that nothing changed.
     pub entries: u64,
+    /// Files that have another file's owner.
+    pub replaced: Replaced,
+}
+
+/// Files that a step put in the place of files with a recorded owner: they were given that owner.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Replaced {
+    /// How many there are.
+    pub count: u64,
+    /// The first few of them, relative to the root.
+    pub first: Vec<PathBuf>,
 }
 
 /// Writes what the layer directory `upper` changes in `lower` as a tar archive.
@@ -75,11 +86,12 @@ pub fn write_layer(upper: &Path, lower: &Merged, times: &Times, out: impl Write)
         lower,
         records: &mut records,
         changed: false,
-        links: None,
+        inheritance: Inheritance::new(upper, &fs, lower),
         emitter: Emitter::new(out, *times),
     };
     walk.run()?;
-    let (stats, changed) = (walk.emitter.finish()?, walk.changed);
+    let (replaced, changed) = (walk.inheritance.replaced, walk.changed);
+    let stats = LayerStats { replaced, ..walk.emitter.finish()? };
     if changed {
         records.save(upper)?;
     }
@@ -136,8 +148,7 @@ struct Walk<'a, W: Write> {
     records: &'a mut Records,
     /// Whether `records` has to be saved.
     changed: bool,
-    /// What [`Walk::find_links`] has found, once it was needed.
-    links: Option<HashMap<u64, Node>>,
+    inheritance: Inheritance<'a>,
     emitter: Emitter<W>,
 }
 
@@ -302,15 +313,8 @@ impl<W: Write> Walk<'_, W> {
             Some(fd) => node::read_xattrs(fd.as_fd()).map_err(|e| self.failed("read attributes of", path, e))?,
             None => Xattrs::new(),
         };
-        if self.records.get(path).is_none()
-            && let Some(fd) = &fd
-            && (below.as_ref().is_some_and(|below| below.record.is_some()) || self.has_links(stat))
-            && merged::origin_mark(fd).map_err(|e| self.failed("read attributes of", path, e))?
-        {
-            let record = match &below {
-                Some(Node { record: Some(record), disk, .. }) => inherited(stat, disk, record, &xattrs),
-                _ => self.record_of_links(stat, &xattrs)?,
-            };
+        if self.records.get(path).is_none() {
+            let record = self.inheritance.record(path, stat, fd.as_ref(), below.as_ref(), &xattrs)?;
             if !record.is_empty() {
                 self.records.insert(path, record);
                 self.changed = true;
@@ -322,47 +326,6 @@ impl<W: Write> Walk<'_, W> {
         }
         let meta = node::meta(stat, record.as_deref(), self.lower.id_map());
         Ok(Found { meta, xattrs, fd, below })
-    }
-
-    /// Whether a file may be a new name of a copied-up one.
-    fn has_links(&self, stat: &Stat) -> bool {
-        stat.st_nlink > 1 && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && self.lower.has_records()
-    }
-
-    /// What a copied-up file keeps of the record that the lower layers have of another of its names.
-    fn record_of_links(&mut self, stat: &Stat, xattrs: &Xattrs) -> Result<Record, Error> {
-        if self.links.is_none() {
-            self.links = Some(self.find_links()?);
-        }
-        let below = self.links.as_ref().and_then(|links| links.get(&stat.st_ino));
-        Ok(match below {
-            Some(Node { record: Some(record), disk, .. }) => inherited(stat, disk, record, xattrs),
-            _ => Record::default(),
-        })
-    }
-
-    /// Looks through the whole upper layer for files with several names of which the lower layers have a record; by
-    /// inode.
-    fn find_links(&self) -> Result<HashMap<u64, Node>, Error> {
-        let mut found = HashMap::new();
-        let mut todo = vec![PathBuf::new()];
-        while let Some(dir) = todo.pop() {
-            let failed = |e| self.failed("read directory", &dir, e);
-            let fd = merged::open_dir(self.fs, &dir).map_err(failed)?;
-            for name in merged::names(&fd).map_err(failed)? {
-                let path = dir.join(&name);
-                let Some(stat) = self.stat(&path)? else { continue };
-                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                    todo.push(path);
-                } else if self.has_links(&stat)
-                    && let Some(below) = self.lower.lookup(&path)?
-                    && below.record.is_some()
-                {
-                    found.insert(stat.st_ino, below);
-                }
-            }
-        }
-        Ok(found)
     }
 
     /// Whether a file was copied up, but is what the lower layers have.
@@ -387,22 +350,6 @@ impl<W: Write> Walk<'_, W> {
             _ => Ok(true),
         }
     }
-}
-
-/// What a copied-up file keeps of the lower file's record: each value whose counterpart on disk was left alone.
-fn inherited(stat: &Stat, below: &Disk, record: &Record, xattrs: &Xattrs) -> Record {
-    let disk = Disk::of(stat);
-    let owner = (disk.uid, disk.gid) == (below.uid, below.gid);
-    let mut kept = Record {
-        uid: record.uid.filter(|_| owner),
-        gid: record.gid.filter(|_| owner),
-        mode: record.mode.filter(|_| disk.mode == below.mode),
-        device: record.device.filter(|_| stat.st_size == 0),
-        xattrs: record.xattrs.clone(),
-        opaque: false,
-    };
-    kept.xattrs.retain(|name, _| !xattrs.contains_key(name));
-    kept
 }
 
 fn same_meta(a: &Meta, b: &Meta) -> bool {

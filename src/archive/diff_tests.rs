@@ -4,7 +4,7 @@ use crate::archive::reader::{Entry, Reader, Type};
 use crate::archive::record::Device;
 use crate::archive::upper::{Attrs, Upper};
 use crate::sys::idmap::IdMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 const MAP: IdMap = IdMap::Plain;
 
@@ -284,9 +284,11 @@ fn a_copied_up_file_keeps_what_was_recorded_and_the_step_left_alone() {
         std::fs::set_permissions(fs.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
     }
     for name in ["appended", "chmodded", "null", "d"] {
-        rustix::fs::setxattr(fs.join(name), "user.overlay.origin", b"", rustix::fs::XattrFlags::empty()).unwrap();
+        copied_up(&base.join(FS).join(name), &fs.join(name));
     }
-    let all = entries(&write(&top, &[&base], &Times::default()).0);
+    let (tar, stats) = write(&top, &[&base], &Times::default());
+    assert_eq!(stats.replaced, Replaced { count: 1, first: vec!["remade".into()] }, "no mark: it was made anew");
+    let all = entries(&tar);
     let got: Vec<_> = all
         .iter()
         .map(|e| (String::from_utf8_lossy(&e.name).into_owned(), e.kind, e.mode, e.uid, e.gid))
@@ -299,7 +301,7 @@ fn a_copied_up_file_keeps_what_was_recorded_and_the_step_left_alone() {
             ("chmodded".into(), Type::File, 0o700, 33, 44),
             ("d/".into(), Type::Dir, 0o755, 7, 0),
             ("null".into(), Type::Char(1, 3), 0o666, 0, 0),
-            ("remade".into(), Type::File, 0o644, 0, 0),
+            ("remade".into(), Type::File, 0o644, 33, 44),
         ]
     );
     let seen = view(&[&base, &top]);
@@ -312,26 +314,60 @@ fn a_copied_up_file_keeps_what_was_recorded_and_the_step_left_alone() {
     assert_eq!(Records::load(&top).unwrap().get(Path::new("null")).unwrap().device, Some(Device::Char(1, 3)));
 }
 
+/// Gives `copy` the attributes that overlayfs gives to a copy of `lower`.
+fn copied_up(lower: &Path, copy: &Path) {
+    let set = |key, value: &[u8]| {
+        rustix::fs::setxattr(copy, key, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    set("user.overlay.origin", b"");
+    let mut mark = [0; 32];
+    if let Ok(length) = rustix::fs::getxattr(lower, "user.rbuild.owner", &mut mark) {
+        set("user.rbuild.owner", &mark[..length]);
+    }
+}
+
 #[test]
-fn all_names_of_a_copied_up_file_keep_its_record() {
+fn a_copied_up_file_keeps_its_owner_under_every_name() {
     let dir = tempfile::tempdir().unwrap();
     let (base, top) = (dir.path().join("base"), dir.path().join("top"));
-    layer(&base, &[], |u| u.file(Path::new("m"), &Attrs { uid: 33, ..attrs(0o600) }, |_| Ok(())).unwrap());
-    // `ln m a; ln m z` in a step.
+    layer(&base, &[], |u| {
+        for (name, uid) in [("linked", 33), ("moved", 34), ("over", 35), ("there", 36)] {
+            u.file(Path::new(name), &Attrs { uid, ..attrs(0o600) }, |_| Ok(())).unwrap();
+        }
+    });
+    // `ln linked a; ln linked z; mv moved d/new; mv over there; mv plain over` in a step.
     let fs = top.join(FS);
-    std::fs::create_dir_all(&fs).unwrap();
-    std::fs::write(fs.join("m"), "").unwrap();
-    rustix::fs::setxattr(fs.join("m"), "user.overlay.origin", b"", rustix::fs::XattrFlags::empty()).unwrap();
+    std::fs::create_dir_all(fs.join("d")).unwrap();
+    for (name, from) in [("linked", "linked"), ("d/new", "moved"), ("there", "over"), ("over", "")] {
+        std::fs::write(fs.join(name), "").unwrap();
+        copied_up(&base.join(FS).join(from), &fs.join(name));
+    }
     for name in ["a", "z"] {
-        std::fs::hard_link(fs.join("m"), fs.join(name)).unwrap();
+        std::fs::hard_link(fs.join("linked"), fs.join(name)).unwrap();
     }
-    let all = entries(&write(&top, &[&base], &Times::default()).0);
-    let got: Vec<_> = all.iter().filter(|e| e.name != b"./").map(|e| (e.name.as_slice(), e.kind, e.uid)).collect();
-    assert_eq!(got, [(b"a".as_slice(), Type::File, 33), (b"m", Type::Hardlink, 33), (b"z", Type::Hardlink, 33)]);
+    let (tar, stats) = write(&top, &[&base], &Times::default());
+    let all = entries(&tar);
+    let of = |name: &str| all.iter().find(|e| e.name == name.as_bytes()).map(|e| (e.kind, e.uid)).unwrap();
+    assert_eq!((of("a"), of("linked"), of("z")), ((Type::File, 33), (Type::Hardlink, 33), (Type::Hardlink, 33)));
+    assert_eq!((of("d/new"), of("there"), of("over")), ((Type::File, 34), (Type::File, 35), (Type::File, 0)));
+    assert_eq!(stats.replaced, Replaced::default());
+    assert!(!String::from_utf8_lossy(&tar).contains("user.rbuild"), "the mark stays in the store");
     let seen = view(&[&base, &top]);
-    for name in ["a", "m", "z"] {
-        assert_eq!(seen.lookup(Path::new(name)).unwrap().unwrap().meta.uid, 33, "{name}");
+    for (name, uid) in [("a", 33), ("linked", 33), ("z", 33), ("d/new", 34), ("there", 35), ("over", 0)] {
+        assert_eq!(seen.lookup(Path::new(name)).unwrap().unwrap().meta.uid, uid, "{name}");
     }
+}
+
+#[test]
+fn what_is_copied_over_a_recorded_file_has_its_own_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, top) = (dir.path().join("base"), dir.path().join("top"));
+    layer(&base, &[], |u| u.file(Path::new("f"), &Attrs { uid: 33, ..attrs(0o600) }, |_| Ok(())).unwrap());
+    layer(&top, &[&base], |u| put(u, "f", "new"));
+    let (tar, stats) = write(&top, &[&base], &Times::default());
+    let all = entries(&tar);
+    assert_eq!(all.iter().find(|e| e.name == b"f").map(|e| (e.uid, e.gid)), Some((0, 0)));
+    assert_eq!(stats.replaced.count, 0);
 }
 
 #[test]

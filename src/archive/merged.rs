@@ -235,6 +235,23 @@ impl Merged {
         self.layers.iter().any(|layer| !layer.records.is_empty())
     }
 
+    /// The owner that the file of a layer carries as its mark.
+    pub(crate) fn owner_mark(&self, node: &Node) -> Result<Option<(u32, u32)>, Error> {
+        let layer = self.layer(node.layer)?;
+        open_file(&layer.fs, &node.path)
+            .and_then(node::owner_mark)
+            .map_err(|e| Error::file("read attributes of", &layer.absolute(&node.path))(e))
+    }
+
+    /// Whether the lower layers have a record of the owner of what is at `path`.
+    pub(crate) fn has_recorded_owner(&self, path: &Path) -> Result<bool, Error> {
+        if !self.has_records() {
+            return Ok(false);
+        }
+        let record = self.lookup(path)?.and_then(|node| node.record);
+        Ok(record.is_some_and(|record| record.uid.is_some() || record.gid.is_some()))
+    }
+
     /// What is at `path`; the last component and its parents are not followed if they are links.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ mod emit;
 pub mod error;
 pub mod extract;
 mod hashed;
+mod inherit;
 pub mod merged;
 pub mod node;
 pub mod reader;

@@ -3,7 +3,7 @@
 use rustix::fs::{FileType, Stat};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -216,9 +216,32 @@ pub(crate) fn xattr_to_disk(name: &[u8]) -> Vec<u8> {
 }
 
 /// Whether layers carry an xattr of this name: `user.*` and `security.capability`, as with buildah. Access control
-/// lists, SELinux labels, `trusted.*` and other systems' names belong to the machine, not to the image.
+/// lists, SELinux labels, `trusted.*` and other systems' names belong to the machine, not to the image, and the owner's
+/// mark to the store.
 pub(crate) fn xattr_carried(name: &[u8]) -> bool {
-    name == b"security.capability" || (name.starts_with(b"user.") && name.len() > 5)
+    name == b"security.capability" || (name.starts_with(b"user.") && name.len() > 5 && name != OWNER.as_bytes())
+}
+
+/// The mark of a file whose owner is recorded: `uid:gid`. It goes wherever a step moves, links or copies the file, where a
+/// record, which is kept by path, cannot follow.
+const OWNER: &str = "user.rbuild.owner";
+
+/// Marks an open file with its recorded owner. A file system that takes no attributes loses no more than moves.
+pub(crate) fn mark_owner(fd: impl AsFd, uid: u32, gid: u32) {
+    let _ = rustix::fs::fsetxattr(fd, OWNER, format!("{uid}:{gid}").as_bytes(), rustix::fs::XattrFlags::empty());
+}
+
+/// The owner that a file is marked with.
+pub(crate) fn owner_mark(fd: impl AsFd) -> rustix::io::Result<Option<(u32, u32)>> {
+    let mut value = [0; 32];
+    let length = match rustix::fs::fgetxattr(fd, OWNER, &mut value) {
+        Ok(length) => length,
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::RANGE) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    // A step may have written anything there.
+    let text = value.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    Ok(text.and_then(|text| text.split_once(':')).and_then(|(u, g)| Some((u.parse().ok()?, g.parse().ok()?))))
 }
 
 /// A file capability in its version 2 form. The kernel shows version 3, with the root id of a user namespace, where
