@@ -126,7 +126,7 @@ pub struct Ahead<R> {
 }
 
 /// Bytes in one block that is read ahead, and blocks that wait at most.
-const AHEAD_BLOCK: usize = 1 << 20;
+const AHEAD_BLOCK: usize = 256 << 10;
 const AHEAD_BLOCKS: usize = 4;
 
 impl<R: Read + Send + 'static> Ahead<R> {
