@@ -25,7 +25,7 @@ use crate::archive::{
     merged::{Layer, Merged},
 };
 use crate::oci::{ChainId, DiffId, Digest, Hashing};
-use crate::store::{Store, TempDir, boot_suffix, remove_tree};
+use crate::store::{Store, TempDir, boot_suffix, lock_file, remove_tree};
 use crate::sys::idmap::IdMap;
 use std::{
     collections::HashMap,
@@ -188,12 +188,7 @@ impl<'a> Snapshots<'a> {
     /// Extracts one layer on top of `below`. Of several processes that want the same, one works and the others wait.
     fn make(&self, chain: ChainId, layer: &LayerRef, below: &[PathBuf]) -> Result<PathBuf, Error> {
         let lock_path = self.store.snapshots_dir().join(&self.key).join(format!(".{}.lock", chain.0.hex()));
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(Error::io("cannot open", &lock_path))?;
+        let lock = lock_file(&lock_path)?;
         lock.lock().map_err(Error::io("cannot lock", &lock_path))?;
         if let Some(dir) = self.find(chain)? {
             return Ok(dir);

@@ -55,12 +55,7 @@ impl Store {
             }
             let path = dir.join(format!("{}-{number}", key.hex()));
             let lock_path = dir.join(format!("{}-{number}.lock", key.hex()));
-            let lock = File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&lock_path)
-                .map_err(Error::io("cannot open", &lock_path))?;
+            let lock = super::lock_file(&lock_path)?;
             // A cache that does not exist yet is made by one alone.
             let alone = sharing != Sharing::Shared || !path.is_dir();
             match if alone { lock.try_lock() } else { lock.try_lock_shared() } {

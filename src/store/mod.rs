@@ -208,15 +208,15 @@ enum Lock {
     Exclusive,
 }
 
+/// Opens a file that is there to be locked, and makes it where it is missing.
+pub fn lock_file(path: &Path) -> Result<File, Error> {
+    File::options().create(true).truncate(false).write(true).open(path).map_err(Error::io("cannot open", path))
+}
+
 /// Takes the store's lock; the file gives it back when it is closed.
 fn lock(root: &Path, how: Lock) -> Result<File, Error> {
     let path = root.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(Error::io("cannot open", &path))?;
+    let file = lock_file(&path)?;
     let locked = match how {
         Lock::Shared => file.lock_shared(),
         Lock::Exclusive => file.lock(),
