@@ -78,24 +78,39 @@ pub struct Replaced {
 /// # Errors
 /// A file-system call fails, `out` fails, or a file has a name that means a whiteout in layers.
 pub fn write_layer(upper: &Path, lower: &Merged, times: &Times, out: impl Write) -> Result<LayerStats, Error> {
-    let mut records = Records::load(upper)?;
     let fs = merged::open_fs(upper)?;
-    let mut walk = Walk {
-        dir: upper,
-        fs: &fs,
-        lower,
-        records: &mut records,
-        changed: false,
-        inheritance: Inheritance::new(upper, &fs, lower),
-        emitter: Emitter::new(out, *times),
-    };
-    walk.run()?;
-    let (replaced, changed) = (walk.inheritance.replaced, walk.changed);
-    let stats = LayerStats { replaced, ..walk.emitter.finish()? };
-    if changed {
+    let (stats, records) = walk(upper, &fs, lower, times, out, Some(Inheritance::new(upper, &fs, lower)))?;
+    if let Some(records) = records {
         records.save(upper)?;
     }
     Ok(stats)
+}
+
+/// The digest of the layer that a finished layer directory makes. All its records are there, so it is only read.
+///
+/// # Errors
+/// As [`write_layer`].
+pub fn layer_digest(dir: &Path, lower: &Merged) -> Result<DiffId, Error> {
+    let fs = merged::open_fs(dir)?;
+    Ok(walk(dir, &fs, lower, &Times::default(), std::io::sink(), None)?.0.diff_id)
+}
+
+/// Writes the layer; returns the records of `dir` too if files inherited some.
+fn walk<'a>(
+    dir: &'a Path,
+    fs: &'a OwnedFd,
+    lower: &'a Merged,
+    times: &Times,
+    out: impl Write,
+    inheritance: Option<Inheritance<'a>>,
+) -> Result<(LayerStats, Option<Records>), Error> {
+    let mut records = Records::load(dir)?;
+    let emitter = Emitter::new(out, *times);
+    let mut walk = Walk { dir, fs, lower, records: &mut records, changed: false, inheritance, emitter };
+    walk.run()?;
+    let (replaced, changed) = (walk.inheritance.map(|i| i.replaced).unwrap_or_default(), walk.changed);
+    let stats = LayerStats { replaced, ..walk.emitter.finish()? };
+    Ok((stats, changed.then_some(records)))
 }
 
 /// Writes a whole tree as a tar archive: for `--squash` and for exports.
@@ -148,7 +163,8 @@ struct Walk<'a, W: Write> {
     records: &'a mut Records,
     /// Whether `records` has to be saved.
     changed: bool,
-    inheritance: Inheritance<'a>,
+    /// `None`: the records are complete.
+    inheritance: Option<Inheritance<'a>>,
     emitter: Emitter<W>,
 }
 
@@ -313,8 +329,8 @@ impl<W: Write> Walk<'_, W> {
             Some(fd) => node::read_xattrs(fd.as_fd()).map_err(|e| self.failed("read attributes of", path, e))?,
             None => Xattrs::new(),
         };
-        if self.records.get(path).is_none() {
-            let record = self.inheritance.record(path, stat, fd.as_ref(), below.as_ref(), &xattrs)?;
+        if let (None, Some(inheritance)) = (self.records.get(path), &mut self.inheritance) {
+            let record = inheritance.record(path, stat, fd.as_ref(), below.as_ref(), &xattrs)?;
             if !record.is_empty() {
                 self.records.insert(path, record);
                 self.changed = true;

@@ -7,14 +7,13 @@
 //! a time, and in constant memory.
 
 use super::{Error, LayerRef, Snapshots};
-use crate::archive::diff::{self, Times};
-use crate::archive::merged::Merged;
+use crate::archive::diff;
 use crate::error::{Classified as _, Kind};
 use crate::oci::{ChainId, DiffId, Digest};
 use crate::store::Problem;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 /// What is known of layer directories after a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -159,7 +158,7 @@ impl Snapshots<'_> {
             return Ok(None);
         }
         let lower = self.view(below)?;
-        let found = match fingerprint(dir, &lower) {
+        let found = match diff::layer_digest(dir, &lower) {
             Ok(found) => found,
             Err(e) => return Ok(Some(Err(e.to_string()))),
         };
@@ -172,16 +171,11 @@ impl Snapshots<'_> {
             Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => return Ok(None),
             Err(e) => return Err(e),
         };
-        let same = fingerprint(&fresh.layer(), &lower)? == found;
+        let same = diff::layer_digest(&fresh.layer(), &lower)? == found;
         Ok(Some(same.then_some(()).ok_or_else(|| format!("its files differ from layer `{}`", layer.blob))))
     }
 }
 
 fn is_layer(entry: &fs::DirEntry) -> bool {
     entry.path().is_dir()
-}
-
-/// The layer that a directory makes.
-fn fingerprint(dir: &Path, lower: &Merged) -> Result<DiffId, Error> {
-    Ok(diff::write_layer(dir, lower, &Times::default(), io::sink())?.diff_id)
 }
