@@ -107,9 +107,10 @@ impl Builder<'_> {
             }
             Kind::Workdir(path) => {
                 let path = self.word(path, &state.variables, span)?;
-                let path = values::join(&state.image.config.working_dir, &path);
+                let path = values::join_as_written(&state.image.config.working_dir, &path);
                 state.config().working_dir.clone_from(&path);
                 let text = format!("WORKDIR {path}");
+                let path = values::join("/", &path);
                 if path == "/" {
                     return Ok(Outcome::config(text));
                 }

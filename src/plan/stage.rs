@@ -298,7 +298,7 @@ impl<'a> Builder<'a> {
         let config = state.config();
         config.on_build.clear();
         if !config.working_dir.is_empty() {
-            config.working_dir = super::values::join("/", &config.working_dir);
+            config.working_dir = super::values::join_as_written("/", &config.working_dir);
         }
         if config.env("PATH").is_none() {
             config.env.push(format!("PATH={PATH}"));

@@ -75,6 +75,28 @@ fn run(p: &Plan, n: usize) -> &Run {
 }
 
 #[test]
+fn a_working_directory_ends_as_it_was_written() {
+    for (lines, expected) in [
+        ("WORKDIR /tmp/", "/tmp/"),
+        ("WORKDIR sub/", "/w/sub/"),
+        ("WORKDIR /a/\nWORKDIR b", "/a/b"),
+        ("WORKDIR /a/.", "/a/."),
+        ("WORKDIR //", "/"),
+    ] {
+        let p = made(&format!("FROM base\n{lines}\nRUN true\n"));
+        assert_eq!(target(&p).working_dir, expected, "{lines}");
+        let cwd = p.steps.iter().find_map(|s| match &s.kind {
+            StepKind::Run(run) => Some(run.cwd.clone()),
+            _ => None,
+        });
+        assert_eq!(
+            cwd.unwrap(),
+            expected.trim_end_matches('.').trim_end_matches('/').to_owned() + if expected == "/" { "/" } else { "" }
+        );
+    }
+}
+
+#[test]
 fn a_chain_of_config() {
     let p = made(
         "FROM base\nENV A=1 B=$A\nENV B=$A$X\nWORKDIR sub\nWORKDIR /x/../y\nUSER root\nEXPOSE 80 53/udp\nVOLUME [\"/v\"]\n\

@@ -86,7 +86,11 @@ pub(super) fn join(base: &str, path: &str) -> String {
 
 /// A destination of COPY: joined, and still ending with `/` or `/.` where it was written so.
 pub(super) fn destination(base: &str, path: &str) -> String {
-    let path = if matches!(path, "" | ".") { "./" } else { path };
+    join_as_written(base, if matches!(path, "" | ".") { "./" } else { path })
+}
+
+/// Joined, and still ending with `/` or `/.` where it was written so: BuildKit keeps that in WORKDIR, too.
+pub(super) fn join_as_written(base: &str, path: &str) -> String {
     let mut out = join(base, path);
     if path.ends_with('/') && out != "/" {
         out.push('/');
