@@ -3,7 +3,9 @@
 //! The plan asks for base images, and what it was told is all that the rules know of them: a check asks for nothing that a
 //! build would not ask for.
 
+use super::logins::Reach;
 use super::request::BuildRequest;
+use super::secrets::Secrets;
 use super::{Error, OpenContext, Surroundings, plan_request, pull, resolver};
 use crate::dockerfile::Location;
 use crate::error::Classified as _;
@@ -105,7 +107,9 @@ impl Read {
     /// # Errors
     /// They cannot be read.
     pub fn new(request: &BuildRequest, around: Option<Surroundings<'_>>) -> Result<Read, Error> {
-        let context = OpenContext::open(request, around)?;
+        let secrets = Secrets::read(&request.security.secrets)?;
+        let reach = around.map(|around| Reach { around, secrets: &secrets });
+        let context = OpenContext::open(request, reach)?;
         Ok(Read { request: plan_request(request, &context), context })
     }
 

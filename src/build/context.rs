@@ -1,7 +1,7 @@
 //! What a build reads from outside: the main context with its Dockerfile, and the named contexts.
 
 use super::request::{BuildRequest, Context, DockerfileSource, NamedContext};
-use super::{Error, Surroundings};
+use super::{Error, logins::Reach};
 use crate::dockerfile::MountKind;
 use crate::plan::{self, Base, ContextId, CopyFrom, Plan, StepKind};
 use crate::registry::download::shown;
@@ -28,25 +28,25 @@ impl OpenContext {
         self.named.get(&id).ok_or(Error::Cancelled)
     }
 
-    /// Opens the main context, and reads the Dockerfile. Without surroundings nothing can be fetched or unpacked.
-    pub fn open(request: &BuildRequest, around: Option<Surroundings<'_>>) -> Result<OpenContext, Error> {
+    /// Opens the main context, and reads the Dockerfile. Without a reach nothing can be fetched or unpacked.
+    pub fn open(request: &BuildRequest, reach: Option<Reach<'_>>) -> Result<OpenContext, Error> {
         let names = names(request);
         let given = match &request.context.main {
-            Context::Dir(dir) => directory(dir, around)?,
+            Context::Dir(dir) => directory(dir, reach)?,
             Context::Empty => Given::Files(source::Context::empty()),
-            Context::Stdin => match around {
-                Some(around) => unpacked::read(around.store, std::io::stdin(), Path::new("-"))?,
+            Context::Stdin => match reach {
+                Some(reach) => unpacked::read(reach.around.store, std::io::stdin(), Path::new("-"))?,
                 None => Given::Dockerfile(source::dockerfile_on_stdin(std::io::stdin().lock())?.content),
             },
             Context::Web(url) => {
-                let around = reach(around)?;
-                fetching(&shown(url), around);
-                download::context(around.store, around.client, url)?
+                let reach = needed(reach)?;
+                fetching(&shown(url), reach);
+                download::context(reach.around.store, reach.around.client, url, reach.secrets.web_login(url)?)?
             }
             Context::Git(url) => {
                 let mut url = url.clone();
                 url.keep_git_dir |= keeps_git_dir(request);
-                repository(&url, reach(around)?)?
+                repository(&url, needed(reach)?)?
             }
         };
         let (context, given) = match given {
@@ -64,9 +64,9 @@ impl OpenContext {
             (_, []) => source::find_dockerfile(&context, None, names)?,
             (_, [first, more @ ..]) => {
                 // Several files are one Dockerfile in several pieces.
-                let mut whole = piece(first, &context, request, around)?;
+                let mut whole = piece(first, &context, request, reach)?;
                 for file in more {
-                    let piece = piece(file, &context, request, around)?;
+                    let piece = piece(file, &context, request, reach)?;
                     whole.content.push(b'\n');
                     whole.content.extend(piece.content);
                 }
@@ -84,15 +84,16 @@ impl OpenContext {
     }
 
     /// Opens the named contexts that a plan reads, before any step is executed.
-    pub fn open_named(&mut self, request: &BuildRequest, plan: &Plan, around: Surroundings<'_>) -> Result<(), Error> {
+    pub fn open_named(&mut self, request: &BuildRequest, plan: &Plan, reach: Reach<'_>) -> Result<(), Error> {
         for id in used(plan) {
             let Some((_, place)) = request.context.named.get(id.0) else { continue };
             let given = match place {
-                NamedContext::Dir(dir) => directory(dir, Some(around))?,
-                NamedContext::Git(url) => repository(url, around)?,
+                NamedContext::Dir(dir) => directory(dir, Some(reach))?,
+                NamedContext::Git(url) => repository(url, reach)?,
                 NamedContext::Web(url) => {
-                    fetching(&shown(url), around);
-                    Given::Files(download::files(around.store, around.client, url)?)
+                    fetching(&shown(url), reach);
+                    let login = reach.secrets.web_login(url)?;
+                    Given::Files(download::files(reach.around.store, reach.around.client, url, login)?)
                 }
                 NamedContext::Image(_) | NamedContext::Layout { .. } | NamedContext::Stage(_) => continue,
             };
@@ -121,31 +122,32 @@ fn keeps_git_dir(request: &BuildRequest) -> bool {
     matches!(value, Some("1" | "t" | "T" | "true" | "True" | "TRUE"))
 }
 
-fn fetching(name: &str, around: Surroundings<'_>) {
-    around.sink.event(&Event::Fetching { name });
+fn fetching(name: &str, reach: Reach<'_>) {
+    reach.around.sink.event(&Event::Fetching { name });
 }
 
 /// The files of a repository.
-fn repository(url: &GitUrl, around: Surroundings<'_>) -> Result<Given, Error> {
-    fetching(&url.to_string(), around);
-    let commit = git::resolve(around.store, url, around.cancel)?;
-    Ok(Given::Files(git::checkout(around.store, url, &commit, around.cancel)?))
+fn repository(url: &GitUrl, reach: Reach<'_>) -> Result<Given, Error> {
+    fetching(&url.to_string(), reach);
+    let (around, login) = (reach.around, reach.secrets.git_login(url)?);
+    let commit = git::resolve(around.store, url, login.as_ref(), around.cancel)?;
+    Ok(Given::Files(git::checkout(around.store, url, &commit, login.as_ref(), around.cancel)?))
 }
 
 /// What fetching and unpacking take.
-fn reach(around: Option<Surroundings<'_>>) -> Result<Surroundings<'_>, Error> {
-    around.ok_or_else(|| Error::Unsupported {
+fn needed(reach: Option<Reach<'_>>) -> Result<Reach<'_>, Error> {
+    reach.ok_or_else(|| Error::Unsupported {
         what: "a build context that has to be fetched or unpacked, without a build".into(),
         hint: "unpack it, and name the directory".into(),
     })
 }
 
 /// A directory; or an archive of one, which is told by its content.
-fn directory(path: &Path, around: Option<Surroundings<'_>>) -> Result<Given, Error> {
+fn directory(path: &Path, reach: Option<Reach<'_>>) -> Result<Given, Error> {
     if path.is_file() && unpacked::is_archive(path) {
-        let around = reach(around)?;
+        let reach = needed(reach)?;
         let file = File::open(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
-        return Ok(unpacked::read(around.store, file, path)?);
+        return Ok(unpacked::read(reach.around.store, file, path)?);
     }
     Ok(Given::Files(source::Context::open(path)?))
 }
@@ -155,22 +157,23 @@ fn piece(
     file: &DockerfileSource,
     context: &source::Context,
     request: &BuildRequest,
-    around: Option<Surroundings<'_>>,
+    reach: Option<Reach<'_>>,
 ) -> Result<Dockerfile, Error> {
     let mut piece = match file {
         DockerfileSource::Stdin => source::dockerfile_on_stdin(std::io::stdin().lock())?,
         DockerfileSource::Web(url) => {
-            let around = reach(around)?;
-            fetching(&shown(url), around);
-            download::dockerfile(around.store, around.client, url)?
+            let reach = needed(reach)?;
+            fetching(&shown(url), reach);
+            let login = reach.secrets.web_login(url)?;
+            download::dockerfile(reach.around.store, reach.around.client, url, login)?
         }
         DockerfileSource::Path(path) => source::find_dockerfile(context, Some(path), names(request))?,
     };
     if request.file.containerfile && cpp::is_wanted(&piece.name) {
         let said = cpp::preprocess(&mut piece, context.directory().as_deref(), &request.file.cpp_flags)?;
-        if let (Some(said), Some(around)) = (said, around) {
+        if let (Some(said), Some(reach)) = (said, reach) {
             let text = format!("the preprocessor complains about `{}`: {said}", piece.name);
-            around.sink.event(&Event::Warning { text: &text });
+            reach.around.sink.event(&Event::Warning { text: &text });
         }
     }
     Ok(piece)

@@ -1,5 +1,6 @@
 //! COPY, ADD and WORKDIR: steps that change files without a command.
 
+use super::logins::Reach;
 use super::{
     Error,
     execute::{Done, Executor, Site},
@@ -149,7 +150,9 @@ impl Executor<'_> {
                         let (found, name) = (self.remotes.web(url, *checksum)?, download::file_name(url));
                         Some(Arc::new(found.as_context(self.around.store, url, &name)?))
                     }
-                    Some(CopySource::Git(url)) => Some(self.remotes.checkout(url, self.around)?),
+                    Some(CopySource::Git(url)) => {
+                        Some(self.remotes.checkout(url, Reach { around: self.around, secrets: self.secrets })?)
+                    }
                     _ => None,
                 };
                 let tree: &dyn Tree = fetched.as_deref().unwrap_or(files);

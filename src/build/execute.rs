@@ -61,7 +61,7 @@ pub(super) struct Executor<'a> {
     pub(super) memo: OnceLock<FileMemo>,
     /// Parts of the build context that steps mount.
     pub(super) context_copies: ContextCopies,
-    pub(super) secrets: Secrets,
+    pub(super) secrets: &'a Secrets,
     pub(super) agents: Agents,
     pub(super) authorities: Authorities,
 }
@@ -84,7 +84,7 @@ impl<'a> Executor<'a> {
         context: &'a OpenContext,
         remotes: &'a Remotes,
         (images, bases): (&'a Images<'a>, &'a BaseImages<'a>),
-        (secrets, agents, authorities): (Secrets, Agents, Authorities),
+        (secrets, agents, authorities): (&'a Secrets, Agents, Authorities),
     ) -> Result<Self, Error> {
         let now = jiff::Timestamp::now();
         Ok(Executor {

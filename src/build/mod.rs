@@ -21,6 +21,7 @@ mod error;
 mod execute;
 mod keys;
 mod layers;
+mod logins;
 mod mask;
 mod mounts;
 mod platforms;
@@ -49,8 +50,10 @@ use crate::store::Store;
 use crate::sys::signal::Cancel;
 use crate::ui::{Event, Outline, Sink, StageOutline, StepOutline, Verb, printable};
 use context::OpenContext;
+use logins::Reach;
 use remotes::Remotes;
 use request::{BuildRequest, PullPolicy};
+use secrets::Secrets;
 
 /// What a build works with.
 #[derive(Clone, Copy)]
@@ -82,11 +85,12 @@ fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Er
     around.store.drop_leftovers()?;
     let sink = around.sink;
     let request = &switches::apply(request, sink)?;
-    let mut context = OpenContext::open(request, Some(around))?;
+    let secrets = Secrets::read(&request.security.secrets)?;
+    let mut context = OpenContext::open(request, Some(Reach { around, secrets: &secrets }))?;
     sink.event(&Event::DockerfileRead { name: &context.dockerfile_name, size: context.dockerfile.len() as u64 });
     let built = match platforms::is_index(request) {
-        true => platforms::build(request, &mut context, around)?,
-        false => one(request, &mut context, around, None)?,
+        true => platforms::build(request, &mut context, &secrets, around)?,
+        false => one(request, &mut context, &secrets, around, None)?,
     };
     sink.event(&Event::Built { id: &built.id.hex() });
     Ok(built)
@@ -96,6 +100,7 @@ fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Er
 fn one(
     request: &BuildRequest,
     context: &mut OpenContext,
+    secrets: &Secrets,
     around: Surroundings<'_>,
     label: Option<String>,
 ) -> Result<Built, Error> {
@@ -103,15 +108,15 @@ fn one(
     let images = Images::new(around.store, around.client, pull(request.cache.pull), sink);
     let policy = crate::source::policy::Policy::read(&request.target.source_policies)?;
     let bases = resolver::BaseImages::new(&images, &request.context.named, policy);
-    let secrets = secrets::Secrets::read(&request.security.secrets)?;
     let agents = agents::Agents::open(&request.security.ssh)?;
     let (plan, findings) = checks::plan(&plan_request(request, context), context, &mut &bases, sink)?;
     for text in &plan.warnings {
         sink.event(&Event::Warning { text });
     }
     bases.check_sources(&plan)?;
-    context.open_named(request, &plan, around)?;
-    let remotes = Remotes::find(&plan, around)?;
+    let reach = Reach { around, secrets };
+    context.open_named(request, &plan, reach)?;
+    let remotes = Remotes::find(&plan, reach)?;
     let outline = Outline { platform: label, ..outline(&plan, request.output.layers) };
     sink.event(&Event::Planned(&outline));
     let given = (secrets, agents, authorities::Authorities::read(&request.security.authorities)?);

@@ -7,6 +7,7 @@
 use super::commit::Built;
 use super::context::OpenContext;
 use super::request::BuildRequest;
+use super::secrets::Secrets;
 use super::{Error, Surroundings, one, plan_request, resolver, store_names};
 use crate::oci::{Descriptor, ImageConfig, Index, Location, ManifestFormat, Platform, media};
 use crate::plan::{self, ContextId, ResolveError, ResolvedImage, Resolver};
@@ -26,6 +27,7 @@ pub(super) fn is_index(request: &BuildRequest) -> bool {
 pub(super) fn build(
     request: &BuildRequest,
     context: &mut OpenContext,
+    secrets: &Secrets,
     around: Surroundings<'_>,
 ) -> Result<Built, Error> {
     let platforms = match request.platform.all {
@@ -56,7 +58,7 @@ pub(super) fn build(
             part.output.destinations = vec![];
         }
         let label = (platforms.len() > 1).then(|| platform.to_string());
-        let built = one(&part, context, around, label)?;
+        let built = one(&part, context, secrets, around, label)?;
         add(around.store, &mut index, &built.manifest)?;
         image = Some(built);
     }

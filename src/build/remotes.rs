@@ -4,7 +4,7 @@
 //! A file is fetched then, or found in the store. Of a repository only the commit is looked up, which is all that the step's
 //! cache key needs; its files are fetched when the step is not cached.
 
-use super::{Error, Surroundings};
+use super::{Error, logins::Reach};
 use crate::oci::Digest;
 use crate::plan::{CopySource, Plan, StepKind};
 use crate::registry::download::shown;
@@ -36,7 +36,7 @@ enum Found {
 
 impl Remotes {
     /// Finds all remote sources of a plan.
-    pub fn find(plan: &Plan, around: Surroundings<'_>) -> Result<Remotes, Error> {
+    pub fn find(plan: &Plan, reach: Reach<'_>) -> Result<Remotes, Error> {
         let mut wanted = vec![];
         for step in &plan.steps {
             let StepKind::Copy(copy) = &step.kind else { continue };
@@ -52,7 +52,7 @@ impl Remotes {
         let work = || {
             while let Some((step, source)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let at = wanted.iter().position(|(_, s)| s == source).unwrap_or_default();
-                let found = find(source, around).map_err(|e| Error::Step {
+                let found = find(source, reach).map_err(|e| Error::Step {
                     step: step.name.clone(),
                     span: step.span,
                     source: Box::new(e),
@@ -98,27 +98,32 @@ impl Remotes {
     }
 
     /// The files of a repository, fetched when first asked for.
-    pub fn checkout(&self, url: &GitUrl, around: Surroundings<'_>) -> Result<Arc<source::Context>, Error> {
+    pub fn checkout(&self, url: &GitUrl, reach: Reach<'_>) -> Result<Arc<source::Context>, Error> {
         let (commit, slot) = self.git.get(url).ok_or(Error::Cancelled)?;
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(files) = &*slot {
             return Ok(files.clone());
         }
-        let files = Arc::new(git::checkout(around.store, url, commit, around.cancel)?);
+        let (around, login) = (reach.around, reach.secrets.git_login(url)?);
+        let files = Arc::new(git::checkout(around.store, url, commit, login.as_ref(), around.cancel)?);
+
         Ok(slot.insert(files).clone())
     }
 }
 
-fn find(source: &CopySource, around: Surroundings<'_>) -> Result<Found, Error> {
+fn find(source: &CopySource, reach: Reach<'_>) -> Result<Found, Error> {
+    let around = reach.around;
     match source {
         CopySource::Web { url, checksum } => {
             around.sink.event(&Event::Fetching { name: &shown(url) });
-            let found = source::download::fetch(around.store, around.client, url, checksum.as_ref())?;
+            let login = reach.secrets.web_login(url)?;
+            let found = source::download::fetch(around.store, around.client, url, checksum.as_ref(), login)?;
             Ok(Found::Web(found))
         }
         CopySource::Git(url) => {
             around.sink.event(&Event::Fetching { name: &url.to_string() });
-            Ok(Found::Git(git::resolve(around.store, url, around.cancel)?))
+            let login = reach.secrets.git_login(url)?;
+            Ok(Found::Git(git::resolve(around.store, url, login.as_ref(), around.cancel)?))
         }
         CopySource::Path(_) | CopySource::Inline { .. } => Err(Error::Cancelled),
     }

@@ -54,6 +54,11 @@ impl Secrets {
         Ok(Secrets { by_id, patterns })
     }
 
+    /// The value of one.
+    pub(super) fn get(&self, id: &str) -> Option<&Hidden> {
+        self.by_id.get(id)
+    }
+
     /// What is to be masked.
     pub(super) fn patterns(&self) -> &Patterns {
         &self.patterns

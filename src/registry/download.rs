@@ -29,6 +29,24 @@ const MAX_REDIRECTS: usize = 10;
 /// Chunks between the network and the caller; each is at most a few hundred KiB.
 const CHANNEL_CHUNKS: usize = 16;
 
+/// What the header `Authorization` says to one server. No debug output shows it.
+#[derive(Clone, Debug)]
+pub struct Authorization(HeaderValue);
+
+impl Authorization {
+    /// Takes the value of the header; `None`: it has characters that no header has.
+    pub fn new(text: &str) -> Option<Authorization> {
+        let mut value = HeaderValue::from_str(text).ok().filter(|v| v.to_str().is_ok())?;
+        value.set_sensitive(true);
+        Some(Authorization(value))
+    }
+
+    /// The value, which belongs into no log and no argument.
+    pub fn value(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
 /// A file to fetch.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -38,6 +56,8 @@ pub struct Wanted {
     pub etag: Option<String>,
     /// The `Last-Modified` of the copy that is here.
     pub last_modified: Option<String>,
+    /// What its server is told; stronger than credentials in the address.
+    pub authorization: Option<Authorization>,
     /// Most bytes that are taken.
     pub limit: u64,
 }
@@ -134,6 +154,7 @@ async fn attempt(core: &Core, wanted: &Wanted, doing: &str, sender: &mpsc::Sende
     let Some((url, login)) = opened(&wanted.url) else {
         return Err(Error::Unsupported { doing: doing.to_owned(), why: "it is no http or https address".into() });
     };
+    let login = wanted.authorization.clone().map(|a| a.0).or(login);
     let mut headers = HeaderMap::new();
     let mut set = |name: HeaderName, text: &Option<String>| {
         headers.extend(text.as_deref().and_then(|t| HeaderValue::from_str(t).ok()).map(|v| (name, v)));
@@ -222,6 +243,9 @@ mod tests {
         assert_eq!(shown("https://me:pa%20ss@host:8443/a/b?token=x#y"), "https://host:8443/a/b");
         let (url, header) = opened("https://me:pa%20ss@host/").unwrap();
         assert_eq!((url.as_str(), header.unwrap().to_str().unwrap()), ("https://host/", "Basic bWU6cGEgc3M="));
+        let login = Authorization::new("Bearer s3cret").unwrap();
+        assert!(!format!("{login:?}").contains("s3cret") && login.value() == "Bearer s3cret");
+        assert!(Authorization::new("a\nb: c").is_none() && Authorization::new("\u{fc}").is_none());
         assert!(opened("file:///etc/passwd").is_none() && opened("nonsense").is_none());
     }
 }

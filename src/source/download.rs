@@ -14,7 +14,7 @@ use super::{Context, Error, Given, loose::Loose, unpacked};
 use crate::archive::node::Time;
 use crate::oci::{Digest, Hashing};
 use crate::registry::Client;
-use crate::registry::download::{Fetched, Wanted, shown};
+use crate::registry::download::{Authorization, Fetched, Wanted, shown};
 use crate::store::{self, Store};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -73,12 +73,18 @@ pub fn is_web(text: &str) -> bool {
     lower.starts_with("http://") || lower.starts_with("https://")
 }
 
-/// Fetches a file, or finds it in the store. With `demanded`, its content must have this digest.
+/// Fetches a file, or finds it in the store. With `demanded`, its content must have this digest. `login` is for the server.
 ///
 /// # Errors
 ///
 /// It cannot be fetched or stored, or has another digest.
-pub fn fetch(store: &Store, client: &Client, url: &str, demanded: Option<&Digest>) -> Result<Download, Error> {
+pub fn fetch(
+    store: &Store,
+    client: &Client,
+    url: &str,
+    demanded: Option<&Digest>,
+    login: Option<Authorization>,
+) -> Result<Download, Error> {
     let failed = |error| Error::Download { url: shown(url), error: Box::new(error) };
     let at = store.downloads_dir().join(Digest::of(url).hex());
     let known = known(store, &at);
@@ -91,6 +97,7 @@ pub fn fetch(store: &Store, client: &Client, url: &str, demanded: Option<&Digest
         url: url.to_owned(),
         etag: known.as_ref().and_then(|r| r.etag.clone()),
         last_modified: known.as_ref().and_then(|r| r.last_modified.clone()),
+        authorization: login,
         limit: LARGEST,
     };
     let dir = store.temp_dir("download")?;
@@ -147,8 +154,8 @@ fn download(record: &Record) -> Download {
 /// # Errors
 ///
 /// As [`fetch`], and as [`unpacked::read`].
-pub fn context(store: &Store, client: &Client, url: &str) -> Result<Given, Error> {
-    let found = fetch(store, client, url, None)?;
+pub fn context(store: &Store, client: &Client, url: &str, login: Option<Authorization>) -> Result<Given, Error> {
+    let found = fetch(store, client, url, None, login)?;
     unpacked::read(store, store.open_blob(&found.digest)?, Path::new(&shown(url)))
 }
 
@@ -157,8 +164,8 @@ pub fn context(store: &Store, client: &Client, url: &str) -> Result<Given, Error
 /// # Errors
 ///
 /// As [`context`].
-pub fn files(store: &Store, client: &Client, url: &str) -> Result<Context, Error> {
-    let found = fetch(store, client, url, None)?;
+pub fn files(store: &Store, client: &Client, url: &str, login: Option<Authorization>) -> Result<Context, Error> {
+    let found = fetch(store, client, url, None, login)?;
     if unpacked::is_archive(&store.blob_file(&found.digest)?)
         && let Given::Files(files) = unpacked::read(store, store.open_blob(&found.digest)?, Path::new(&shown(url)))?
     {
@@ -172,8 +179,13 @@ pub fn files(store: &Store, client: &Client, url: &str) -> Result<Context, Error
 /// # Errors
 ///
 /// As [`fetch`]; it is larger than a Dockerfile can be.
-pub fn dockerfile(store: &Store, client: &Client, url: &str) -> Result<super::Dockerfile, Error> {
-    let found = fetch(store, client, url, None)?;
+pub fn dockerfile(
+    store: &Store,
+    client: &Client,
+    url: &str,
+    login: Option<Authorization>,
+) -> Result<super::Dockerfile, Error> {
+    let found = fetch(store, client, url, None, login)?;
     let name = shown(url);
     let content = super::files::bounded(store.open_blob(&found.digest)?, Path::new(&name))?;
     Ok(super::Dockerfile::from_stream(name, content))

@@ -250,7 +250,9 @@ impl Classified for Error {
             Error::StdinArchive => "to build from the archive, give `-` as the context and not as the Dockerfile",
             Error::Unpack { error, .. } => return error.hint(),
             Error::Download { error, .. } => match error.status() {
-                Some(401 | 403) => "the server wants credentials: fetch the file before the build, and COPY it",
+                Some(401 | 403) => {
+                    "the server wants credentials: `--secret id=HTTP_AUTH_TOKEN_HOST` or `HTTP_AUTH_HEADER_HOST`, with its name"
+                }
                 Some(_) => "check the address",
                 None if because(error).contains("certificate") => {
                     "name the file with the server's CA in `SSL_CERT_FILE`, or its directory with `--cert-dir`"
@@ -266,7 +268,7 @@ impl Classified for Error {
             Error::Git { said, .. }
                 if said.contains("could not read Username") || said.contains("Authentication failed") =>
             {
-                "the server wants credentials: configure a credential helper of git for it"
+                "the server wants credentials: `--secret id=GIT_AUTH_TOKEN`, or a credential helper of git for it"
             }
             Error::Git { said, .. } if said.contains("Host key verification failed") => {
                 "put the key of the server into `~/.ssh/known_hosts`"

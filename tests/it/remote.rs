@@ -1,6 +1,6 @@
 //! What ADD and build contexts fetch from git repositories and web servers, friendly and hostile.
 
-use crate::harness::{Done, Lab, Run, busybox_is_missing, processes_with_argument, require};
+use crate::harness::{Done, Lab, Run, busybox_is_missing, processes_with_argument, require, which};
 use crate::web::{Page, Web};
 use std::fs;
 use std::path::Path;
@@ -243,6 +243,84 @@ fn credentials_reach_their_server_and_no_log() {
     assert!(other.asked().iter().all(|a| !a.headers.contains_key("authorization")));
     let grep = lab.program("grep", ["-r", "s3cret"]).arg(lab.store()).output();
     assert_eq!(grep.code, 1, "{grep}");
+}
+
+#[test]
+fn secrets_are_credentials_for_their_servers() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("git", "sh");
+    let (lab, web) = (lab(), Web::start());
+    web.serve_git(lab.path("git"));
+    repository(&lab, "plain", &[("Dockerfile", SHOWS), ("version", "let in\n")]);
+    web.put("/file", Page { body: "x".into(), ..Page::default() });
+    web.put("/Dockerfile", Page { body: "FROM scratch\n".into(), ..Page::default() });
+    let host = web.url("").replace("http://", "");
+    lab.write("token", "s3cret\n");
+    // what other users can see of a process, and what git would be asked to show
+    let git = which("git").expect("git");
+    let script =
+        format!("#!/bin/sh\necho \"$@\" >> {}\nexec {} \"$@\"\n", lab.path("tmp/git").display(), git.display());
+    let wrapper = lab.write("bin/git", script);
+    fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let path = format!("{}:{}", lab.path("bin").display(), std::env::var("PATH").expect("PATH"));
+    let build = |id: &str, args: &[&str]| {
+        let secret = format!("id={id},src={}", lab.path("token").display());
+        let run = lab.rbuild(["bud", "--no-cache", "--secret", &secret]).args(args);
+        run.env("RBUILD_LOG", "debug").env("GIT_TRACE_CURL", "1").env("PATH", &path)
+    };
+    let (plain, file, dockerfile) = (web.url("/git/plain.git"), web.url("/file"), web.url("/Dockerfile"));
+    // x-access-token:s3cret
+    let basic = "eC1hY2Nlc3MtdG9rZW46czNjcmV0";
+    web.demand_login(&format!("basic {basic}"));
+    let add = format!("FROM localhost/busybox\nADD {plain} /src\nRUN cat /src/version\n");
+    let mut all = vec![];
+    for id in ["GIT_AUTH_TOKEN".to_owned(), format!("GIT_AUTH_TOKEN.{host}")] {
+        all.push(build(&id, &[&plain]).ok());
+        all.push(build(&id, &["-f", "-", "."]).input(add.clone()).ok());
+        let named = format!("src={plain}");
+        let steps = "FROM localhost/busybox\nCOPY --from=src . /src\nRUN cat /src/version\n";
+        all.push(build(&id, &["--build-context", &named, "-f", "-", "."]).input(steps).ok());
+        assert!(all.iter().all(|done| shown(done).contains("let in")), "{id}: {all:?}");
+    }
+    let refused = build("GIT_AUTH_TOKEN.localhost", &[&plain]).fails();
+    assert!(refused.stderr.contains("the server wants credentials"), "{refused}");
+    lab.write("token", "wr0ng\n");
+    let refused = build("GIT_AUTH_TOKEN", &[&plain]).fails();
+    assert!(!shown(&refused).contains("wr0ng"), "{refused}");
+    lab.write("token", "s3cret");
+    all.extend(["GIT_AUTH_TOKEN.localhost", "HTTP_AUTH_TOKEN_127.0.0.1"].map(|id| build(id, &[&plain]).fails()));
+
+    web.demand_login("s3cret");
+    let add_file = format!("FROM scratch\nADD {file} /f\n");
+    all.push(build("GIT_AUTH_HEADER", &[&plain]).ok());
+    all.push(build("HTTP_AUTH_HEADER_127.0.0.1", &["-f", "-", "."]).input(add_file.clone()).ok());
+    web.demand_login("Bearer s3cret");
+    let token = "HTTP_AUTH_TOKEN_127.0.0.1";
+    all.push(build(token, &["-f", "-", "."]).input(add_file.clone()).ok());
+    all.push(build(token, &[&dockerfile]).ok());
+    all.push(build(token, &["-f", &dockerfile, "."]).ok());
+    let named = format!("src={file}");
+    let steps = "FROM scratch\nCOPY --from=src file /\n";
+    all.push(build(token, &["--build-context", &named, "-f", "-", "."]).input(steps).ok());
+    all.push(build("HTTP_AUTH_TOKEN_localhost", &["-f", "-", "."]).input(add_file.clone()).fails());
+    all.push(build("GIT_AUTH_TOKEN", &["-f", "-", "."]).input(add_file.clone()).fails());
+    // a redirect to another server does not take them along
+    let other = Web::start();
+    other.put("/elsewhere", Page { body: "x".into(), ..Page::default() });
+    let headers = vec![("Location", other.url("/elsewhere"))];
+    web.put("/file", Page { status: Some("302 Found"), headers, ..Page::default() });
+    all.push(build(token, &["-f", "-", "."]).input(add_file).ok());
+    assert!(other.asked().iter().all(|a| !a.headers.contains_key("authorization")));
+
+    let arguments = fs::read_to_string(lab.path("tmp/git")).expect("what git was called with");
+    assert!(arguments.contains("ls-remote"), "{arguments}");
+    for secret in ["s3cret", basic] {
+        assert!(!arguments.contains(secret), "{arguments}");
+        assert!(all.iter().all(|done| !shown(done).contains(secret)), "{all:?}");
+        let grep = lab.program("grep", ["-r", secret]).arg(lab.store()).output();
+        assert_eq!(grep.code, 1, "{grep}");
+    }
+    nothing_left(&lab);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::super::Error;
 use super::super::git_url::GitUrl;
+use crate::registry::download::Authorization;
 use crate::sys::signal::Cancel;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
@@ -49,6 +50,7 @@ const CREDENTIALS: &str =
 /// A repository in the making, and the program that makes it.
 pub(super) struct Git<'a> {
     url: &'a GitUrl,
+    login: Option<&'a Authorization>,
     cancel: &'a Cancel,
     tree: PathBuf,
     /// Empty: where templates and hooks would be.
@@ -58,12 +60,17 @@ pub(super) struct Git<'a> {
 
 impl<'a> Git<'a> {
     /// A repository to be made in `dir`.
-    pub(super) fn new(url: &'a GitUrl, dir: &Path, cancel: &'a Cancel) -> Result<Git<'a>, Error> {
+    pub(super) fn new(
+        url: &'a GitUrl,
+        dir: &Path,
+        login: Option<&'a Authorization>,
+        cancel: &'a Cancel,
+    ) -> Result<Git<'a>, Error> {
         let (tree, nothing) = (dir.join("tree"), dir.join("nothing"));
         for path in [&tree, &nothing] {
             fs::create_dir(path).map_err(|error| Error::Write { path: path.clone(), error })?;
         }
-        let mut git = Git { url, cancel, tree, nothing, config: vec![] };
+        let mut git = Git { url, login, cancel, tree, nothing, config: vec![] };
         let hooks = git.nothing.to_string_lossy().into_owned();
         let mut config = vec![
             ("core.hooksPath", hooks.as_str()),
@@ -83,6 +90,12 @@ impl<'a> Git<'a> {
         let helper = format!("credential.{}.helper", url.remote);
         if url.login.is_some() {
             config.push((&helper, CREDENTIALS));
+        }
+        let header = format!("http.{}.extraHeader", scope(&url.remote));
+        // Like all of this it goes through the environment, which other users cannot read, as they can arguments.
+        let authorization = login.map(|login| format!("Authorization: {}", login.value()));
+        if let Some(text) = &authorization {
+            config.push((&header, text));
         }
         git.config = config.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         if url.remote.starts_with("ssh://") || !url.remote.contains("://") {
@@ -248,11 +261,24 @@ impl<'a> Git<'a> {
                 said = said.replace(secret.as_str(), "****");
             }
         }
+        if let Some(login) = self.login {
+            let word = login.value().split_once(' ').map_or("", |(_, word)| word.trim());
+            for secret in [login.value(), word].into_iter().filter(|s| s.len() > 2) {
+                said = said.replace(secret, "****");
+            }
+        }
         if let Some((cut, _)) = said.char_indices().nth(LONGEST_MESSAGE) {
             said.truncate(cut);
         }
         Error::Git { url: self.url.to_string(), said }
     }
+}
+
+/// Where a header of a web server is sent: to the repository alone; with GitHub, as BuildKit does, to all of its repositories,
+/// for the sake of submodules.
+fn scope(remote: &str) -> &str {
+    let sites = ["https://github.com/", "https://www.github.com/"];
+    sites.into_iter().find(|site| remote.starts_with(site)).unwrap_or(remote)
 }
 
 fn text(from: Option<impl Read>) -> String {

@@ -19,6 +19,7 @@ use super::host::HostDir;
 use super::{Context, Error};
 use crate::archive::copy::tree;
 use crate::archive::node::Kind;
+use crate::registry::download::Authorization;
 use crate::store::Store;
 use crate::sys::signal::Cancel;
 use command::Git;
@@ -43,12 +44,12 @@ impl Commit {
     }
 }
 
-/// Finds the commit that an address means, without fetching it.
+/// Finds the commit that an address means, without fetching it. `login` is what a web server is told.
 ///
 /// # Errors
 ///
 /// There is no git program, the server does not answer, has no such reference, or the commit is not the demanded one.
-pub fn resolve(store: &Store, url: &GitUrl, cancel: &Cancel) -> Result<Commit, Error> {
+pub fn resolve(store: &Store, url: &GitUrl, login: Option<&Authorization>, cancel: &Cancel) -> Result<Commit, Error> {
     let demanded = |ids: &[&str]| match &url.checksum {
         Some(wanted) if !ids.iter().any(|id| id.starts_with(wanted.as_str())) => Err(Error::Checksum {
             what: url.to_string(),
@@ -62,7 +63,7 @@ pub fn resolve(store: &Store, url: &GitUrl, cancel: &Cancel) -> Result<Commit, E
         return Ok(Commit::alone(id));
     }
     let dir = store.temp_dir("git")?;
-    let git = Git::new(url, dir.path(), cancel)?;
+    let git = Git::new(url, dir.path(), login, cancel)?;
     let name = url.reference.as_deref().unwrap_or("HEAD");
     let peeled = format!("{name}^{{}}");
     // Outside of any repository, so that those with either kind of digest answer.
@@ -86,9 +87,15 @@ pub fn resolve(store: &Store, url: &GitUrl, cancel: &Cancel) -> Result<Commit, E
 /// # Errors
 ///
 /// As [`resolve`]; the commit cannot be fetched, or has no such directory.
-pub fn checkout(store: &Store, url: &GitUrl, commit: &Commit, cancel: &Cancel) -> Result<Context, Error> {
+pub fn checkout(
+    store: &Store,
+    url: &GitUrl,
+    commit: &Commit,
+    login: Option<&Authorization>,
+    cancel: &Cancel,
+) -> Result<Context, Error> {
     let dir = store.temp_dir("git")?;
-    let git = Git::new(url, dir.path(), cancel)?;
+    let git = Git::new(url, dir.path(), login, cancel)?;
     git.init(if commit.id.len() == 64 { "sha256" } else { "sha1" })?;
     let id = fetch(&git, url, commit)?;
     let sparse = match &url.subdir {
