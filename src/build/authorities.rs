@@ -18,10 +18,10 @@ use crate::archive::{
     node::clean,
     upper::{Attrs, Upper, attrs_of},
 };
-use crate::sandbox::StepSpec;
 use crate::snapshot::Active;
 use crate::sys::fs::resolve;
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{File, FileTimes, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -47,8 +47,28 @@ pub(super) struct Authorities(Vec<u8>);
 
 /// What a step needs of them while it runs.
 pub(super) struct Trusting {
-    _layer: Active,
+    layer: Active,
     bundles: BTreeSet<PathBuf>,
+    /// Whether they are the image's, made longer.
+    extended: bool,
+}
+
+impl Trusting {
+    /// The layer directory with the longer bundles, for above the image's layers.
+    pub(super) fn layer(&self) -> PathBuf {
+        self.layer.layer()
+    }
+
+    /// What tells programs with bundles of their own, in an environment that says nothing else.
+    pub(super) fn tell(&self, env: &mut Vec<(OsString, OsString)>) {
+        if let (true, Some(first)) = (self.extended, self.bundles.first()) {
+            for name in VARIABLES {
+                if !env.iter().any(|(n, _)| n == name) {
+                    env.push((name.into(), Path::new("/").join(first).into()));
+                }
+            }
+        }
+    }
 }
 
 impl Authorities {
@@ -83,7 +103,7 @@ impl Authorities {
 
 impl Executor<'_> {
     /// Makes a step trust them; nothing where there are none.
-    pub(super) fn trust(&self, site: &Site, spec: &mut StepSpec) -> Result<Option<Trusting>, Error> {
+    pub(super) fn trust(&self, site: &Site) -> Result<Option<Trusting>, Error> {
         let Authorities(certificates) = &self.authorities;
         if certificates.is_empty() {
             return Ok(None);
@@ -104,27 +124,17 @@ impl Executor<'_> {
             let attrs = attrs_of(&node, site.view.xattrs(&node)?);
             bundles.insert(put(&mut upper, &path, &attrs, &text)?);
         }
-        match bundles.first() {
-            Some(first) => {
-                let first = Path::new("/").join(first);
-                for name in VARIABLES {
-                    if !spec.env.iter().any(|(n, _)| n == name) {
-                        spec.env.push((name.into(), first.clone().into()));
-                    }
-                }
-            }
-            None => {
-                match put(&mut upper, Path::new(BUNDLES[0]), &Attrs::root(0o644, None), certificates) {
-                    Ok(path) => drop(bundles.insert(path)),
-                    // The image has something else in the place of a directory.
-                    Err(archive::Error::NotDirectory { .. }) => {}
-                    Err(e) => return Err(e.into()),
-                }
+        let extended = !bundles.is_empty();
+        if !extended {
+            match put(&mut upper, Path::new(BUNDLES[0]), &Attrs::root(0o644, None), certificates) {
+                Ok(path) => drop(bundles.insert(path)),
+                // The image has something else in the place of a directory.
+                Err(archive::Error::NotDirectory { .. }) => {}
+                Err(e) => return Err(e.into()),
             }
         }
         upper.finish()?;
-        spec.lowers.push(layer.upper());
-        Ok(Some(Trusting { _layer: layer, bundles }))
+        Ok(Some(Trusting { layer, bundles, extended }))
     }
 
     /// Takes them out of what a step has left.

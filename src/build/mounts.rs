@@ -28,7 +28,7 @@ use crate::dockerfile::{self, MountKind, Sharing, ignore::Patterns};
 use crate::oci::Digest;
 use crate::plan::{ContextId, CopyFrom, Mount, Run, StepId};
 use crate::sandbox::{self, Guard, agent::Served};
-use crate::snapshot::Active;
+use crate::snapshot::{Active, Links, Prepared, RootSpec};
 use crate::store::CacheMount;
 use std::{
     collections::HashMap,
@@ -70,6 +70,8 @@ pub(super) struct Ready {
     pub agents: Vec<PathBuf>,
     // Before the directories in which they listen.
     _served: Vec<Served>,
+    // Before the layers that they stand on.
+    _roots: Vec<Box<dyn Prepared>>,
     _layers: Vec<Active>,
     _caches: Vec<CacheMount>,
     _context: Vec<Arc<Active>>,
@@ -278,10 +280,11 @@ impl Executor<'_> {
                 if self.snapshots.map().can_own(uid, gid) {
                     chown(&upper, Some(uid), Some(gid)).map_err(at)?;
                 }
-                let (work, inside) = (active.work()?, PathBuf::new());
+                let prepared = self.snapshots.driver()?.prepare_over(&source, &active)?;
+                let (root, inside) = (prepared.root().into(), PathBuf::new());
+                ready._roots.push(prepared);
                 ready._layers.push(active);
-                let guard = Guard::read_only(volume.read_only);
-                sandbox::MountKind::Layers { lowers: vec![source], upper, work, inside, guard }
+                sandbox::MountKind::Tree { root, inside, guard: Guard::read_only(volume.read_only) }
             } else {
                 sandbox::MountKind::Bind { source, inside: PathBuf::new(), guard: Guard::read_only(volume.read_only) }
             };
@@ -317,16 +320,22 @@ impl Executor<'_> {
         ready: &mut Ready,
     ) -> Result<sandbox::MountKind, Error> {
         let active = self.start_layer(tree)?;
-        let mut lowers: Vec<PathBuf> = tree.dirs.iter().map(|d| d.join("fs")).collect();
-        if lowers.is_empty() {
+        let mut layers = tree.dirs.clone();
+        if layers.is_empty() {
             // An overlay wants something below, and an empty stage has nothing.
             let nothing = self.snapshots.prepare()?;
-            lowers.push(nothing.upper());
+            layers.push(nothing.layer());
             ready._layers.push(nothing);
         }
-        let kind = sandbox::MountKind::Layers { lowers, upper: active.upper(), work: active.work()?, inside, guard };
+        // What is there at all: the sandbox says what is wrong with a path that leads nowhere.
+        let part = tree.view.resolve(&inside, true).ok().filter(|found| found.node.is_some());
+        let (part, links) = (part.map(|found| found.path).unwrap_or_default(), Links::Own);
+        let wanted = RootSpec { layers: &layers, extra: &[], stub: None, top: &active, links, part: &part };
+        let prepared = self.snapshots.root(&wanted)?;
+        let root = prepared.root().into();
+        ready._roots.push(prepared);
         ready._layers.push(active);
-        Ok(kind)
+        Ok(sandbox::MountKind::Tree { root, inside, guard })
     }
 
     /// A part of a build context as a layer directory.

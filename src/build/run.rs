@@ -2,6 +2,7 @@
 
 use super::{
     Error, Shortage,
+    authorities::Trusting,
     copy::read_etc,
     execute::{Executor, Site},
     mask::Masker,
@@ -13,6 +14,7 @@ use crate::dockerfile::MountKind;
 use crate::oci::Platform;
 use crate::plan::{Network, Run, Step};
 use crate::sandbox::{self, Emulator, StepSpec};
+use crate::snapshot::{Links, RootSpec};
 use crate::sys::{limits::Memory, passwd};
 use crate::ui::{Event, StepKey, Stream};
 use std::path::{Path, PathBuf};
@@ -63,12 +65,20 @@ impl Executor<'_> {
         let groups = read_etc(site.view, "group")?;
         let mut ids = passwd::resolve(&run.user, &read_etc(site.view, "passwd")?, &groups)?;
         self.add_groups(&mut ids, &groups)?;
-        let lowers = site.lower.dirs.iter().map(|d| d.join("fs")).collect();
         let argv = run.argv.iter().map(Into::into).collect();
-        let mut spec = StepSpec::new(lowers, site.active.upper(), site.active.work()?, argv);
         let stub = self.around.store.mount_points_dir();
         sandbox::make_stub(&stub).map_err(|source| Error::File { path: stub.clone(), source })?;
-        spec.stub = Some(stub);
+        let trusting = self.trust(site)?;
+        let extra: Vec<PathBuf> = trusting.iter().map(Trusting::layer).collect();
+        let prepared = self.snapshots.root(&RootSpec {
+            layers: &site.lower.dirs,
+            extra: &extra,
+            stub: Some(&stub),
+            top: site.active,
+            links: Links::Own,
+            part: Path::new(""),
+        })?;
+        let mut spec = StepSpec::new(prepared.root().into(), argv);
         spec.env = run.env.iter().chain(&run.proxy_env).map(|(n, v)| (n.into(), v.into())).collect();
         if !run.env.iter().any(|(n, _)| n == "HOME") {
             spec.env.push(("HOME".into(), ids.home.clone().unwrap_or_else(|| "/".into()).into()));
@@ -103,7 +113,9 @@ impl Executor<'_> {
         if let Some(first) = first.filter(|_| !run.env.iter().any(|(n, _)| n == "SSH_AUTH_SOCK")) {
             spec.env.push(("SSH_AUTH_SOCK".into(), first.into()));
         }
-        let trusting = self.trust(site, &mut spec)?;
+        if let Some(trusting) = &trusting {
+            trusting.tell(&mut spec.env);
+        }
         let sink = self.around.sink;
         let patterns = self.secrets.patterns();
         let mut maskers = [Masker::new(patterns), Masker::new(patterns)];
@@ -125,6 +137,9 @@ impl Executor<'_> {
             },
             other => other.into(),
         })?;
+        if exit.success() {
+            prepared.collect()?;
+        }
         self.forget(trusting, site)?;
         for text in &exit.warnings {
             sink.event(&Event::Warning { text: &patterns.text(text) });

@@ -8,7 +8,7 @@ use crate::archive::upper::Upper;
 use crate::oci::{ContainerConfig, Platform};
 use crate::plan::Network;
 use crate::sandbox::{self, Guard, HostEntry, Mount, MountKind, Stdin, StepSpec, Stream};
-use crate::snapshot::{LayerRef, Snapshots};
+use crate::snapshot::{LayerRef, Links, RootSpec, Snapshots};
 use crate::source::image::{Images, Pull};
 use crate::sys::{idmap::IdMap, passwd};
 use crate::ui::{Buildah, Terminal};
@@ -137,11 +137,17 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
     let user = args.user.clone().unwrap_or_else(|| config.user.clone());
     let ids = passwd::resolve(&user, &etc(&view, "passwd")?, &etc(&view, "group")?)
         .map_err(|e| Error::NotFound(e.to_string()))?;
-    let lowers = dirs.iter().map(|d| d.join("fs")).collect();
-    let mut spec = StepSpec::new(lowers, active.upper(), active.work()?, argv);
     let stub = store.mount_points_dir();
     sandbox::make_stub(&stub).map_err(Error::file("create", &stub))?;
-    spec.stub = Some(stub);
+    let prepared = snapshots.root(&RootSpec {
+        layers: &dirs,
+        extra: &[],
+        stub: Some(&stub),
+        top: &active,
+        links: Links::Own,
+        part: Path::new(""),
+    })?;
+    let mut spec = StepSpec::new(prepared.root().into(), argv);
     spec.env = environment(args, config, ids.home.as_deref())?;
     let cwd = args.workingdir.clone().unwrap_or_else(|| config.working_dir.clone());
     spec.cwd = Path::new("/").join(cwd);
@@ -179,7 +185,7 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
         Stream::Stderr => terminal.err(data),
     };
     let exit = sandbox::run(&spec, &mut out, &cancel)?;
-    drop(active);
+    drop((prepared, active));
     limit.apply(&store);
     exit.warnings.into_iter().for_each(foreign::warn);
     match u8::try_from(exit.code) {

@@ -145,6 +145,7 @@ pub(super) struct Created {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Root;
     use super::*;
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt as _;
@@ -152,7 +153,9 @@ mod tests {
     #[test]
     fn an_order_survives_with_paths_that_are_no_text() {
         let odd = PathBuf::from(OsString::from_vec(b"/a/\xff\xfe".to_vec()));
-        let mut step = StepSpec::new(vec![odd.clone()], "/u".into(), "/w".into(), vec![OsString::from("sh")]);
+        let lowers = vec![odd];
+        let root = Root::Overlay { lowers, upper: "/u".into(), work: "/w".into(), stub: None };
+        let mut step = StepSpec::new(root.clone(), vec![OsString::from("sh")]);
         step.env.push((OsString::from("A"), OsString::from_vec(vec![0xff, b'x'])));
         let order = Order {
             step,
@@ -167,7 +170,7 @@ mod tests {
         let mut bytes = order.encode().unwrap();
         bytes.extend(b"abcde");
         let (read, filters) = Order::decode(&bytes[..]).unwrap();
-        assert_eq!(read.step.lowers, [odd]);
+        assert_eq!(read.step.root, root);
         assert_eq!(read.step.env, order.step.env);
         let filters: Vec<&[u8]> = filters.iter().map(|(_, f)| f.as_slice()).collect();
         assert_eq!(filters, [&b"abc"[..], b"", b"de"]);

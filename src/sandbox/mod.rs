@@ -22,8 +22,8 @@ pub use hidden::Hidden;
 pub use init::{is_init, main as init_main};
 pub use run::run;
 pub use spec::{
-    Capability, Device, Guard, HostEntry, Mount, MountKind, Network, PipeFile, ResolvConf, Rlimit, Seccomp, Stdin,
-    StepSpec, Unmasked,
+    Capability, Device, Guard, HostEntry, Mount, MountKind, Network, PipeFile, ResolvConf, Rlimit, Root, Seccomp,
+    Stdin, StepSpec, Unmasked,
 };
 pub use stub::make_stub;
 pub use unshare::unshare;

@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn steps_choose_their_filter() {
-        let mut step = StepSpec::new(vec![], "/u".into(), "/w".into(), vec![]);
+        let mut step = StepSpec::new(super::super::Root::Directory { path: "/r".into() }, vec![]);
         let default = filter(&step).unwrap().unwrap();
         assert!(default.len() < 4096 * 8);
         step.cap_add = vec!["sys_admin".parse().unwrap()];

@@ -141,7 +141,7 @@ fn attempt(
     step.drain(out);
     watched.map_err(&broken)?;
     for created in step.report.created.iter().rev() {
-        remove_mount_point(&spec.upper, created);
+        remove_mount_point(spec.root.changes(), created);
     }
     let (status, rusage) = ended?;
     if cancel.is_cancelled() && step.report.exited.is_none() {
@@ -413,7 +413,7 @@ fn explain_spawn(e: &io::Error) -> Error {
     }
 }
 
-/// Takes a mount point out of the upper directory again, as if it had never been made, unless the step used it.
+/// Takes a mount point out of the upper directory, or the whole tree, again, as if it had never been made, unless the step used it.
 fn remove_mount_point(upper: &Path, created: &Created) {
     use std::fs::{self, FileTimes};
     use std::os::unix::fs::MetadataExt as _;

@@ -1,6 +1,7 @@
 //! What a step is: the input of [`run`](super::run).
 
 use super::hidden::Hidden;
+use crate::snapshot;
 use crate::sys::passwd::UserIds;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -9,20 +10,8 @@ use std::path::PathBuf;
 /// One command on one root file system.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StepSpec {
-    /// Root directories of the layers below, lowest first (at most 500). Absolute paths.
-    #[serde(with = "super::text::list")]
-    pub lowers: Vec<PathBuf>,
-    /// Directory that takes the changes (the `fs` of the new layer). On a file system that can carry an overlay's upper
-    /// directory: not an overlay itself.
-    #[serde(with = "super::text::one")]
-    pub upper: PathBuf,
-    /// Empty directory on the same file system as `upper`, for the kernel's use; of no interest afterwards.
-    #[serde(with = "super::text::one")]
-    pub work: PathBuf,
-    /// The layer of empty mount points that [`make_stub`](super::make_stub) made, on the same file system as `upper`.
-    /// `None`: mount points that the image lacks are made in `upper`, and removed again.
-    #[serde(with = "super::text::option")]
-    pub stub: Option<PathBuf>,
+    /// The root file system.
+    pub root: Root,
     /// Program and arguments; a name without `/` is looked for in the `PATH` of `env`.
     #[serde(with = "super::text::list")]
     pub argv: Vec<OsString>,
@@ -81,12 +70,9 @@ pub struct StepSpec {
 
 impl StepSpec {
     /// A step with the defaults: root, pod's network, default capabilities and filter, no input.
-    pub fn new(lowers: Vec<PathBuf>, upper: PathBuf, work: PathBuf, argv: Vec<OsString>) -> StepSpec {
+    pub fn new(root: Root, argv: Vec<OsString>) -> StepSpec {
         StepSpec {
-            lowers,
-            upper,
-            work,
-            stub: None,
+            root,
             argv,
             env: Vec::new(),
             secret_env: Vec::new(),
@@ -112,6 +98,53 @@ impl StepSpec {
             cpus: Vec::new(),
             masked: Vec::new(),
             unmasked: Unmasked::default(),
+        }
+    }
+}
+
+/// A root file system. Mount points that it lacks are made for the time of the step, and removed again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Root {
+    /// An overlay of the kernel, which the step's init mounts.
+    Overlay {
+        /// Root directories of the layers below, lowest first (at most 500). Absolute paths.
+        #[serde(with = "super::text::list")]
+        lowers: Vec<PathBuf>,
+        /// Directory that takes the changes (the `fs` of the new layer). On a file system that can carry an overlay's upper
+        /// directory: not an overlay itself.
+        #[serde(with = "super::text::one")]
+        upper: PathBuf,
+        /// Empty directory on the same file system as `upper`, for the kernel's use; of no interest afterwards.
+        #[serde(with = "super::text::one")]
+        work: PathBuf,
+        /// A layer of empty mount points, on the same file system as `upper`. It lies below all others, so that mounting
+        /// leaves nothing in `upper`.
+        #[serde(with = "super::text::option")]
+        stub: Option<PathBuf>,
+    },
+    /// A directory that holds all files: one that was put together before the step, or where a file system is mounted.
+    Directory {
+        /// Absolute path on the builder's side.
+        #[serde(with = "super::text::one")]
+        path: PathBuf,
+    },
+}
+
+impl Root {
+    /// The directory in which a mount point that the step needed is found when the step is over.
+    pub fn changes(&self) -> &std::path::Path {
+        match self {
+            Root::Overlay { upper, .. } => upper,
+            Root::Directory { path } => path,
+        }
+    }
+}
+
+impl From<snapshot::Root> for Root {
+    fn from(root: snapshot::Root) -> Root {
+        match root {
+            snapshot::Root::Overlay { lowers, upper, work, stub } => Root::Overlay { lowers, upper, work, stub },
+            snapshot::Root::Directory { path } => Root::Directory { path },
         }
     }
 }
@@ -277,16 +310,9 @@ pub enum MountKind {
         guard: Guard,
     },
     /// A file or directory of another root file system.
-    Layers {
-        /// Root directories of its layers, lowest first (at least 1, at most 499). Absolute paths.
-        #[serde(with = "super::text::list")]
-        lowers: Vec<PathBuf>,
-        /// Empty directory that takes what the step writes.
-        #[serde(with = "super::text::one")]
-        upper: PathBuf,
-        /// Empty directory on the same file system as `upper`, for the kernel's use.
-        #[serde(with = "super::text::one")]
-        work: PathBuf,
+    Tree {
+        /// That root file system; of an overlay, at least one layer.
+        root: Root,
         /// Path in that root file system, resolved inside it; empty for all of it.
         #[serde(with = "super::text::one")]
         inside: PathBuf,

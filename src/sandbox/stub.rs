@@ -1,7 +1,7 @@
-//! The stub layer: empty mount points below every image.
+//! The stub layer: a layer directory of empty mount points below every image.
 //!
 //! ```text
-//! dev/ proc/ sys/ etc/hosts etc/resolv.conf
+//! fs/  dev/ proc/ sys/ etc/hosts etc/resolv.conf
 //! ```
 //!
 //! As the lowest layer of a step's overlay it gives images that lack these names something to mount on, without a trace in
@@ -12,9 +12,9 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Makes the layer of empty mount points ([`StepSpec::stub`](super::StepSpec::stub)) as the directory `dir`, where it is
-/// not there yet. Safe to call from several processes at once. Errors name no path.
+/// Makes the layer directory of empty mount points as the directory `dir`, where it is not there yet. Safe to call from several processes at once. Errors name no path.
 pub fn make_stub(dir: &Path) -> io::Result<()> {
+    let dir = dir.join("fs");
     if dir.is_dir() {
         return Ok(());
     }
@@ -33,7 +33,7 @@ pub fn make_stub(dir: &Path) -> io::Result<()> {
         File::open(building.join(name))?.set_times(old)?;
     }
     mode(&building, || Ok(()), 0o755)?;
-    match fs::rename(&building, dir) {
+    match fs::rename(&building, &dir) {
         Ok(()) => Ok(()),
         // Another process was faster.
         Err(_) if dir.is_dir() => fs::remove_dir_all(&building),
@@ -61,9 +61,9 @@ mod tests {
                 s.spawn(|| make_stub(&dir).unwrap());
             }
         });
-        assert_eq!(fs::read(dir.join("etc/hosts")).unwrap(), b"");
-        assert_eq!(fs::metadata(dir.join("proc")).unwrap().modified().unwrap(), SystemTime::UNIX_EPOCH);
-        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+        assert_eq!(fs::read(dir.join("fs/etc/hosts")).unwrap(), b"");
+        assert_eq!(fs::metadata(dir.join("fs/proc")).unwrap().modified().unwrap(), SystemTime::UNIX_EPOCH);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
         make_stub(&dir).unwrap();
     }
 }

@@ -35,6 +35,9 @@ pub enum Error {
         /// The digest of its uncompressed tar.
         found: Digest,
     },
+    /// A storage driver cannot be used.
+    #[error("the storage driver `{0}` cannot be used")]
+    NoDriver(&'static str),
     /// The file system refused.
     #[error("{what} `{}`: {source}", path.display())]
     Io {
@@ -59,6 +62,7 @@ impl Classified for Error {
             Error::Store(e) => e.kind(),
             Error::Archive(e) => e.kind(),
             Error::Unreadable { .. } | Error::WrongDiffId { .. } => Kind::Corrupt,
+            Error::NoDriver(_) => Kind::Usage,
             Error::Io { source, .. } => kind_of_io(source),
         }
     }
@@ -69,6 +73,9 @@ impl Classified for Error {
             Error::Archive(e) => e.hint(),
             Error::Unreadable { .. } | Error::WrongDiffId { .. } => {
                 Some("the image is damaged or was made by a broken tool: pull it again, or use another one".into())
+            }
+            Error::NoDriver(_) => {
+                Some("leave `--storage-driver` out: rbuild takes the best that the pod allows".into())
             }
             Error::Io { .. } => None,
         }

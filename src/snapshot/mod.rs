@@ -14,9 +14,11 @@
 //! never synced: after a crash they are made again, with the digest of the blob checked on the way.
 
 mod check;
+pub mod driver;
 mod error;
 
 pub use check::Compared;
+pub use driver::{Choice, Driver, Links, Prepared, Root, RootSpec};
 pub use error::Error;
 
 use crate::archive::{
@@ -31,7 +33,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::SystemTime,
 };
 
@@ -55,6 +57,8 @@ pub struct Snapshots<'a> {
     key: String,
     /// Layer directories that were opened for a view, by path: the steps of a stage have nearly all of them in common.
     open: Mutex<HashMap<PathBuf, Arc<Layer>>>,
+    choice: Choice,
+    driver: OnceLock<Box<dyn Driver>>,
 }
 
 /// A layer in the making.
@@ -96,7 +100,34 @@ impl<'a> Snapshots<'a> {
         let key = format!("{}-{}", map.key(), boot_suffix(store.boot_id()));
         let dir = store.snapshots_dir().join(&key);
         fs::create_dir_all(&dir).map_err(Error::io("cannot create directory", &dir))?;
-        Ok(Snapshots { store, map, key, open: Mutex::default() })
+        let (open, choice, driver) = (Mutex::default(), Choice::Best, OnceLock::new());
+        Ok(Snapshots { store, map, key, open, choice, driver })
+    }
+
+    /// The same, with this driver.
+    #[must_use]
+    pub fn with_driver(self, choice: Choice) -> Self {
+        Snapshots { choice, driver: OnceLock::new(), ..self }
+    }
+
+    /// The driver that makes root file systems of layer directories.
+    ///
+    /// # Errors
+    /// Where the one that was asked for cannot be used here.
+    pub fn driver(&self) -> Result<&dyn Driver, Error> {
+        if let Some(driver) = self.driver.get() {
+            return Ok(&**driver);
+        }
+        let driver = self.choice.driver()?;
+        Ok(&**self.driver.get_or_init(|| driver))
+    }
+
+    /// A root file system for a step.
+    ///
+    /// # Errors
+    /// Those of [`Snapshots::driver`] and of [`Driver::prepare`].
+    pub fn root(&self, wanted: &RootSpec<'_>) -> Result<Box<dyn Prepared>, Error> {
+        self.driver()?.prepare(self, wanted)
     }
 
     /// The id map that the directories are made under.

@@ -136,7 +136,7 @@ impl Store {
         self.root.join("snapshots")
     }
 
-    /// Where the layer of empty mount points lies.
+    /// Where the layer directory of empty mount points lies.
     pub fn mount_points_dir(&self) -> PathBuf {
         self.root.join("mount-points")
     }

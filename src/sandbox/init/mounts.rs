@@ -2,10 +2,10 @@
 
 use super::super::message::Message;
 use super::super::spec::{Device, Guard, Mount, MountKind};
-use super::rootfs::Root;
+use super::rootfs::{self, Root};
 use super::{Context as _, Failure, Reporter, device};
 use crate::sys::fs::{Missing, resolve};
-use crate::sys::mount::{self, Attributes, Overlay};
+use crate::sys::mount::{self, Attributes};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -26,12 +26,9 @@ pub(super) fn further(
                 .context(|| format!("cannot open `{}`", source.display()))?;
             show(root, &wanted.target, from, inside, *guard, reporter)
         }
-        MountKind::Layers { lowers, upper, work, inside, guard } => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let place =
-                openat(CWD, upper, flags, Mode::empty()).context(|| format!("cannot open `{}`", upper.display()))?;
-            // As for the root of the step: over its own upper directory, where nobody else looks.
-            let top = mount::overlay(&Overlay { lowers, upper, work }, place.as_fd()).context(what)?;
+        MountKind::Tree { root: tree, inside, guard } => {
+            let (top, _) =
+                rootfs::open(tree).map_err(|f| Failure { message: format!("{}: {}", what(), f.message), ..f })?;
             show(root, &wanted.target, top, inside, *guard, reporter)
         }
         MountKind::Secret { content, mode, uid, gid } => {

@@ -1,7 +1,7 @@
-//! The root file system of a step: the overlay, and what every container has mounted in it.
+//! The root file system of a step: an overlay or a directory, and what every container has mounted in it.
 
 use super::super::message::{Created, Message, Order};
-use super::super::spec::Unmasked;
+use super::super::spec::{self, Unmasked};
 use super::composed::Composed;
 use super::proc::Proc;
 use super::{Context as _, Failure, Reporter, device, mounts, proc};
@@ -20,24 +20,41 @@ const MAX_LOWERS: usize = 500;
 
 /// The mounted root.
 pub(super) struct Root {
-    /// Root directory of the overlay.
+    /// Its root directory.
     top: OwnedFd,
-    /// The upper directory below it.
+    /// The directory that changes end up in.
     upper: OwnedFd,
 }
 
-/// Mounts the overlay, over the step's own upper directory: a place that exists and that nobody else looks at.
+/// Mounts the root file system of the step. Its root directory is a mount of its own, so that it can be changed to.
 pub(super) fn mount(order: &Order) -> Result<Root, Failure> {
-    let step = &order.step;
+    let (top, upper) = open(&order.step.root)?;
+    Ok(Root { top, upper })
+}
+
+/// Mounts a root file system where nobody else looks: over its own upper directory, or over itself. The answer is its root
+/// directory, and the directory that changes end up in.
+pub(super) fn open(root: &spec::Root) -> Result<(OwnedFd, OwnedFd), Failure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let upper =
-        openat(CWD, &step.upper, flags, Mode::empty()).context(|| format!("cannot open `{}`", step.upper.display()))?;
-    let mut lowers = Vec::with_capacity(step.lowers.len() + 1);
+    let open =
+        |path: &Path| openat(CWD, path, flags, Mode::empty()).context(|| format!("cannot open `{}`", path.display()));
+    let (own, upper, work, stub) = match root {
+        spec::Root::Overlay { lowers, upper, work, stub } => (lowers, upper, work, stub),
+        spec::Root::Directory { path } => {
+            let directory = open(path)?;
+            mount::bind(directory.as_fd(), directory.as_fd(), true, Attributes::default())
+                .context(|| format!("cannot bind `{}`", path.display()))?;
+            // What the path leads to is the mount now.
+            return Ok((open(path)?, directory));
+        }
+    };
+    let place = open(upper)?;
+    let mut lowers = Vec::with_capacity(own.len() + 1);
     // An image of as many layers as the kernel stacks goes without it.
-    if step.lowers.len() < MAX_LOWERS {
-        lowers.extend(step.stub.iter().cloned());
+    if own.len() < MAX_LOWERS {
+        lowers.extend(stub.iter().cloned());
     }
-    lowers.extend(step.lowers.iter().cloned());
+    lowers.extend(own.iter().cloned());
     if lowers.len() > MAX_LOWERS {
         let message = format!("cannot stack {} layers: the kernel takes at most {MAX_LOWERS}", lowers.len());
         return Err(Failure::new(message, 0).hint("build the base image with `--squash` or with fewer steps"));
@@ -45,14 +62,13 @@ pub(super) fn mount(order: &Order) -> Result<Root, Failure> {
     if lowers.is_empty() {
         return Err(Failure::new("cannot run a command without any layer below it, and without a stub layer", 0));
     }
-    let layers = Overlay { lowers: &lowers, upper: &step.upper, work: &step.work };
-    let top = mount::overlay(&layers, upper.as_fd()).map_err(|e| explain(&e, order))?;
-    Ok(Root { top, upper })
+    let layers = Overlay { lowers: &lowers, upper, work };
+    let top = mount::overlay(&layers, place.as_fd()).map_err(|e| explain(&e, upper))?;
+    Ok((top, place))
 }
 
 /// What a refused overlay means.
-fn explain(e: &mount::Error, order: &Order) -> Failure {
-    let upper = &order.step.upper;
+fn explain(e: &mount::Error, upper: &Path) -> Failure {
     let failure = Failure::new(format!("cannot mount an overlay over `{}`: {e}", upper.display()), e.errno());
     let on_overlay = rustix::fs::statfs(upper).is_ok_and(|s| s.f_type == OVERLAY_MAGIC);
     if on_overlay {

@@ -1,0 +1,139 @@
+//! Drivers: how a step gets a root file system from layer directories, and how what it changed gets into the layer that it
+//! makes.
+//!
+//! ```text
+//! layer directories ── Driver::prepare ──► Root ── the step runs ──► Prepared::collect ──► top layer directory
+//! ```
+//!
+//! | driver    | the root of a step                                | what changed                                |
+//! |-----------|---------------------------------------------------|---------------------------------------------|
+//! | `overlay` | the kernel's overlay, mounted by the step's init  | is in the top layer's `fs/` at once         |
+//!
+//! Whatever the driver, the top layer directory ends up the same, as far as layers go.
+
+mod overlay;
+
+pub use overlay::Overlay;
+
+use super::{Active, Error, Snapshots};
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+/// The root file system of a step, as the sandbox shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    /// An overlay of the kernel, which the step's init mounts.
+    Overlay {
+        /// Root directories of the layers below, lowest first, without the stub; never empty unless there is a stub.
+        lowers: Vec<PathBuf>,
+        /// Directory that takes the changes.
+        upper: PathBuf,
+        /// Empty directory on the same file system as `upper`.
+        work: PathBuf,
+        /// Root directory of the layer of empty mount points, which belongs below all others.
+        stub: Option<PathBuf>,
+    },
+    /// A directory that holds all files: one that was put together, or where a file system is mounted.
+    Directory {
+        /// Absolute path.
+        path: PathBuf,
+    },
+}
+
+/// Whether files of a root file system may be hardlinks of files in layer directories.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Links {
+    /// They are files of their own.
+    #[default]
+    Own,
+    /// They may be: a supervisor of the step gives a file a copy of its own before the step changes anything of it.
+    Broken,
+}
+
+/// What a step works on.
+#[derive(Debug, Clone, Copy)]
+pub struct RootSpec<'w> {
+    /// Layer directories below, lowest first. At least one, or a stub.
+    pub layers: &'w [PathBuf],
+    /// Further layer directories above them that only this step sees. What it leaves there as it was is in no layer.
+    pub extra: &'w [PathBuf],
+    /// Layer directory of empty mount points, below all others. They are in no layer.
+    pub stub: Option<&'w Path>,
+    /// The layer that takes the changes; what it holds already lies above all others.
+    pub top: &'w Active,
+    /// Whether files may be hardlinks.
+    pub links: Links,
+    /// The only path (clean, no links in it, what it leads to exists) below which files are needed; empty for all. Others may
+    /// be missing.
+    pub part: &'w Path,
+}
+
+/// Which driver is wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The best that the storage directory allows.
+    #[default]
+    Best,
+    /// The kernel's overlay.
+    Overlay,
+    /// An overlay in user space.
+    Fuse,
+    /// Copies.
+    Copy,
+}
+
+impl std::str::FromStr for Choice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Choice, String> {
+        match name {
+            "overlay" => Ok(Choice::Overlay),
+            "fuse" => Ok(Choice::Fuse),
+            // `vfs` is what buildah calls its driver that copies.
+            "copy" | "vfs" => Ok(Choice::Copy),
+            _ => Err(format!("`{name}` is no storage driver: there are `overlay`, `fuse` and `copy`")),
+        }
+    }
+}
+
+impl Choice {
+    /// The driver.
+    pub(super) fn driver(self) -> Result<Box<dyn Driver>, Error> {
+        match self {
+            Choice::Best | Choice::Overlay => Ok(Box::new(Overlay)),
+            Choice::Fuse => Err(Error::NoDriver("fuse")),
+            Choice::Copy => Err(Error::NoDriver("copy")),
+        }
+    }
+}
+
+/// A way to make root file systems of layer directories.
+pub trait Driver: Debug + Send + Sync {
+    /// What `--storage-driver` calls it.
+    fn name(&self) -> &'static str;
+
+    /// Makes a root file system. It lives as long as the answer.
+    ///
+    /// # Errors
+    /// Where a layer directory cannot be read, or the file system refuses.
+    fn prepare(&self, snapshots: &Snapshots<'_>, wanted: &RootSpec<'_>) -> Result<Box<dyn Prepared>, Error>;
+
+    /// Shows a directory of the machine that is no layer, with changes that go into `top` and are lost with it.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read, or the file system refuses.
+    fn prepare_over(&self, directory: &Path, top: &Active) -> Result<Box<dyn Prepared>, Error>;
+}
+
+/// A root file system that is ready for a step. Dropping it drops what the step changed, unless it was collected.
+pub trait Prepared: Debug + Send {
+    /// Where it is.
+    fn root(&self) -> Root;
+
+    /// Puts what the step changed into the top layer directory. To be called when the step and all its processes have
+    /// ended, and its mounts are gone.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or copied. The top layer directory is then good for nothing.
+    fn collect(self: Box<Self>) -> Result<(), Error>;
+}
