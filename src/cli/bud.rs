@@ -201,6 +201,12 @@ impl BudArgs {
         let platform = self.platform()?;
         let output = self.output(var)?;
         if output.format == ManifestFormat::Docker && !self.annotation.is_empty() {
+            if self.format.is_some() {
+                return Err(Error::usage_hint(
+                    "`--annotation` and `--format docker` contradict each other: Docker's format has no annotations",
+                    "use `--format oci`, or `--label`",
+                ));
+            }
             warn(
                 "--annotation has no effect with Docker's format, which has no annotations: use `--format oci`".into(),
             );

@@ -4,7 +4,7 @@
 use super::{Error, Global, registry_flags, store_limit::StoreLimit};
 use crate::build::{self, Built, request::BuildRequest};
 use crate::export::{self, Form};
-use crate::oci::{Descriptor, Location};
+use crate::oci::{Descriptor, Location, media};
 use crate::store::Store;
 use crate::sys::signal::{self, Cancel};
 use crate::ui::Sink;
@@ -78,17 +78,13 @@ fn write_files(request: &BuildRequest, built: &Built, manifest: &Descriptor) -> 
         write(path, built.id.hex())?;
     }
     if let Some(path) = &request.output.metadata_file {
-        let names: Vec<String> = request
-            .output
-            .destinations
-            .iter()
-            .map(|d| match d {
-                Location::Store(r) | Location::Registry(r) => r.to_string(),
-                other => other.to_string(),
-            })
-            .collect();
+        // An archive or a directory is a place, and no name.
+        let pushed = request.output.destinations.iter().filter_map(|d| match d {
+            Location::Registry(name) => Some(name.to_string()),
+            _ => None,
+        });
+        let names: Vec<String> = built.names.iter().cloned().chain(pushed).collect();
         let mut metadata = serde_json::json!({
-            "containerimage.config.digest": built.id.to_string(),
             "containerimage.descriptor": {
                 "mediaType": manifest.media_type,
                 "digest": manifest.digest.to_string(),
@@ -96,6 +92,10 @@ fn write_files(request: &BuildRequest, built: &Built, manifest: &Descriptor) -> 
             },
             "containerimage.digest": manifest.digest.to_string(),
         });
+        // An index has a config for each of its images.
+        if !media::is_index(&manifest.media_type) {
+            metadata["containerimage.config.digest"] = built.id.to_string().into();
+        }
         if !names.is_empty() {
             metadata["image.name"] = names.join(",").into();
         }

@@ -2,7 +2,7 @@
 
 use super::{Error, Global, output};
 use crate::oci::{Digest, Reference};
-use crate::store::{GcOptions, Store};
+use crate::store::{GcOptions, NamedImage, Store};
 use std::collections::HashSet;
 
 /// Remove names and images from the store
@@ -92,6 +92,9 @@ pub fn remove(store: &Store, text: &str, force: bool) -> Result<Removed, Error> 
     let digest = found.descriptor.digest;
     let id = store.image_id(&found.descriptor).unwrap_or(digest);
     let listed = store.list()?;
+    if !listed.iter().any(|e| e.descriptor.digest == digest) {
+        return Err(in_an_index(store, &listed, &digest, id));
+    }
     let names: Vec<Reference> =
         listed.iter().filter(|e| e.descriptor.digest == digest).filter_map(|e| e.name.as_ref()?.parse().ok()).collect();
     let by_id = text.parse::<Reference>().is_err()
@@ -112,6 +115,20 @@ pub fn remove(store: &Store, text: &str, force: bool) -> Result<Removed, Error> 
     let last = names.len() <= 1;
     store.remove_name(&name)?;
     Ok(Removed { untagged: name.parse().into_iter().collect(), deleted: if last { vec![id] } else { vec![] } })
+}
+
+/// Why an image that is no entry of the store cannot be removed alone.
+fn in_an_index(store: &Store, listed: &[NamedImage], manifest: &Digest, id: Digest) -> Error {
+    let holds = |e: &&NamedImage| {
+        let images = store.index(&e.descriptor.digest).map(|i| i.manifests).unwrap_or_default();
+        images.iter().any(|d| d.digest == *manifest)
+    };
+    let called = |e: &NamedImage| e.name.clone().unwrap_or_else(|| e.descriptor.digest.to_string());
+    let indexes: Vec<String> = listed.iter().filter(holds).map(called).collect();
+    Error::unsupported(
+        format!("deleting the image `{}` alone, a part of the index `{}`,", id.hex(), indexes.join("`, `")),
+        format!("remove the index, or take the image out of it: `rbuild manifest remove INDEX {manifest}`"),
+    )
 }
 
 /// Whether a full name is what a user meant by `text`, rather than `text` being an id.

@@ -7,6 +7,7 @@ use crate::oci::{
 };
 use crate::registry::MAX_CONFIG_BYTES;
 use crate::store::{Store, TempDir};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::PathBuf;
@@ -200,6 +201,23 @@ impl<'a> StoredImage<'a> {
         };
         let bytes = serde_json::to_vec(&manifest).map_err(Error::json("cannot write the manifest"))?;
         Ok((Descriptor::of(media_type, &bytes), bytes))
+    }
+
+    /// What a manifest of the wanted form cannot hold: names of annotations and of other members. The time in the usual
+    /// annotation is in the config, too.
+    pub(super) fn without_place(&self, form: &Form) -> BTreeSet<String> {
+        if form.format != Some(ManifestFormat::Docker) || self.format() == ManifestFormat::Docker {
+            return BTreeSet::new();
+        }
+        let manifest = &self.manifest;
+        let kept = |(name, value): &(&String, &String)| {
+            *name == "org.opencontainers.image.created" && self.config.created.as_ref() == Some(*value)
+        };
+        let mut names: BTreeSet<String> =
+            manifest.annotations.iter().filter(|a| !kept(a)).map(|(name, _)| name.clone()).collect();
+        names.extend(manifest.subject.is_some().then(|| "subject".to_owned()));
+        names.extend(manifest.artifact_type.is_some().then(|| "artifactType".to_owned()));
+        names
     }
 
     /// The config's descriptor at the destination.

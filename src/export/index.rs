@@ -8,6 +8,7 @@ use super::{Error, Exported, Form, OciArchive, OciDir, Registry, StoredImage, Su
 use crate::oci::{Descriptor, Index, ManifestFormat, Platform, media};
 use crate::registry::{Document, MAX_MANIFEST_BYTES};
 use crate::store::Store;
+use std::collections::BTreeSet;
 
 /// An index of the store with all its images.
 #[derive(Debug)]
@@ -43,6 +44,16 @@ impl<'a> StoredIndex<'a> {
         let images = index.manifests.iter().map(here).collect::<Result<_, _>>()?;
         let descriptor = Descriptor { annotations: Default::default(), ..descriptor.clone() };
         Ok(StoredIndex { store, descriptor, index, images })
+    }
+
+    /// What an index of the wanted form, and the images in it, cannot hold: names of annotations and of other members.
+    pub(super) fn without_place(&self, form: &Form) -> BTreeSet<String> {
+        let mut names: BTreeSet<String> = self.images.iter().flat_map(|i| i.without_place(form)).collect();
+        if form.format == Some(ManifestFormat::Docker) {
+            let entries = self.index.manifests.iter().map(|d| &d.annotations);
+            names.extend(entries.chain([&self.index.annotations]).flat_map(|a| a.keys().cloned()));
+        }
+        names
     }
 
     /// The index for images that became `written`, in order.

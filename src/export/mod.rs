@@ -29,7 +29,8 @@ pub use registry::Registry;
 use crate::oci::{Descriptor, Location, Platform, Reference, media};
 use crate::registry::Client;
 use crate::store::Store;
-use crate::ui::Sink;
+use crate::ui::{Event, Sink};
+use std::collections::BTreeSet;
 
 /// What an export works with.
 #[derive(Clone, Copy)]
@@ -104,9 +105,21 @@ pub fn deliver(
 ) -> Result<Option<Descriptor>, Error> {
     if media::is_index(&what.media_type) {
         let Some(exporter) = index_exporter(to)? else { return Ok(None) };
-        return Ok(Some(exporter.export_index(&StoredIndex::load(store, what)?, form, around)?.manifest));
+        let index = StoredIndex::load(store, what)?;
+        warn_of_losses(index.without_place(form), around);
+        return Ok(Some(exporter.export_index(&index, form, around)?.manifest));
     }
     let Some(exporter) = exporter(to, name) else { return Ok(None) };
     let image = StoredImage::load(store, what, &Platform::host())?;
+    warn_of_losses(image.without_place(form), around);
     Ok(Some(exporter.export(&image, form, around)?.manifest))
+}
+
+/// Says what the form that was asked for has no place for.
+fn warn_of_losses(names: BTreeSet<String>, around: Surroundings<'_>) {
+    if !names.is_empty() {
+        let names = names.into_iter().collect::<Vec<_>>().join("`, `");
+        let text = format!("Docker's format has no place for annotations, these are left out: `{names}`");
+        around.sink.event(&Event::Warning { text: &text });
+    }
 }

@@ -44,7 +44,8 @@ impl Store {
     }
 
     /// Finds an image by what a user typed: a full name, a name with the default tag or registry left out, or at least
-    /// four digits of its id (the digest of its config) or of its manifest's digest.
+    /// four digits of its id (the digest of its config) or of its manifest's digest. An image that is only in an index is
+    /// found by its id, too, and has no name.
     ///
     /// # Errors
     /// [`Error::UnknownImage`], or [`Error::AmbiguousId`] where several images' ids begin so.
@@ -102,6 +103,18 @@ impl Store {
             if id.hex().starts_with(prefix) || entry.descriptor.digest.hex().starts_with(prefix) {
                 ids.insert(id);
                 found.get_or_insert_with(|| entry.clone());
+            }
+        }
+        for entry in all.iter().filter(|e| media::is_index(&e.descriptor.media_type)) {
+            // Images for other platforms need not be here.
+            let images = self.index(&entry.descriptor.digest).map(|i| i.manifests).unwrap_or_default();
+            for image in images.iter().filter(|d| media::is_manifest(&d.media_type)) {
+                let Ok(id) = self.image_id(image) else { continue };
+                if id.hex().starts_with(prefix) || image.digest.hex().starts_with(prefix) {
+                    ids.insert(id);
+                    let descriptor = Descriptor::new(&image.media_type, image.digest, image.size);
+                    found.get_or_insert(NamedImage { name: None, descriptor });
+                }
             }
         }
         if ids.len() > 1 {

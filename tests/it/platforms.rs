@@ -61,6 +61,9 @@ fn one_build_for_several_platforms_makes_one_index() {
     assert!(ids.lines().count() == 2 && ids.contains(&id), "{ids}{id}");
     let metadata = json(&std::fs::read_to_string(lab.path("meta")).unwrap());
     assert_eq!(metadata["containerimage.digest"], id);
+    assert_eq!(metadata["image.name"], "localhost/one:latest");
+    // There are two configs.
+    assert!(metadata.get("containerimage.config.digest").is_none(), "{metadata}");
     lab.rbuild(["prune", "--all"]).ok();
     assert!(lab.rbuild(["check"]).ok().stdout.contains("no problem"));
     lab.rbuild(["push", "one", "oci-archive:one.tar"]).ok();
@@ -109,6 +112,38 @@ fn images_are_added_to_the_list_of_manifest() {
     lab.rbuild(["inspect", "--type=image", "arm"]).ok();
     let done = lab.rbuild(["bud", "--manifest", "arm"]).arg(lab.path("context")).fails();
     assert!(done.stderr.contains("no manifest list"), "{done}");
+}
+
+#[test]
+fn an_image_in_an_index_is_found_by_its_id() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = lab();
+    builds(&lab, &["-t", "one", "--platform", BOTH]);
+    let (_, manifest) = images(&list(&lab, "one"))[1].clone();
+    let inspected = json(&lab.rbuild(["inspect", "--type=image", &manifest]).ok().stdout);
+    let id = inspected["FromImageID"].as_str().expect("an id").trim_start_matches("sha256:").to_owned();
+    assert_eq!(inspected["OCIv1"]["architecture"], "arm64");
+    for digits in [&id[..12], &id[..], &manifest[7..19]] {
+        let image = lab.docker(["inspect", "--type=image", "--format", "{{.Architecture}} {{.Id}}", digits]).ok();
+        assert_eq!(image.stdout, format!("arm64 sha256:{id}\n"), "{digits}");
+        lab.rbuild(["push", "-q", digits, "oci:one:of-two"]).ok();
+        let refused = lab.rbuild(["rmi", digits]).fails();
+        assert!(refused.stderr.contains("a part of the index `localhost/one:latest`"), "{refused}");
+        assert!(
+            refused.stderr.contains(&format!(
+                "hint: remove the index, or take the image out of it: `rbuild manifest remove INDEX {manifest}`"
+            )),
+            "{refused}"
+        );
+    }
+    let refused = lab.docker(["rmi", &id]).fails();
+    assert!(refused.stderr.contains("a part of the index"), "{refused}");
+    // With a name of its own it is an image as any other.
+    lab.rbuild(["tag", &id, "two"]).ok();
+    lab.rbuild(["rmi", "one"]).ok();
+    assert_eq!(lab.rbuild(["inspect", "--format", "{{.FromImage}}", &id]).ok().stdout, "localhost/two:latest\n");
+    lab.rbuild(["rmi", &id[..12]]).ok();
+    lab.rbuild(["inspect", &id]).fails();
 }
 
 #[test]

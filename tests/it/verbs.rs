@@ -49,6 +49,7 @@ fn files_for_scripts_are_written() {
     let (context, out) = (copied(&lab), lab.mkdir("out"));
     let file = |name: &str| out.join(name);
     let mut run = lab.rbuild(["bud", "-t", "x", "--iidfile"]).arg(file("iid")).arg("--metadata-file").arg(file("meta"));
+    run = run.arg("-t").arg(format!("oci-archive:{}", file("image.tar").display()));
     run = run.arg("--logfile").arg(file("log")).arg(context);
     let done = run.ok();
     assert_eq!(done.stdout + &done.stderr, "");
@@ -57,7 +58,27 @@ fn files_for_scripts_are_written() {
     let meta: serde_json::Value = serde_json::from_str(&fs::read_to_string(file("meta")).unwrap()).unwrap();
     assert_eq!(meta["containerimage.config.digest"], iid.as_str());
     assert_eq!(meta["containerimage.descriptor"]["digest"], meta["containerimage.digest"]);
+    assert_eq!(meta["image.name"], "localhost/x:latest", "an archive is no name");
     assert!(fs::read_to_string(file("log")).unwrap().contains("STEP 1/4"));
+}
+
+#[test]
+fn annotations_do_not_vanish_silently() {
+    let lab = Lab::new();
+    let (context, out) = (copied(&lab), lab.mkdir("out"));
+    lab.rbuild(["bud", "-q", "-t", "x", "--annotation", "a=b", "--annotation", "c=d"]).arg(context).ok();
+    let to = |name: &str| format!("dir:{}", out.join(name).display());
+    let done = lab.rbuild(["push", "--format", "v2s2", "x", &to("docker")]).ok();
+    let warnings: Vec<&str> = done.stderr.lines().filter(|l| l.contains("annotations")).collect();
+    assert!(matches!(warnings[..], [w] if w.ends_with("these are left out: `a`, `c`")), "{done}");
+    for args in [&["push", "x"][..], &["push", "--format", "oci", "x"]] {
+        let done = lab.rbuild(args).arg(to("oci")).ok();
+        assert!(!done.stderr.contains("annotations"), "{done}");
+    }
+    lab.rbuild(["manifest", "create", "l", "x"]).ok();
+    let place = format!("oci:{}", out.join("list").display());
+    let done = lab.rbuild(["manifest", "push", "--all", "--format", "v2s2", "l", &place]).ok();
+    assert!(done.stderr.contains("these are left out: `a`, `c`"), "{done}");
 }
 
 #[test]
