@@ -20,5 +20,6 @@ pub mod sandbox;
 pub mod snapshot;
 pub mod source;
 pub mod store;
+pub mod supervisor;
 pub mod sys;
 pub mod ui;

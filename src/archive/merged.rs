@@ -235,6 +235,22 @@ impl Merged {
         self.layers.iter().any(|layer| !layer.records.is_empty())
     }
 
+    /// What is recorded of the files of the view: of each path the record of the layer that its file comes from.
+    ///
+    /// # Errors
+    /// A file-system call fails.
+    pub fn recorded(&self) -> Result<Records, Error> {
+        let mut all = Records::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            for (path, record) in layer.records.iter() {
+                if self.lookup(path)?.is_some_and(|node| node.layer == index) {
+                    all.insert(path, record.clone());
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// The owner that the file of a layer carries as its mark.
     pub(crate) fn owner_mark(&self, node: &Node) -> Result<Option<(u32, u32)>, Error> {
         let layer = self.layer(node.layer)?;

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl Record {
 }
 
 /// The records of one layer directory. Equal records share their memory.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Records {
     by_path: BTreeMap<Box<[u8]>, Arc<Record>>,
     shared: HashSet<Arc<Record>>,
@@ -147,10 +147,15 @@ impl Records {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Records::new()),
             Err(e) => return Err(Error::file("open", &path)(e)),
         };
+        Records::read(BufReader::with_capacity(1 << 16, file), &path)
+    }
+
+    /// Reads the text of a records file; `path` is named in errors.
+    fn read(text: impl BufRead, path: &Path) -> Result<Records, Error> {
         let mut records = Records::new();
-        for (index, line) in BufReader::with_capacity(1 << 16, file).lines().enumerate() {
-            let line = line.map_err(Error::file("read", &path))?;
-            let bad = |reason: String| Error::Record { path: path.clone(), line: index + 1, reason };
+        for (index, line) in text.lines().enumerate() {
+            let line = line.map_err(Error::file("read", path))?;
+            let bad = |reason: String| Error::Record { path: path.to_owned(), line: index + 1, reason };
             if index == 0 {
                 let header: Header = serde_json::from_str(&line).map_err(|e| bad(e.to_string()))?;
                 if header.version != VERSION {
@@ -181,16 +186,37 @@ impl Records {
         let new = dir.join("records.new");
         let write = || -> std::io::Result<()> {
             let mut out = BufWriter::with_capacity(1 << 16, File::create(&new)?);
-            serde_json::to_writer(&mut out, &Header { version: VERSION })?;
-            for (path, record) in &self.by_path {
-                out.write_all(b"\n")?;
-                serde_json::to_writer(&mut out, &Line::encode(path, record))?;
-            }
-            out.write_all(b"\n")?;
+            self.write(&mut out)?;
             out.into_inner().map_err(|e| e.into_error())?;
             std::fs::rename(&new, &path)
         };
         write().map_err(Error::file("write", &path))
+    }
+
+    /// Writes the text of a records file.
+    fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+        serde_json::to_writer(&mut *out, &Header { version: VERSION })?;
+        for (path, record) in &self.by_path {
+            out.write_all(b"\n")?;
+            serde_json::to_writer(&mut *out, &Line::encode(path, record))?;
+        }
+        out.write_all(b"\n")
+    }
+}
+
+/// As the text of a records file.
+impl Serialize for Records {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let mut text = Vec::new();
+        self.write(&mut text).map_err(serde::ser::Error::custom)?;
+        s.serialize_str(&String::from_utf8_lossy(&text))
+    }
+}
+
+impl<'de> Deserialize<'de> for Records {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Records, D::Error> {
+        let text = String::deserialize(d)?;
+        Records::read(text.as_bytes(), Path::new(FILE)).map_err(serde::de::Error::custom)
     }
 }
 
@@ -334,7 +360,9 @@ mod tests {
         {"path":"usr/b%FF%25in","uid":33,"gid":100000,"mode":"4711","block":[8,1],"opaque":true,"xattrs":{"security.capability":"AQAAAg=="}}
         "#);
         let back = Records::load(dir.path()).unwrap();
-        assert_eq!(back.by_path, records.by_path);
+        assert_eq!(back, records);
+        let json = serde_json::to_string(&records).unwrap();
+        assert_eq!(serde_json::from_str::<Records>(&json).unwrap(), records);
         back.save(dir.path()).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join(FILE)).unwrap(), text);
     }

@@ -13,6 +13,7 @@ pub mod net;
 pub mod passwd;
 pub mod process;
 pub mod ptrace;
+pub mod remote;
 pub mod rlimit;
 pub mod seccomp;
 pub mod signal;

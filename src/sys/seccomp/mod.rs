@@ -115,6 +115,21 @@ pub fn load_with_listener(filter: &[u8]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// As [`load_with_listener`]; a call that the holder has taken waits for its answer whatever signals come, unless one kills.
+/// Kernels before 5.19 cannot say so: there a signal restarts the call.
+pub fn load_with_patient_listener(filter: &[u8]) -> io::Result<OwnedFd> {
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    match install(filter, flags) {
+        Ok(fd) => {
+            let fd = i32::try_from(fd).map_err(io::Error::other)?;
+            // SAFETY: with these flags the answer is a new descriptor.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        }
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => load_with_listener(filter),
+        Err(e) => Err(e),
+    }
+}
+
 fn install(filter: &[u8], flags: libc::c_ulong) -> io::Result<i64> {
     // The kernel copies from any address, but the bytes may not be aligned for the struct.
     let instructions: Vec<libc::sock_filter> = filter
