@@ -170,7 +170,7 @@ impl Executor<'_> {
     /// What is to become of the times of files.
     pub(super) fn times(&self) -> diff::Times {
         let m = &self.request.metadata;
-        diff::Times { set_to: m.timestamp, clamp_to: m.source_date_epoch }
+        diff::Times { set_to: m.timestamp, clamp_to: m.source_date_epoch.filter(|_| m.rewrite_timestamps) }
     }
 }
 
@@ -184,7 +184,7 @@ fn write(
 ) -> Result<(Digest, Descriptor), Error> {
     let mut config = parts.image;
     config.config = parts.config;
-    adjust(&mut config.config, parts.base, metadata);
+    adjust(&mut config.config, metadata);
     set_platform(&mut config, platform);
     config.created = Some(parts.created.clone());
     config.rootfs = RootFs { diff_ids: parts.layers.iter().map(|l| l.diff_id).collect(), ..RootFs::default() };
@@ -231,12 +231,9 @@ fn set_platform(config: &mut ImageConfig, platform: &PlatformOptions) {
 }
 
 /// What the command line changes of the container config.
-fn adjust(config: &mut ContainerConfig, base: Option<&Image>, metadata: &MetadataOptions) {
-    let of_base = |name: &String, value: &String| base.is_some_and(|b| b.config.config.labels.get(name) == Some(value));
-    config.labels.retain(|name, value| {
-        let given = metadata.labels.iter().any(|(n, _)| n == name);
-        given || (!metadata.unset_labels.contains(name) && (metadata.inherit_labels || !of_base(name, value)))
-    });
+fn adjust(config: &mut ContainerConfig, metadata: &MetadataOptions) {
+    let given = |name: &String| metadata.labels.iter().any(|(n, _)| n == name);
+    config.labels.retain(|name, _| given(name) || !metadata.unset_labels.contains(name));
     for (name, value) in &metadata.env {
         config.set_env(name, value);
     }

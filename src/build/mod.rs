@@ -146,6 +146,7 @@ fn plan_request(request: &BuildRequest, context: &OpenContext) -> PlanRequest {
         platform: request.platform.target.clone(),
         build_platform: request.platform.build.clone(),
         labels: request.metadata.labels.clone(),
+        inherit_labels: request.metadata.inherit_labels,
         contexts: context::for_plan(request),
         mounts: request.security.mounts.clone(),
         allow_insecure: request.security.allow_insecure,

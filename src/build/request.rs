@@ -257,7 +257,7 @@ pub struct MetadataOptions {
     pub labels: Vec<(String, String)>,
     /// `--unsetlabel`: labels of the base that the image does not get.
     pub unset_labels: Vec<String>,
-    /// Whether labels of the base are taken over.
+    /// Whether labels of the base, and of stages that others are FROM, are taken over.
     pub inherit_labels: bool,
     /// `--annotation`, in order.
     pub annotations: Vec<(String, String)>,
@@ -275,6 +275,8 @@ pub struct MetadataOptions {
     pub timestamp: Option<i64>,
     /// `SOURCE_DATE_EPOCH` or `--source-date-epoch`: no time is later than this one, in seconds since 1970.
     pub source_date_epoch: Option<i64>,
+    /// Whether `source_date_epoch` counts for files of the layers, too; else it is for config, history and annotations alone.
+    pub rewrite_timestamps: bool,
     /// `--omit-history`.
     pub omit_history: bool,
 }
@@ -293,6 +295,7 @@ impl Default for MetadataOptions {
             unset_env: vec![],
             timestamp: None,
             source_date_epoch: None,
+            rewrite_timestamps: true,
             omit_history: false,
         }
     }

@@ -74,8 +74,8 @@ impl<'a> StepCache<'a> {
         let record: Record = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
         if let Some(ttl) = self.ttl {
             let made: jiff::Timestamp = record.created.parse().ok()?;
-            let age = jiff::Timestamp::now().as_second().saturating_sub(made.as_second());
-            if age > i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX) || ttl.is_zero() {
+            let age = jiff::Timestamp::now().as_millisecond().saturating_sub(made.as_millisecond());
+            if i128::from(age) > ttl.as_millis().try_into().unwrap_or(i128::MAX) || ttl.is_zero() {
                 return None;
             }
         }

@@ -17,6 +17,9 @@ use crate::ui::{Buildah, IdForm, Quiet, Sink, Terminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The label of `--identity-label`. It is left out unless asked for, so that one Dockerfile gives one image with every version.
+const IDENTITY_LABEL: &str = "io.rbuild.version";
+
 /// Build an image from a Dockerfile
 #[derive(Clone, Debug, clap::Args)]
 pub struct BudArgs {
@@ -110,7 +113,7 @@ pub struct BudArgs {
           value_parser = values::boolean)]
     pub layers: Option<bool>,
     /// One layer with everything, base included
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, alias = "squash-all", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = values::boolean)]
     pub squash: Option<bool>,
     /// Format of manifest and config: oci, docker [env: BUILDAH_FORMAT]
@@ -139,10 +142,14 @@ pub struct BudArgs {
     /// Label of the image
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
-    /// Label of the base that the image does not get
+    /// Label the image with the version of rbuild, as `io.rbuild.version`
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub identity_label: Option<bool>,
+    /// Label that the image does not get
     #[arg(long, value_name = "NAME")]
     pub unsetlabel: Vec<String>,
-    /// Take over the labels of the base
+    /// Take over the labels of the base, and of stages that others are FROM
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = values::boolean)]
     pub inherit_labels: bool,
@@ -172,6 +179,10 @@ pub struct BudArgs {
     /// Seconds since 1970 that no time in the image is later than [env: SOURCE_DATE_EPOCH]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds)]
     pub source_date_epoch: Option<i64>,
+    /// Let files be no later than `--source-date-epoch`, and not the config and the history alone
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = values::boolean)]
+    pub rewrite_timestamp: bool,
     /// Leave the history out of the image
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = values::boolean)]
@@ -335,6 +346,12 @@ impl BudArgs {
         Ok(security)
     }
 
+    fn labels(&self) -> Result<Vec<(String, String)>, Error> {
+        let identity = (self.identity_label == Some(true))
+            .then(|| Ok((IDENTITY_LABEL.to_owned(), env!("CARGO_PKG_VERSION").to_owned())));
+        identity.into_iter().chain(self.label.iter().map(|l| values::label(l))).collect()
+    }
+
     fn metadata(&self, var: &Var<'_>) -> Result<MetadataOptions, Error> {
         if self.timestamp.is_some() && self.source_date_epoch.is_some() {
             return Err(Error::usage("`--timestamp` and `--source-date-epoch` contradict each other"));
@@ -345,7 +362,7 @@ impl BudArgs {
         };
         let env = self.env.iter().map(|e| values::name_value(e, var)).collect::<Result<Vec<_>, _>>()?;
         Ok(MetadataOptions {
-            labels: self.label.iter().map(|l| values::label(l)).collect::<Result<_, _>>()?,
+            labels: self.labels()?,
             unset_labels: values::commas(&self.unsetlabel),
             inherit_labels: self.inherit_labels,
             annotations: self.annotation.iter().map(|a| values::label(a)).collect::<Result<_, _>>()?,
@@ -357,6 +374,7 @@ impl BudArgs {
             unset_env: values::commas(&self.unsetenv),
             timestamp: self.timestamp,
             source_date_epoch,
+            rewrite_timestamps: self.rewrite_timestamp,
             omit_history: self.omit_history == Some(true),
         })
     }

@@ -14,6 +14,8 @@ const PRIVATE: Verdict = Verdict::Only(&["private", "container", ""], "RUN steps
 const SBOM: Verdict = Verdict::Refused("make the SBOM of the finished image with a scanner that reads OCI archives");
 const LATER_OUTPUT: Verdict =
     Verdict::Refused("write an archive with `-t oci-archive:FILE` or `-t docker-archive:FILE`");
+const LOCAL_CACHE: &str = "steps are cached in the local store only; keep `RBUILD_ROOT` on a volume";
+const NO_RUNTIME: &str = "rbuild starts the commands of RUN itself";
 const POLICY: Verdict = Verdict::Refused("rbuild checks no signatures: verify the base image before the build");
 
 impl Table for BudFlags {
@@ -24,13 +26,11 @@ impl Table for BudFlags {
         boolean("compress", Verdict::NoEffect),
         boolean("disable-content-trust", Verdict::NoEffect),
         short('D', boolean("disable-compression", Verdict::NoEffect)),
-        boolean("rewrite-timestamp", Verdict::NoEffect),
-        text("blob-cache", Verdict::NoEffect),
-        text("runtime", Verdict::NoEffect),
-        text("runtime-flag", Verdict::NoEffect),
-        text("cgroup-parent", Verdict::NoEffect),
-        text("cache-from", Verdict::NoEffect),
-        boolean("identity-label", Verdict::RefusedIfTrue("label the image yourself, with `--label`")),
+        text("blob-cache", Verdict::Ignored("what was pulled stays in the store; keep `RBUILD_ROOT` on a volume")),
+        text("runtime", Verdict::Ignored(NO_RUNTIME)),
+        text("runtime-flag", Verdict::Ignored(NO_RUNTIME)),
+        text("cgroup-parent", Verdict::Ignored("RUN steps stay in the pod's own cgroup")),
+        text("cache-from", Verdict::Ignored(LOCAL_CACHE)),
         text(
             "isolation",
             Verdict::Only(
@@ -63,7 +63,7 @@ impl Table for BudFlags {
         text("hooks-dir", Verdict::Refused("rbuild has no runtime that runs hooks: put the work into a RUN step")),
         boolean("stdin", Verdict::RefusedIfTrue("RUN steps read nothing: use a heredoc or COPY a file")),
         // Caches.
-        text("cache-to", Verdict::Refused("steps are cached in the local store only; keep `RBUILD_ROOT` on a volume")),
+        text("cache-to", Verdict::Refused(LOCAL_CACHE)),
         // Outputs.
         short('o', text("output", LATER_OUTPUT)),
         boolean("save-stages", Verdict::RefusedIfTrue("build the stage on its own with `--target STAGE -t NAME`")),

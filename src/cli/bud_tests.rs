@@ -161,7 +161,7 @@ fn what_run_steps_see() {
     let r = lower(&[
         "--network=none",
         "--add-host=a:1.2.3.4",
-        "--add-host=b:::1",
+        "--add-host=b;c:::1",
         "-v",
         "/src:/dst:ro,Z",
         "--dns=1.1.1.1,8.8.8.8",
@@ -171,7 +171,13 @@ fn what_run_steps_see() {
         "--security-opt=label=disable",
     ]);
     assert_eq!(r.security.network, Some(Network::None));
-    assert_eq!(r.security.add_hosts, [("a".into(), "1.2.3.4".into()), ("b".into(), "::1".into())]);
+    assert_eq!(
+        r.security.add_hosts,
+        ["a 1.2.3.4", "b ::1", "c ::1"].map(|l| l.split_once(' ').map(|(n, a)| (n.into(), a.into())).unwrap())
+    );
+    for bad in ["--add-host=a b:1.2.3.4", "--add-host=a;:1.2.3.4", "--add-host=a\nb:1.2.3.4", "--add-host=a:b"] {
+        assert!(refused(&[bad]).contains("expected `NAME:IP`"), "{bad}");
+    }
     let volume = VolumeMount { source: "/src".into(), target: "/dst".into(), read_only: true, overlay: false };
     assert_eq!(r.security.volumes, [volume]);
     assert_eq!(r.security.dns.servers, ["1.1.1.1", "8.8.8.8"]);
@@ -241,6 +247,9 @@ fn flags_without_effect_say_so_once() {
     let (request, warnings) = lower_in(&ENV, &["--rm", "--force-rm=false", "--isolation", "chroot", "--pid=private"]);
     assert!(request.is_ok());
     assert_eq!(warnings, ["--rm has no effect here", "--force-rm has no effect here"]);
+    let (request, warnings) = lower_in(&ENV, &["--cache-from=a", "--cache-from=b"]);
+    let why = "steps are cached in the local store only; keep `RBUILD_ROOT` on a volume";
+    assert!(request.is_ok() && warnings == [format!("--cache-from has no effect here: {why}")], "{warnings:?}");
 }
 
 #[test]
@@ -304,7 +313,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     `--device vendor.com/gpu=0` is not supported | write the path of a device that the pod has: CDI names are not known here
     `--group-add keep-groups` is not supported | name the groups: those of the machine have no numbers in an image's world
     volume option `U` is not supported | change the owner of the directory yourself, or use `O`: then nothing of it changes
-    `--allow device` is not supported | use `security.insecure` or `network.host`; devices are given with `--device`
+    `--allow device` is not supported | use `security.insecure` or `network.host`; `rbuild bud --device PATH` shows steps a device of the pod
     invalid git address `https://example/x.git`: unexpected `nonsense` in its query | 
     invalid build context `a=s3://bucket/x` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]` or `target:STAGE`
     invalid build context `a=oci-layout://` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]` or `target:STAGE`
@@ -318,5 +327,133 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     invalid image reference `UPPER`: the repository must be lower case | 
     `--creds` has no password | write `--creds USER:PASSWORD`, or use `rbuild login`
     unexpected argument: b |
+    "#);
+}
+
+/// A value of each flag that has one, and that no default of this test's has.
+const SAMPLES: &str = "add-host=a:1.2.3.4 allow=security.insecure annotation=a=b arch=s390x authfile=Cargo.toml \
+    build-arg-file=rustfmt.toml build-arg=A=b build-context=a=b cache-ttl=5h cap-add=net_raw cap-drop=chown cert-dir=c \
+    compression-format=zstd cpp-flag=-DA cpuset-cpus=0 creds=u:p device=/dev/fuse dns-option=a dns-search=a dns=1.1.1.1 \
+    emulator=e env=A=b file=f format=docker from=f group-add=5 ignorefile=i iidfile-raw=i iidfile=i jobs=3 label=a=b \
+    layers=false logfile=l manifest=m metadata-file=m mount=type=tmpfs,dst=/t network=none os-feature=f os-version=1 os=plan9 \
+    platform=linux/s390x pull=newer retry-delay=7s retry=9 secret=id=a,src=b security-opt=mask=/a shm-size=1m \
+    source-date-epoch=5 source-policy-file=p ssh=a=b tag=t target=t timestamp=5 trust-ca=c ulimit=core=0 \
+    unsetannotation=a unsetenv=a unsetlabel=a variant=v9 volume=/a:/b";
+
+#[test]
+fn no_flag_is_dropped_on_the_way_to_the_request() {
+    use clap::CommandFactory as _;
+    let shown = |line: &[&str]| format!("{:?}", lower(line));
+    let nothing = shown(&[]);
+    let command = Cli::command();
+    let bud = command.find_subcommand("bud").unwrap();
+    let foreign: Vec<&str> =
+        <super::bud_foreign::BudFlags as super::foreign::Table>::FLAGS.iter().map(|f| f.long).collect();
+    let mut seen = 0;
+    for arg in bud.get_arguments().filter(|a| !a.is_global_set() && !a.is_hide_set()) {
+        let Some(long) = arg.get_long().filter(|l| !foreign.contains(l)) else { continue };
+        let sample = SAMPLES.split(' ').find(|s| s.split_once('=').is_some_and(|(name, _)| name == long));
+        let flag = match (sample, arg.get_default_values().first()) {
+            // They are not of the build, but in place of it.
+            _ if ["call", "check", "help"].contains(&long) => continue,
+            (Some(sample), _) => format!("--{sample}"),
+            (None, Some(default)) if default == "true" => format!("--{long}=false"),
+            (None, _) => format!("--{long}=true"),
+        };
+        assert_ne!(shown(&[&flag]), nothing, "{flag} is without consequence");
+        seen += 1;
+    }
+    assert!(seen > 70, "{seen}");
+    // What is hidden, and other spellings.
+    for flag in ["--pull-always", "--pull-never", "--squash-all", "--pull"] {
+        assert_ne!(shown(&[flag]), nothing, "{flag}");
+    }
+}
+
+/// What `buildah build` and `podman build` have beyond what rbuild acts on.
+const OF_OTHERS: &str = "blob-cache=a cache-from=a cache-to=a cdi-config-dir=a cgroup-parent=a \
+    cgroupns=host cgroupns=ns:a compress=true cpu-period=5 cpu-profile=a cpu-quota=5 cpu-shares=5 cpuset-mems=0 \
+    cw=a decryption-key=a disable-compression=true disable-content-trust=true force-rm=true hooks-dir=a ipc=host \
+    ipc=private isolation=chroot isolation=oci isolation=vm layer-label=a log-rusage=true logsplit=true \
+    memory-profile=a memory-swap=5 memory=5 output=a pid=host pid=private rm=true runtime-flag=a runtime=a \
+    rusage-logfile=a save-stages=true sbom-image-output=a sbom-image-purl-output=a sbom-merge-strategy=a \
+    sbom-output=a sbom-purl-output=a sbom-scanner-command=a sbom-scanner-image=a sbom=syft sign-by=a \
+    signature-policy=a stage-labels=true stdin=true userns-gid-map-group=a userns-gid-map=a \
+    userns-uid-map-user=a userns-uid-map=a userns=auto userns=host uts=host network=private network=ns:/a \
+    network=pasta volume=/a:/b:U compression-format=zstd:chunked format=v2s1 device=a.b/c=d allow=device";
+
+#[test]
+fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
+    let shown = |flag: &str| match lower_in(&ENV, &[&format!("--{flag}")]) {
+        (Ok(_), warnings) if warnings.is_empty() => format!("{flag}: so anyway"),
+        (Ok(_), warnings) => format!("{flag}: {}", warnings.join("; ")),
+        (Err(e), _) => format!("{flag}: {e} | {}", e.hint().unwrap_or_else(|| panic!("{flag}: {e}, and no hint"))),
+    };
+    insta::assert_snapshot!(OF_OTHERS.split_whitespace().map(shown).collect::<Vec<_>>().join("\n"), @r#"
+    blob-cache=a: --blob-cache has no effect here: what was pulled stays in the store; keep `RBUILD_ROOT` on a volume
+    cache-from=a: --cache-from has no effect here: steps are cached in the local store only; keep `RBUILD_ROOT` on a volume
+    cache-to=a: `--cache-to` is not supported | steps are cached in the local store only; keep `RBUILD_ROOT` on a volume
+    cdi-config-dir=a: `--cdi-config-dir` is not supported | CDI names are not known here: give paths with `--device`
+    cgroup-parent=a: --cgroup-parent has no effect here: RUN steps stay in the pod's own cgroup
+    cgroupns=host: so anyway
+    cgroupns=ns:a: `--cgroupns=ns:a` is not supported | RUN steps live in the pod's own cgroup
+    compress=true: --compress has no effect here
+    cpu-period=5: `--cpu-period` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    cpu-profile=a: `--cpu-profile` is not supported | profile rbuild with `perf record`
+    cpu-quota=5: `--cpu-quota` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    cpu-shares=5: `--cpu-shares` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    cpuset-mems=0: `--cpuset-mems` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    cw=a: `--cw` is not supported | images for confidential virtual machines are not made here
+    decryption-key=a: `--decryption-key` is not supported | decrypt the base image with skopeo before the build
+    disable-compression=true: --disable-compression has no effect here
+    disable-content-trust=true: --disable-content-trust has no effect here
+    force-rm=true: --force-rm has no effect here
+    hooks-dir=a: `--hooks-dir` is not supported | rbuild has no runtime that runs hooks: put the work into a RUN step
+    ipc=host: `--ipc=host` is not supported | RUN steps always get a namespace of their own
+    ipc=private: so anyway
+    isolation=chroot: so anyway
+    isolation=oci: so anyway
+    isolation=vm: `--isolation=vm` is not supported | leave it out: rbuild takes the strongest isolation that the pod allows
+    layer-label=a: --layer-label has no effect here
+    log-rusage=true: `--log-rusage` is not supported | put `time` in front of the command in the RUN step
+    logsplit=true: `--logsplit` is not supported | give each build a `--logfile` of its own
+    memory-profile=a: `--memory-profile` is not supported | profile rbuild with `perf record`
+    memory-swap=5: `--memory-swap` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    memory=5: `--memory` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    output=a: `--output` is not supported | write an archive with `-t oci-archive:FILE` or `-t docker-archive:FILE`
+    pid=host: `--pid=host` is not supported | RUN steps always get a namespace of their own
+    pid=private: so anyway
+    rm=true: --rm has no effect here
+    runtime-flag=a: --runtime-flag has no effect here: rbuild starts the commands of RUN itself
+    runtime=a: --runtime has no effect here: rbuild starts the commands of RUN itself
+    rusage-logfile=a: `--rusage-logfile` is not supported | put `time` in front of the command in the RUN step
+    save-stages=true: `--save-stages` is not supported | build the stage on its own with `--target STAGE -t NAME`
+    sbom-image-output=a: `--sbom-image-output` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
+    sbom-image-purl-output=a: `--sbom-image-purl-output` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
+    sbom-merge-strategy=a: `--sbom-merge-strategy` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
+    sbom-output=a: `--sbom-output` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
+    sbom-purl-output=a: `--sbom-purl-output` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
+    sbom-scanner-command=a: `--sbom-scanner-command` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
+    sbom-scanner-image=a: `--sbom-scanner-image` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
+    sbom=syft: `--sbom` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
+    sign-by=a: `--sign-by` is not supported | sign the image after the push, with a tool such as cosign or skopeo
+    signature-policy=a: `--signature-policy` is not supported | rbuild checks no signatures: verify the base image before the build
+    stage-labels=true: `--stage-labels` is not supported | put LABEL instructions into the stages
+    stdin=true: `--stdin` is not supported | RUN steps read nothing: use a heredoc or COPY a file
+    userns-gid-map-group=a: `--userns-gid-map-group` is not supported | rbuild chooses the user namespace itself, as wide as the pod allows: see `rbuild info`
+    userns-gid-map=a: `--userns-gid-map` is not supported | rbuild chooses the user namespace itself, as wide as the pod allows: see `rbuild info`
+    userns-uid-map-user=a: `--userns-uid-map-user` is not supported | rbuild chooses the user namespace itself, as wide as the pod allows: see `rbuild info`
+    userns-uid-map=a: `--userns-uid-map` is not supported | rbuild chooses the user namespace itself, as wide as the pod allows: see `rbuild info`
+    userns=auto: so anyway
+    userns=host: `--userns=host` is not supported | rbuild chooses the user namespace itself
+    uts=host: `--uts=host` is not supported | RUN steps always get a namespace of their own
+    network=private: `--network=private` is not supported | use `host` (the network of the pod) or `none`: a pod cannot make networks
+    network=ns:/a: `--network=ns:/a` is not supported | use `host` (the network of the pod) or `none`: a pod cannot make networks
+    network=pasta: `--network=pasta` is not supported | use `host` (the network of the pod) or `none`: a pod cannot make networks
+    volume=/a:/b:U: volume option `U` is not supported | change the owner of the directory yourself, or use `O`: then nothing of it changes
+    compression-format=zstd:chunked: compression `zstd:chunked` is not supported | use `gzip`, `zstd` or `none`
+    format=v2s1: `--format v2s1` is not supported | use `docker` or `oci`: schema 1 is obsolete
+    device=a.b/c=d: `--device a.b/c=d` is not supported | write the path of a device that the pod has: CDI names are not known here
+    allow=device: `--allow device` is not supported | use `security.insecure` or `network.host`; `rbuild bud --device PATH` shows steps a device of the pod
     "#);
 }

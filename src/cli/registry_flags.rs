@@ -103,3 +103,33 @@ pub fn client_options(options: &RegistryOptions, global: &Global) -> registry::O
 pub fn client(options: &RegistryOptions, global: &Global) -> Result<registry::Client, Error> {
     Ok(registry::Client::new(client_options(options, global))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_reaches_the_client() {
+        let access = AccessArgs {
+            creds: Some("u:p:q".into()),
+            tls_verify: Some(false),
+            cert_dir: Some("certs".into()),
+            authfile: Some("Cargo.toml".into()),
+        };
+        let args = RegistryArgs { access, retry: 9, retry_delay: Some(Duration::from_secs(7)) };
+        let global = Global {
+            registries_conf: Some("conf".into()),
+            registries_conf_dir: Some("conf.d".into()),
+            ..Global::default()
+        };
+        let options = client_options(&args.lower().unwrap(), &global);
+        assert_eq!(options.creds, Some(("u".into(), "p:q".into())));
+        assert_eq!((options.tls_verify, options.retries, options.retry_delay.as_secs()), (Some(false), 9, 7));
+        let paths = [options.cert_dir, options.authfile, options.registries_conf, options.registries_conf_dir];
+        assert_eq!(paths, ["certs", "Cargo.toml", "conf", "conf.d"].map(|p| Some(p.into())));
+        assert_eq!(
+            client_options(&RegistryOptions::default(), &global).retry_delay,
+            registry::Options::default().retry_delay
+        );
+    }
+}

@@ -157,8 +157,7 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
         Some(Network::Host) | None => sandbox::Network::Host,
     };
     spec.hostname = args.hostname.clone().unwrap_or(spec.hostname);
-    for host in &args.add_host {
-        let (name, address) = steps::add_host(host)?;
+    for (name, address) in steps::add_hosts(&args.add_host)? {
         if address == crate::build::request::HOST_GATEWAY {
             return Err(Error::unsupported("`host-gateway` of `run`", "write the IP address of the machine"));
         }

@@ -50,7 +50,7 @@ impl CommonStepArgs {
     /// Malformed values, and what rbuild cannot do.
     pub fn lower(&self, var: &Var<'_>, warn: &mut dyn FnMut(String)) -> Result<SecurityOptions, Error> {
         let mut security = SecurityOptions {
-            add_hosts: self.add_host.iter().map(|h| add_host(h)).collect::<Result<_, _>>()?,
+            add_hosts: add_hosts(&self.add_host)?,
             secrets: self.secret.iter().map(|s| secret(s, var)).collect::<Result<_, _>>()?,
             ssh: self.ssh.iter().map(|s| ssh(s, var)).collect::<Result<_, _>>()?,
             shm_size: self.shm_size,
@@ -68,7 +68,7 @@ impl CommonStepArgs {
                 _ => {
                     return Err(Error::unsupported(
                         format!("`--allow {entitlement}`"),
-                        "use `security.insecure` or `network.host`; devices are given with `--device`",
+                        "use `security.insecure` or `network.host`; `rbuild bud --device PATH` shows steps a device of the pod",
                     ));
                 }
             }
@@ -198,12 +198,23 @@ pub fn network(text: &str) -> Result<Option<Network>, Error> {
     }
 }
 
-/// `NAME:IP` or `NAME=IP`.
-pub fn add_host(text: &str) -> Result<(String, String), Error> {
+/// The lines that several `--add-host` ask for.
+pub fn add_hosts(all: &[String]) -> Result<Vec<(String, String)>, Error> {
+    let mut lines = vec![];
+    for text in all {
+        let (names, address) = add_host(text)?;
+        lines.extend(names.split(';').map(|name| (name.to_owned(), address.clone())));
+    }
+    Ok(lines)
+}
+
+/// `NAME:IP` or `NAME=IP`; several names for one address have `;` between them.
+fn add_host(text: &str) -> Result<(String, String), Error> {
     let bad = || Error::usage(format!("invalid value `{text}` for `--add-host`: expected `NAME:IP`"));
     let (name, address) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(bad)?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
-    if name.is_empty() || address != HOST_GATEWAY && address.parse::<std::net::IpAddr>().is_err() {
+    let is_name = |n: &str| !n.is_empty() && !n.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#');
+    if !name.split(';').all(is_name) || address != HOST_GATEWAY && address.parse::<std::net::IpAddr>().is_err() {
         return Err(bad());
     }
     Ok((name.to_owned(), address.to_owned()))

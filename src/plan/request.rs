@@ -30,6 +30,8 @@ pub struct PlanRequest {
     pub build_platform: Platform,
     /// `--label`: labels of the image, on top of the Dockerfile's.
     pub labels: Vec<(String, String)>,
+    /// Whether a stage starts with the labels of what it is FROM.
+    pub inherit_labels: bool,
     /// `--build-context`, by name: what FROM, `COPY --from` and mounts read where they say the name. It wins over stages and
     /// images that are called so.
     pub contexts: Vec<(String, NamedContext)>,
@@ -82,6 +84,7 @@ impl PlanRequest {
             platform: Platform::host(),
             build_platform: Platform::host(),
             labels: vec![],
+            inherit_labels: true,
             contexts: vec![],
             mounts: vec![],
             allow_insecure: false,

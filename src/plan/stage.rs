@@ -297,6 +297,9 @@ impl<'a> Builder<'a> {
         state.cmd_set = false;
         let config = state.config();
         config.on_build.clear();
+        if !self.request().inherit_labels {
+            config.labels.clear();
+        }
         if !config.working_dir.is_empty() {
             config.working_dir = super::values::join_as_written("/", &config.working_dir);
         }

@@ -9,6 +9,7 @@
 //! 0600, next to the old one and renamed over it, with all unknown keys kept.
 
 use super::{Environment, Error, Options, conf::DOCKER_HUB};
+use crate::sys::userns;
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
@@ -91,7 +92,8 @@ impl Credentials {
             let mut files = vec![];
             match &env.runtime_dir {
                 Some(dir) => files.push(dir.join("containers/auth.json")),
-                None => files.push(per_user_file()),
+                // One in a directory that is closed to this user is another one's.
+                None => files.extend(Some(per_user_file()).filter(|f| !is_closed(f))),
             }
             files.extend(env.config_dir().map(|d| d.join("containers/auth.json")));
             files.extend(docker_file(env));
@@ -162,7 +164,11 @@ pub(super) fn default_file(options: &Options) -> Result<PathBuf, Error> {
 }
 
 fn per_user_file() -> PathBuf {
-    PathBuf::from(format!("/run/containers/{}/auth.json", rustix::process::getuid().as_raw()))
+    PathBuf::from(format!("/run/containers/{}/auth.json", userns::caller()))
+}
+
+fn is_closed(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn docker_file(env: &Environment) -> Option<PathBuf> {

@@ -68,6 +68,12 @@ impl crate::error::Classified for Error {
 }
 
 static ENTERED: OnceLock<Entered> = OnceLock::new();
+static CALLER: OnceLock<u32> = OnceLock::new();
+
+/// The user who started this process: inside a namespace that [`enter`] made, the one outside.
+pub fn caller() -> u32 {
+    CALLER.get().copied().unwrap_or_else(|| rustix::process::getuid().as_raw())
+}
 
 /// What [`enter`] achieved in this process, if it was called.
 pub fn entered() -> Option<&'static Entered> {
@@ -84,6 +90,7 @@ pub fn enter() -> Result<&'static Entered, Error> {
     if std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() > 1) {
         return Err(Error::Threads);
     }
+    CALLER.get_or_init(|| rustix::process::getuid().as_raw());
     let before = idmap::own();
     let root = rustix::process::geteuid().is_root();
     let admin = has_capability(caps::Capability::CAP_SYS_ADMIN);

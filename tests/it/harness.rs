@@ -419,6 +419,20 @@ pub struct Registry {
 impl Registry {
     /// Starts one with an empty storage. Needs the program `docker-registry`.
     pub fn start() -> Registry {
+        Registry::configured(|_| String::new())
+    }
+
+    /// One that wants `someone` with the password `secret`.
+    pub fn guarded() -> Registry {
+        Registry::configured(|dir| {
+            let file = dir.join("users");
+            fs::write(&file, "someone:$2y$04$n4qq7d78DlY7DNyoA1pKp.xakXf50su.l6rXZeqbK5Kffo9JVKCau\n")
+                .expect("the users");
+            format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", file.display())
+        })
+    }
+
+    fn configured(more: impl Fn(&Path) -> String) -> Registry {
         let program = which("docker-registry").expect("`docker-registry` is installed");
         // A port that is free when asked for may be taken before the registry binds it: then another one is tried.
         for _ in 0..5 {
@@ -432,7 +446,7 @@ impl Registry {
                  delete: {{enabled: true}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
                 storage.display()
             );
-            fs::write(dir.path().join("config.yml"), config).expect("the registry's configuration");
+            fs::write(dir.path().join("config.yml"), config + &more(dir.path())).expect("the registry's configuration");
             let mut command = Command::new(&program);
             command.arg("serve").arg(dir.path().join("config.yml")).env_clear();
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

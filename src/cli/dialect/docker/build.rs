@@ -165,7 +165,7 @@ impl BuildArgs {
                 ..MetadataOptions::default()
             },
             registry: RegistryOptions::default(),
-            progress: self.progress(var)?,
+            progress: self.progress(var, warn)?,
         })
     }
 
@@ -194,8 +194,8 @@ impl BuildArgs {
         }
         Ok(OutputOptions {
             destinations,
-            layers: true,
-            squash: self.squash == Some(true),
+            // Docker squashes the new layers, and leaves those of the base.
+            layers: self.squash != Some(true),
             // Docker's own store writes Docker's format, which has no place for annotations.
             format: if annotated { ManifestFormat::Oci } else { ManifestFormat::Docker },
             iidfile: self.iidfile.clone(),
@@ -204,11 +204,15 @@ impl BuildArgs {
         })
     }
 
-    fn progress(&self, var: &Var<'_>) -> Result<ProgressOptions, Error> {
+    fn progress(&self, var: &Var<'_>, warn: &mut dyn FnMut(String)) -> Result<ProgressOptions, Error> {
         let classic = !self.buildx && var("DOCKER_BUILDKIT").is_some_and(|v| values::boolean(&v) == Ok(false));
         let wanted = self.progress.clone().or_else(|| var("BUILDKIT_PROGRESS")).unwrap_or_default();
         let quiet = match wanted.as_str() {
-            "" | "auto" | "plain" | "tty" => false,
+            "" | "auto" | "plain" => false,
+            "tty" => {
+                warn("--progress=tty has no effect here: the output is that of `plain`".into());
+                false
+            }
             "quiet" | "none" => true,
             other => {
                 return Err(Error::unsupported(format!("`--progress={other}`"), "use `plain` or `quiet`"));

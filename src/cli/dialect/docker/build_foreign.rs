@@ -8,7 +8,9 @@ pub(super) struct BuildFlags;
 
 const LIMITS: Verdict =
     Verdict::Refused("RUN steps live in the pod's own limits: set `resources.limits` of the container");
-const ATTEST: &str = "attestations are not made yet: pass `=false`, and scan the finished image";
+const LOCAL_CACHE: &str = "steps are cached in the local store only; keep `RBUILD_ROOT` on a volume";
+const DEBUGGER: &str = "build up to the stage with `--target`, and look into it with `rbuild run`";
+const ATTEST: &str = "attestations are not made yet: leave it out or pass `false`, and scan the finished image";
 
 impl Table for BuildFlags {
     const FLAGS: &'static [Flag] = &[
@@ -16,16 +18,13 @@ impl Table for BuildFlags {
         boolean("force-rm", Verdict::NoEffect),
         boolean("compress", Verdict::NoEffect),
         boolean("disable-content-trust", Verdict::NoEffect),
-        text("builder", Verdict::NoEffect),
-        text("cache-from", Verdict::NoEffect),
-        text("cgroup-parent", Verdict::NoEffect),
+        text("builder", Verdict::Ignored("there is one builder, rbuild itself")),
+        text("cache-from", Verdict::Ignored(LOCAL_CACHE)),
+        text("cgroup-parent", Verdict::Ignored("RUN steps stay in the pod's own cgroup")),
         // Docker's own store is where a build ends up anyway.
-        boolean("load", Verdict::NoEffect),
+        boolean("load", Verdict::AsIs),
         text("isolation", Verdict::Only(&["", "default"], "leave it out: rbuild takes the strongest there is")),
-        text(
-            "cache-to",
-            Verdict::Only(&["type=inline"], "steps are cached in the store only; keep `RBUILD_ROOT` on a volume"),
-        ),
+        text("cache-to", Verdict::OnlyIgnored(&["type=inline", "inline"], LOCAL_CACHE)),
         short('m', text("memory", LIMITS)),
         text("memory-swap", LIMITS),
         short('c', text("cpu-shares", LIMITS)),
@@ -33,10 +32,23 @@ impl Table for BuildFlags {
         text("cpu-quota", LIMITS),
         text("cpuset-mems", LIMITS),
         text("resource", LIMITS),
-        text("attest", Verdict::Refused(ATTEST)),
-        boolean("provenance", Verdict::RefusedIfTrue(ATTEST)),
-        boolean("sbom", Verdict::RefusedIfTrue(ATTEST)),
-        text("policy", Verdict::Refused("pin base images by digest, or redirect them in registries.conf")),
+        text("attest", Verdict::Only(&["type=provenance,disabled=true", "type=sbom,disabled=true"], ATTEST)),
+        text("provenance", Verdict::Only(&["false", "disabled=true"], ATTEST)),
+        text("sbom", Verdict::Only(&["false", "disabled=true"], ATTEST)),
+        text(
+            "policy",
+            Verdict::Only(
+                &["disabled=true"],
+                "name a file of BuildKit's JSON in `EXPERIMENTAL_BUILDKIT_SOURCE_POLICY`",
+            ),
+        ),
+        short('D', boolean("debug", Verdict::NoEffect)),
+        // Of `buildx debug build`, and of what came before `--call`.
+        text("invoke", Verdict::Refused(DEBUGGER)),
+        text("on", Verdict::Refused(DEBUGGER)),
+        text("print", Verdict::Refused("use `--call`")),
+        boolean("detach", Verdict::RefusedIfTrue("there is no daemon that would go on: let the shell do it, with `&`")),
+        text("server-config", Verdict::Refused("there is no server: leave it out")),
         boolean("stream", Verdict::RefusedIfTrue("leave it out: there is no daemon to stream to")),
     ];
 }

@@ -6,10 +6,14 @@ use crate::cli::{Error, parse};
 use crate::oci::{Location, ManifestFormat};
 
 fn lower_in(env: &[(&str, &str)], line: &[&str]) -> Result<BuildRequest, Error> {
+    lower_and_warn(env, line, &mut |_| ())
+}
+
+fn lower_and_warn(env: &[(&str, &str)], line: &[&str], warn: &mut dyn FnMut(String)) -> Result<BuildRequest, Error> {
     let args: Vec<_> = ["docker"].iter().chain(line).map(Into::into).collect();
     let var = |n: &str| env.iter().find(|(k, _)| *k == n).map(|(_, v)| (*v).to_owned());
     match parse::<Docker>(&canonical(&args))?.verb {
-        Some(Verb::Build(b)) => b.lower(&var, &mut |_| ()),
+        Some(Verb::Build(b)) => b.lower(&var, warn),
         other => panic!("{line:?} is {other:?}"),
     }
 }
@@ -67,7 +71,13 @@ fn the_form_of_the_output_follows_the_environment() {
     assert_eq!(style(&[], &["build", "."]), ProgressStyle::Buildkit);
     assert_eq!(style(&[("DOCKER_BUILDKIT", "0")], &["build", "."]), ProgressStyle::Classic);
     assert_eq!(style(&[("DOCKER_BUILDKIT", "0")], &["buildx", "build", "."]), ProgressStyle::Buildkit);
-    assert!(lower(&["build", "--progress=quiet", "."]).progress.quiet);
+    for quiet in ["--progress=quiet", "--progress=none", "-q"] {
+        assert!(lower(&["build", quiet, "."]).progress.quiet);
+    }
+    let plain = |env, line: &[&str]| !lower_in(env, line).unwrap().progress.quiet;
+    assert!(plain(&[], &["build", "--progress=plain", "."]) && plain(&[], &["build", "--progress=auto", "."]));
+    assert!(!plain(&[("BUILDKIT_PROGRESS", "quiet")], &["build", "."]));
+    assert!(plain(&[("BUILDKIT_PROGRESS", "quiet")], &["build", "--progress=plain", "."]));
     assert_eq!(lower(&["build", "--pull", "."]).cache.pull, PullPolicy::Always);
     assert_eq!(lower(&["build", "--no-cache-filter=a,b", "."]).cache.no_cache_stages, ["a", "b"]);
 }
@@ -94,9 +104,9 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
 
     Usage:  docker build [OPTIONS] PATH | URL | - | 
     invalid value `src=x` for `--secret`: it has no id | write `id=ID,src=FILE`
-    `--provenance` is not supported | attestations are not made yet: pass `=false`, and scan the finished image
+    `--provenance=mode=max` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
     ["build", "--provenance=false", "."] was accepted
-    `--cache-to=type=registry,ref=x` is not supported | steps are cached in the store only; keep `RBUILD_ROOT` on a volume
+    `--cache-to=type=registry,ref=x` is not supported | steps are cached in the local store only; keep `RBUILD_ROOT` on a volume
     `--progress=rawjson` is not supported | use `plain` or `quiet`
     invalid platform `a/b/c/d`: expected `os/arch`, `os/arch/variant` or an architecture | 
     unknown flag: --nosuch | did you mean `--no-cache`?
@@ -111,4 +121,115 @@ fn a_failed_command_ends_a_build_as_docker_words_it() {
     ERROR: failed to build: failed to solve: process "x" …[1]
     The command '/bin/sh -c x' returned a non-zero code: 7[7]
     "#);
+}
+
+/// A value of each flag that has one.
+const SAMPLES: &str = "add-host=a:1.2.3.4 allow=security.insecure annotation=a=b build-arg=A=b build-context=a=b \
+    cpuset-cpus=0 file=f iidfile=i label=a=b metadata-file=m network=none no-cache-filter=a output=type=oci,dest=o \
+    platform=linux/s390x progress=quiet secret=id=a,src=b security-opt=mask=/a shm-size=1m ssh=a=b tag=t target=t \
+    trust-ca=c ulimit=core=0";
+
+#[test]
+fn no_flag_is_dropped_on_the_way_to_the_request() {
+    use clap::CommandFactory as _;
+    let shown = |flag: &str| format!("{:?}", lower(&["build", "-t", "x", flag, "."]));
+    let nothing = format!("{:?}", lower(&["build", "-t", "x", "."]));
+    let command = Docker::command();
+    let foreign: Vec<&str> =
+        <super::build_foreign::BuildFlags as crate::cli::foreign::Table>::FLAGS.iter().map(|f| f.long).collect();
+    let mut seen = 0;
+    for arg in command.find_subcommand("build").unwrap().get_arguments().filter(|a| !a.is_global_set()) {
+        let Some(long) = arg.get_long().filter(|l| !foreign.contains(l)) else { continue };
+        // Not of the build, but in place of it; and how the program was called.
+        if ["call", "check", "help", "buildx"].contains(&long) {
+            continue;
+        }
+        let sample = SAMPLES.split_whitespace().find(|s| s.split_once('=').is_some_and(|(name, _)| name == long));
+        let flag = format!("--{}", sample.map_or(format!("{long}=true"), str::to_owned));
+        assert_ne!(shown(&flag), nothing, "{flag} is without consequence");
+        seen += 1;
+    }
+    assert!(seen > 25, "{seen}");
+}
+
+/// What `docker build` and `docker buildx build` have beyond what rbuild acts on.
+const OF_OTHERS: &str = "attest=type=sbom attest=type=sbom,disabled=true attest=type=provenance,mode=max \
+    builder=a cache-from=a cache-to=type=gha cache-to=type=inline cgroup-parent=a compress=true cpu-period=5 \
+    cpu-quota=5 cpu-shares=5 cpuset-mems=0 debug=true detach=true disable-content-trust=true force-rm=true \
+    invoke=a isolation=default isolation=hyperv load=true load=false memory-swap=5 memory=5 on=error \
+    output=type=local,dest=a output=type=tar,dest=a output=type=cacheonly output=a policy=filename=a \
+    policy=disabled=true print=outline progress=rawjson progress=tty provenance=false provenance=true \
+    provenance=mode=max resource=memory=5 rm=true sbom=true sbom=false sbom=generator=a server-config=a \
+    stream=true network=bridge network=container:a allow=device allow=network.host \
+    security-opt=systempaths=unconfined";
+
+#[test]
+fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
+    let shown = |flag: &str| {
+        let mut warnings = vec![];
+        match lower_and_warn(&[], &["build", &format!("--{flag}"), "."], &mut |w| warnings.push(w)) {
+            Ok(_) if warnings.is_empty() => format!("{flag}: so anyway"),
+            Ok(_) => format!("{flag}: {}", warnings.join("; ")),
+            Err(e) => format!("{flag}: {e} | {}", e.hint().unwrap_or_else(|| panic!("{flag}: {e}, and no hint"))),
+        }
+    };
+    insta::assert_snapshot!(OF_OTHERS.split_whitespace().map(shown).collect::<Vec<_>>().join("\n"), @r#"
+    attest=type=sbom: `--attest=type=sbom` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
+    attest=type=sbom,disabled=true: so anyway
+    attest=type=provenance,mode=max: `--attest=type=provenance,mode=max` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
+    builder=a: --builder has no effect here: there is one builder, rbuild itself
+    cache-from=a: --cache-from has no effect here: steps are cached in the local store only; keep `RBUILD_ROOT` on a volume
+    cache-to=type=gha: `--cache-to=type=gha` is not supported | steps are cached in the local store only; keep `RBUILD_ROOT` on a volume
+    cache-to=type=inline: --cache-to=type=inline has no effect here: steps are cached in the local store only; keep `RBUILD_ROOT` on a volume
+    cgroup-parent=a: --cgroup-parent has no effect here: RUN steps stay in the pod's own cgroup
+    compress=true: --compress has no effect here
+    cpu-period=5: `--cpu-period` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    cpu-quota=5: `--cpu-quota` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    cpu-shares=5: `--cpu-shares` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    cpuset-mems=0: `--cpuset-mems` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    debug=true: --debug has no effect here
+    detach=true: `--detach` is not supported | there is no daemon that would go on: let the shell do it, with `&`
+    disable-content-trust=true: --disable-content-trust has no effect here
+    force-rm=true: --force-rm has no effect here
+    invoke=a: `--invoke` is not supported | build up to the stage with `--target`, and look into it with `rbuild run`
+    isolation=default: so anyway
+    isolation=hyperv: `--isolation=hyperv` is not supported | leave it out: rbuild takes the strongest there is
+    load=true: so anyway
+    load=false: --load=false has no effect here
+    memory-swap=5: `--memory-swap` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    memory=5: `--memory` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    on=error: `--on` is not supported | build up to the stage with `--target`, and look into it with `rbuild run`
+    output=type=local,dest=a: `--output type=local,dest=a` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
+    output=type=tar,dest=a: `--output type=tar,dest=a` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
+    output=type=cacheonly: `--output type=cacheonly` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
+    output=a: `--output a` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
+    policy=filename=a: `--policy=filename=a` is not supported | name a file of BuildKit's JSON in `EXPERIMENTAL_BUILDKIT_SOURCE_POLICY`
+    policy=disabled=true: so anyway
+    print=outline: `--print` is not supported | use `--call`
+    progress=rawjson: `--progress=rawjson` is not supported | use `plain` or `quiet`
+    progress=tty: --progress=tty has no effect here: the output is that of `plain`
+    provenance=false: so anyway
+    provenance=true: `--provenance=true` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
+    provenance=mode=max: `--provenance=mode=max` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
+    resource=memory=5: `--resource` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
+    rm=true: --rm has no effect here
+    sbom=true: `--sbom=true` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
+    sbom=false: so anyway
+    sbom=generator=a: `--sbom=generator=a` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
+    server-config=a: `--server-config` is not supported | there is no server: leave it out
+    stream=true: `--stream` is not supported | leave it out: there is no daemon to stream to
+    network=bridge: so anyway
+    network=container:a: `--network=container:a` is not supported | use `host` (the network of the pod) or `none`: a pod cannot make networks
+    allow=device: `--allow device` is not supported | use `security.insecure` or `network.host`; `rbuild bud --device PATH` shows steps a device of the pod
+    allow=network.host: so anyway
+    security-opt=systempaths=unconfined: `--security-opt systempaths=unconfined` is not supported | use `seccomp=unconfined`, `seccomp=PROFILE`, `no-new-privileges`, `mask=PATHS` or `unmask=PATHS`
+    "#);
+    // Text flags take their value behind a blank, too.
+    assert!(lower_in(&[], &["build", "--provenance", "false", "--sbom", "false", "-D", "."]).is_ok());
+}
+
+#[test]
+fn a_squash_takes_the_new_layers_together() {
+    let output = lower(&["build", "--squash", "."]).output;
+    assert!(!output.layers && !output.squash, "the base keeps its layers");
 }

@@ -204,6 +204,15 @@ fn canonical(args: &[OsString]) -> Vec<OsString> {
         let takes_value = ["-H", "--host", "--config", "--context", "-l", "--log-level", "--root"].contains(&word);
         at += if takes_value { 2 } else { 1 };
     }
+    // So are flags of a group, which its verbs have, too.
+    let is_group = out.get(at).is_some_and(|w| SHORT.iter().any(|(group, ..)| *w == **group));
+    let mut flags = at + 1;
+    while let Some(word) = out.get(flags).and_then(|w| w.to_str()).filter(|w| is_group && w.starts_with('-')) {
+        flags += if word == "--builder" { 2 } else { 1 };
+    }
+    if let Some(words) = out.get_mut(at + 1..=flags) {
+        words.rotate_right(1);
+    }
     let pair = (out.get(at).and_then(|w| w.to_str()), out.get(at + 1).and_then(|w| w.to_str()));
     let (Some(group), Some(verb)) = pair else { return out };
     if group == "image" && verb == "inspect" {
@@ -324,6 +333,8 @@ mod tests {
             ("docker buildx build .", "docker build --buildx ."),
             ("docker builder build .", "docker build ."),
             ("docker -D image rm x", "docker -D rmi x"),
+            ("docker buildx --builder b -D build -q .", "docker build --buildx --builder b -D -q ."),
+            ("docker buildx --builder", "docker buildx --builder"),
             ("docker --log-level debug image inspect x", "docker --log-level debug inspect --type=image x"),
             ("docker build image ls", "docker build image ls"),
         ] {
