@@ -224,7 +224,7 @@ fn a_registry_gets_the_index_and_all_its_images() {
 }
 
 /// A program of another processor that says so: an ELF file of arm64 that writes `arm64` and ends.
-fn arm64_program() -> Vec<u8> {
+pub fn arm64_program() -> Vec<u8> {
     let code: [u32; 8] = [
         0xd280_0020, // mov x0, #1
         0x1000_00e1, // adr x1, text
