@@ -9,7 +9,7 @@ use super::secrets::Secrets;
 use super::{Error, OpenContext, Surroundings, plan_request, pull, resolver};
 use crate::dockerfile::Location;
 use crate::error::Classified as _;
-use crate::lint::{self, Bases, Fault, Findings, Subject, compat, outline};
+use crate::lint::{self, Bases, Contexts, Fault, Findings, Meaning, Subject, compat, outline};
 use crate::oci::Platform;
 use crate::plan::{self, ContextId, Plan, PlanRequest, ResolveError, ResolvedImage, Resolver};
 use crate::source::{image::Images, policy::Policy};
@@ -30,7 +30,26 @@ impl Resolver for Remembering<'_> {
     }
 
     fn layout(&mut self, context: ContextId, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError> {
-        self.inner.layout(context, platform)
+        let found = self.inner.layout(context, platform)?;
+        self.bases.insert((layout_name(context), platform.clone()), found.config.clone());
+        Ok(found)
+    }
+}
+
+/// How an image of a context, which need not have a name, is called among the bases.
+fn layout_name(context: ContextId) -> String {
+    format!("oci-layout://{}", context.0)
+}
+
+impl Contexts for PlanRequest {
+    fn meaning(&self, name: &str, platform: &Platform) -> Option<Meaning> {
+        let (id, context) = self.context(name, platform)?;
+        Some(match context {
+            plan::NamedContext::Image(reference) => Meaning::Image(reference.clone()),
+            plan::NamedContext::Layout => Meaning::Image(layout_name(id)),
+            plan::NamedContext::Stage(name) => Meaning::Stage(name.clone()),
+            plan::NamedContext::Files => Meaning::Files,
+        })
     }
 }
 
@@ -40,6 +59,7 @@ fn subject<'a>(request: &'a PlanRequest, context: &'a OpenContext, bases: &'a Ba
         target: request.target.as_deref(),
         platform: request.platform.clone(),
         build_platform: request.build_platform.clone(),
+        contexts: Some(request),
         ..Subject::new(&request.dockerfile, &request.name, context.files.ignore(), bases)
     }
 }

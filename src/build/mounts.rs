@@ -44,13 +44,31 @@ enum Files {
     /// A root file system: a stage or an image.
     Tree(Stack),
     /// A cache; with what it starts.
-    Cache(Option<Stack>),
+    Cache(Option<Start>),
     /// Memory.
     Memory,
     /// A secret.
     Secret,
     /// An SSH agent.
     Agent,
+}
+
+/// What a new cache starts with.
+enum Start {
+    /// A root file system.
+    Tree(Stack),
+    /// A named context of files, and the digest of its content.
+    Context(ContextId, String),
+}
+
+impl Start {
+    /// What tells it from others.
+    fn key(&self) -> String {
+        match self {
+            Start::Tree(stack) => format!("{:?}", stack.chain()),
+            Start::Context(_, digest) => format!("content {digest}"),
+        }
+    }
 }
 
 /// A mount of one step, with its files found.
@@ -112,12 +130,6 @@ impl Executor<'_> {
     ) -> Result<Vec<Wanted<'p>>, Error> {
         let mut all = vec![];
         for mount in &run.mounts {
-            if let (MountKind::Cache, Some(CopyFrom::Named(_))) = (mount.options.kind, &mount.from) {
-                return Err(Error::Unsupported {
-                    what: "`RUN --mount=type=cache` that starts from a build context of files".into(),
-                    hint: "copy the files into a stage, and name that".into(),
-                });
-            }
             let stack = match &mount.from {
                 Some(CopyFrom::Stage(id)) => Some(result_of(*id).ok_or(Error::Cancelled)?.stack),
                 Some(CopyFrom::Image(image)) => Some(Stack::of(self.bases.get(image).ok_or(Error::Cancelled)?)),
@@ -126,7 +138,15 @@ impl Executor<'_> {
             let files = match (mount.options.kind, stack) {
                 (MountKind::Bind, Some(stack)) => Files::Tree(stack),
                 (MountKind::Bind, None) => Files::Context,
-                (MountKind::Cache, from) => Files::Cache(from),
+                (MountKind::Cache, Some(stack)) => Files::Cache(Some(Start::Tree(stack))),
+                (MountKind::Cache, None) => Files::Cache(match &mount.from {
+                    Some(CopyFrom::Named(id)) => {
+                        let files = self.context.named(*id)?;
+                        let digest = content::digest(&part(Path::new(""))?, files, self.memo_of(files))?;
+                        Some(Start::Context(*id, digest.to_string()))
+                    }
+                    _ => None,
+                }),
                 (MountKind::Tmpfs, _) => Files::Memory,
                 (MountKind::Secret, _) => Files::Secret,
                 (MountKind::Ssh, _) => Files::Agent,
@@ -158,7 +178,7 @@ impl Executor<'_> {
                     format!("content {}", contexts[contexts.len() - 1])
                 }
                 Files::Tree(stack) => format!("layers {:?}", stack.chain()),
-                Files::Cache(from) => format!("cache {:?}", from.as_ref().map(Stack::chain)),
+                Files::Cache(from) => format!("cache {:?}", from.as_ref().map(Start::key)),
                 Files::Memory | Files::Secret | Files::Agent => String::new(),
             });
         }
@@ -369,7 +389,7 @@ impl Executor<'_> {
     /// The directories of the cache mounts, by place in `wanted`. All steps take them in one order, and each once, so that
     /// no two steps wait for each other.
     fn caches(&self, wanted: &[Wanted], ready: &mut Ready) -> Result<HashMap<usize, PathBuf>, Error> {
-        let mut order: Vec<(Digest, usize, Option<&Stack>)> = vec![];
+        let mut order: Vec<(Digest, usize, Option<&Start>)> = vec![];
         for (i, w) in wanted.iter().enumerate() {
             if let Files::Cache(from) = &w.files {
                 order.push((cache_key(w.mount, from.as_ref()), i, from.as_ref()));
@@ -402,13 +422,17 @@ impl Executor<'_> {
     }
 
     /// Fills a new cache: with what it starts from, and with the owner and mode that the mount says.
-    fn make_cache(&self, dir: &Path, mount: &Mount, from: Option<&Stack>) -> Result<(), Error> {
+    fn make_cache(&self, dir: &Path, mount: &Mount, from: Option<&Start>) -> Result<(), Error> {
         let files = dir.join("fs");
         let failed = |source| Error::File { path: files.clone(), source };
         std::fs::create_dir(&files).map_err(failed)?;
-        if let Some(stack) = from {
-            let tree = rootfs::open(&self.snapshots, self.images, stack)?;
-            self.copy_part(&tree.view, Path::new(""), dir, false)?;
+        match from {
+            Some(Start::Tree(stack)) => {
+                let tree = rootfs::open(&self.snapshots, self.images, stack)?;
+                self.copy_part(&tree.view, Path::new(""), dir, false)?;
+            }
+            Some(Start::Context(id, _)) => self.copy_part(self.context.named(*id)?, Path::new(""), dir, false)?,
+            None => {}
         }
         let o = &mount.options;
         let (uid, gid) = (o.uid.unwrap_or(0), o.gid.unwrap_or(0));
@@ -450,8 +474,8 @@ fn inside(source: &Path) -> PathBuf {
 }
 
 /// What tells one cache from another: as with BuildKit, its id, what it starts from, and the owner and mode it starts with.
-fn cache_key(mount: &Mount, from: Option<&Stack>) -> Digest {
+fn cache_key(mount: &Mount, from: Option<&Start>) -> Digest {
     let o = &mount.options;
-    let from = from.map(Stack::chain);
+    let from = from.map(Start::key);
     Digest::of(format!("{:?} {from:?} {:?} {:?} {:?}", o.id, o.uid, o.gid, o.mode))
 }

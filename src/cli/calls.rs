@@ -117,7 +117,7 @@ impl Call {
 }
 
 /// Shows warnings on standard error: a check has no steps to show.
-struct Warnings;
+pub(super) struct Warnings;
 
 impl Sink for Warnings {
     fn event(&self, event: &Event<'_>) {

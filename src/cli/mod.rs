@@ -210,7 +210,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         Verb::Version(args) => version::run(&args),
         Verb::Info(args) => info::run(&args, global),
         Verb::Check(args) => check::run(&args, global),
-        Verb::Lint(args) => lint::run(&args),
+        Verb::Lint(args) => lint::run(&args, global),
         Verb::Prune(args) => prune::run(&args, global),
         Verb::DebugTable => debug_table::run(),
         Verb::Other(words) => Err(other_verb(&words)),

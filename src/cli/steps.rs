@@ -282,7 +282,7 @@ fn fields<'t>(flag: &str, text: &'t str) -> Result<Vec<(&'t str, &'t str)>, Erro
 }
 
 /// `id=ID[,src=FILE][,env=NAME][,type=file|env]`. Without a source it is the variable called like the id, else the file.
-fn secret(text: &str, var: &Var<'_>) -> Result<SecretOption, Error> {
+pub(super) fn secret(text: &str, var: &Var<'_>) -> Result<SecretOption, Error> {
     let (mut id, mut source, mut variable, mut kind) = (None, None, None, None);
     for (key, value) in fields("--secret", text)? {
         match key {

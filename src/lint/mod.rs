@@ -39,6 +39,23 @@ use std::collections::{BTreeSet, HashMap};
 /// Configs of base images, by the name in FROM (variables replaced) and the platform that it is wanted for.
 pub type Bases = HashMap<(String, Platform), ImageConfig>;
 
+/// What a name stands for because somebody says so on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// An image; the name under which it is among the [`Bases`], where it is known.
+    Image(String),
+    /// A stage of the Dockerfile.
+    Stage(String),
+    /// Files, and no config.
+    Files,
+}
+
+/// The named contexts of a build.
+pub trait Contexts: std::fmt::Debug {
+    /// What the name means on a platform; `None`: what the Dockerfile says.
+    fn meaning(&self, name: &str, platform: &Platform) -> Option<Meaning>;
+}
+
 /// What is looked at.
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
@@ -58,6 +75,8 @@ pub struct Subject<'a> {
     pub ignore: &'a Patterns,
     /// What is known of base images.
     pub bases: &'a Bases,
+    /// What stands in for images and stages.
+    pub contexts: Option<&'a dyn Contexts>,
     /// Numbers of the stages that a build needs: rules about the meaning of instructions leave out all others. `None`:
     /// every stage.
     pub needed: Option<BTreeSet<usize>>,
@@ -75,6 +94,7 @@ impl<'a> Subject<'a> {
             build_platform: Platform::host(),
             ignore,
             bases,
+            contexts: None,
             needed: None,
         }
     }

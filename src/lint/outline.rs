@@ -2,7 +2,7 @@
 //!
 //! A comment `# NAME text` right above the definition of `NAME` is its description.
 
-use super::scope::{Scope, State};
+use super::scope::{Origin, Scope, State};
 use super::stages::global_args_used;
 use super::{Fault, Subject};
 use crate::dockerfile::expand::Lookup;
@@ -153,8 +153,9 @@ fn needed(scope: &mut Scope<'_>, subject: &Subject<'_>, target: usize) -> BTreeS
         if !needed.insert(number) {
             continue;
         }
-        let base = scope.base(number, subject).map(|(base, _)| base);
-        waiting.extend(base.and_then(|b| scope.stage(&b, number)));
+        if let Some((Origin::Stage(parent), _)) = scope.origin(number, subject) {
+            waiting.push(parent);
+        }
         for i in file.stages.get(number).iter().flat_map(|s| &s.instructions) {
             let names: Vec<String> = match &i.kind {
                 Kind::Copy(c) => c.from.iter().cloned().collect(),

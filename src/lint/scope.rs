@@ -3,7 +3,7 @@
 //! This is the plan's view of a Dockerfile without the plan: nothing is resolved, nothing can fail, and what is not known
 //! (the environment of a base image that nobody has looked up) is known to be unknown.
 
-use super::Subject;
+use super::{Meaning, Subject};
 use crate::dockerfile::expand::{Expanded, Expander, Lookup};
 use crate::dockerfile::{ArgDef, Dockerfile, Instruction, Kind, parse_trigger, suggest};
 use crate::oci::{ImageConfig, Platform};
@@ -92,6 +92,19 @@ pub(super) struct State {
     pub(super) shell: bool,
     /// A WORKDIR was set in the stage or in a stage that it starts from.
     pub(super) workdir: bool,
+}
+
+/// What a stage starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The end of another stage.
+    Stage(usize),
+    /// An image, by its name among the bases.
+    Image(String),
+    /// No image: `scratch`, or files.
+    Nothing,
+    /// A stage that does not exist.
+    Unknown,
 }
 
 /// An ARG before the first FROM.
@@ -268,11 +281,29 @@ impl<'a> Scope<'a> {
         Some((base, platform))
     }
 
+    /// What FROM of a stage means. A context with the name of the stage, or of the stage that is its base, takes its place.
+    pub(super) fn origin(&mut self, number: usize, subject: &Subject<'_>) -> Option<(Origin, Platform)> {
+        let (base, platform) = self.base(number, subject)?;
+        let parent = self.stage(&base, number);
+        let own = self.file.stages.get(number).and_then(|s| s.from.name.as_deref());
+        let names = own.into_iter().chain(Some(base.as_str()).filter(|_| parent.is_none()));
+        let meaning = subject.contexts.and_then(|all| names.into_iter().find_map(|n| all.meaning(n, &platform)));
+        let origin = match (meaning, parent) {
+            (Some(Meaning::Files), _) => Origin::Nothing,
+            (Some(Meaning::Image(name)), _) => Origin::Image(name),
+            (Some(Meaning::Stage(name)), _) => self.stage(&name, number).map_or(Origin::Unknown, Origin::Stage),
+            (None, Some(parent)) => Origin::Stage(parent),
+            (None, None) if base == "scratch" => Origin::Nothing,
+            (None, None) => Origin::Image(base),
+        };
+        Some((origin, platform))
+    }
+
     /// What a stage starts with. `finished` has the states of the stages before it.
     pub(super) fn start(&mut self, number: usize, subject: &Subject<'_>, finished: &[State]) -> State {
-        let Some((base, platform)) = self.base(number, subject) else { return State::default() };
-        let (mut state, triggers) = match self.stage(&base, number) {
-            Some(parent) => {
+        let Some((origin, platform)) = self.origin(number, subject) else { return State::default() };
+        let (mut state, triggers) = match origin {
+            Origin::Stage(parent) => {
                 let state = finished.get(parent).cloned().unwrap_or_default();
                 let instructions = self.file.stages.get(parent).map(|s| s.instructions.as_slice()).unwrap_or_default();
                 let triggers = instructions.iter().filter_map(|i| match &i.kind {
@@ -281,8 +312,9 @@ impl<'a> Scope<'a> {
                 });
                 (state, triggers.collect::<Vec<_>>())
             }
-            None if base == "scratch" => (State { base_known: true, ..State::default() }, vec![]),
-            None => match subject.bases.get(&(base, platform)) {
+            Origin::Nothing => (State { base_known: true, ..State::default() }, vec![]),
+            Origin::Unknown => (State::default(), vec![]),
+            Origin::Image(name) => match subject.bases.get(&(name, platform)) {
                 None => (State::default(), vec![]),
                 Some(config) => {
                     let triggers = config.config.on_build.iter().filter_map(|t| parse_trigger(t).ok());

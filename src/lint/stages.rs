@@ -1,6 +1,6 @@
 //! Rules about FROM.
 
-use super::scope::Scope;
+use super::scope::{Origin, Scope};
 use super::{Linter, Place, Subject, rules};
 use crate::dockerfile::Stage;
 use crate::dockerfile::expand::{Expanded, Lookup};
@@ -91,10 +91,7 @@ fn platform_flag(
 
 /// The base image is for another platform than it was asked for.
 fn base_platform(linter: &mut Linter<'_>, subject: &Subject<'_>, scope: &mut Scope<'_>, number: usize, place: &Place) {
-    let Some((base, wanted)) = scope.base(number, subject) else { return };
-    if scope.stage(&base, number).is_some() {
-        return;
-    }
+    let Some((Origin::Image(base), wanted)) = scope.origin(number, subject) else { return };
     let Some(config) = subject.bases.get(&(base.clone(), wanted.clone())) else { return };
     let found = config.platform();
     if !found.os.is_empty() && (found.os != wanted.os || found.architecture != wanted.architecture) {

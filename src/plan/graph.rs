@@ -5,7 +5,7 @@
 //! stages are opened from the target down: opening one finds its base, takes over the triggers, and names the stages that
 //! have to be opened next.
 
-use super::{ContextId, Error, NamedContext, PlanRequest, ResolvedImage, Resolver, context_name};
+use super::{ContextId, Error, NamedContext, PlanRequest, ResolvedImage, Resolver};
 use crate::dockerfile::expand::{Expander, Lookup, NoVariables};
 use crate::dockerfile::{self, CommandLine, Dockerfile, Instruction, Kind, MountFlag, MountKind, Span, suggest};
 use crate::oci::Platform;
@@ -119,15 +119,7 @@ impl<'a> Graph<'a> {
 
     /// The named context that a name means on a platform.
     fn context(&self, name: &str, platform: &Platform) -> Option<(ContextId, &'a NamedContext)> {
-        let (plain, exact) = (context_name(name), context_name(&format!("{name}::{platform}")));
-        let mut all = self.request.contexts.iter().enumerate();
-        let called = |wanted: &str| {
-            // of several with the same name the last one counts
-            let found = all.clone().rfind(|(_, (n, _))| context_name(n) == wanted);
-            found.map(|(number, (_, context))| (ContextId(number), context))
-        };
-        let found = called(&exact).or_else(|| called(&plain));
-        all.next().and(found)
+        self.request.context(name, platform)
     }
 
     /// What a stage starts from that begins with a named context.

@@ -71,6 +71,19 @@ pub fn context_name(name: &str) -> String {
 }
 
 impl PlanRequest {
+    /// The named context that a name means on a platform.
+    pub fn context(&self, name: &str, platform: &Platform) -> Option<(ContextId, &NamedContext)> {
+        if self.contexts.is_empty() {
+            return None;
+        }
+        let called = |wanted: &str| {
+            // of several with the same name the last one counts
+            let found = self.contexts.iter().enumerate().rfind(|(_, (n, _))| context_name(n) == wanted);
+            found.map(|(number, (_, context))| (ContextId(number), context))
+        };
+        called(&context_name(&format!("{name}::{platform}"))).or_else(|| called(&context_name(name)))
+    }
+
     /// A request with only a Dockerfile, for the machine's own platform.
     pub fn new(dockerfile: impl Into<String>) -> Self {
         PlanRequest {

@@ -71,6 +71,11 @@ pub fn is_archive(path: &Path) -> bool {
     read.is_ok() && looks_like_archive(&head)
 }
 
+/// Whether these first bytes of a stream are those of a build context.
+pub fn is_archive_head(head: &[u8]) -> bool {
+    looks_like_archive(head)
+}
+
 /// Whether the first bytes of a stream are those of a tar, or of what a tar is compressed with.
 pub(super) fn looks_like_archive(head: &[u8]) -> bool {
     Format::sniff(head) != Format::Plain || is_tar_header(head)

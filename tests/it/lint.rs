@@ -1,6 +1,7 @@
 //! Checks as users meet them: `rbuild lint`, `bud --check`, `--call` in both command lines, and what a build says at its end.
 
-use crate::harness::{Done, Lab, Run};
+use crate::harness::{Done, Lab, Run, require};
+use crate::web::{Page, Web};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -168,4 +169,78 @@ fn builders_are_compared() {
     assert_eq!(value["conflicts"][0]["line"], 2);
     let wrong = lab.rbuild(["lint", "--compat=kanico"]).arg(&context).ends_with(125).stderr;
     assert!(wrong.contains("did you mean `kaniko`?"), "{wrong}");
+}
+
+#[test]
+fn contexts_that_have_to_be_fetched_or_unpacked_are_checked() {
+    require!("git", "tar");
+    let (lab, web) = (Lab::new(), Web::start());
+    lab.context("c", &[("Dockerfile", SUSPICIOUS), ("file", ""), (".dockerignore", "file\n")]);
+    let git = |args: &[&str]| {
+        let run = lab.program("git", ["-c", "user.name=n", "-c", "user.email=e@x", "-c", "init.defaultBranch=main"]);
+        run.args(args).dir(lab.path("c")).ok()
+    };
+    git(&["init", "-q", "."]);
+    git(&["add", "-A"]);
+    git(&["commit", "-q", "-m", "one"]);
+    lab.program("tar", ["-C", "c", "-czf", "c.tgz", "Dockerfile", "file"]).ok();
+    let archive = std::fs::read(lab.path("c.tgz")).expect("the archive");
+    web.put("/c.tgz", Page { body: archive.clone(), ..Page::default() });
+    web.put("/Dockerfile", Page { body: SUSPICIOUS.into(), ..Page::default() });
+    web.demand_login("Bearer s3cret");
+    let secret = ["--secret", "id=HTTP_AUTH_TOKEN_127.0.0.1,env=TOKEN"];
+    let lint = |place: &str| lab.rbuild(["lint", "--format", "json"]).args(secret).arg(place).env("TOKEN", "s3cret");
+    let places =
+        [web.url("/c.tgz"), web.url("/Dockerfile"), format!("file://{}/.git", lab.path("c").display()), "c.tgz".into()];
+    for place in &places {
+        assert_eq!(rules(&lint(place).ends_with(1).stdout), RULES, "{place}");
+    }
+    assert_eq!(rules(&lint("-").input(archive).ends_with(1).stdout), RULES);
+    assert_eq!(
+        rules(&lint("c").arg("-f").arg(web.url("/Dockerfile")).ends_with(1).stdout).len(),
+        4,
+        "an ignored file, too"
+    );
+    let done = lab.rbuild(["lint", &web.url("/c.tgz")]).fails();
+    assert!(done.stderr.contains("HTTP_AUTH_TOKEN_HOST"), "{done}");
+    let compared = lab.rbuild(["lint", "--compat=kaniko", "c.tgz"]).output();
+    assert_eq!((compared.code, compared.stdout.as_str()), (0, "No differences found: kaniko.\n"), "{compared}");
+    let left: Vec<_> = std::fs::read_dir(lab.store().join("tmp")).expect("tmp").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    // What lies here is looked at without a store, and the flag names another ignore file.
+    let alone = Lab::new();
+    alone.context("c", &[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("ignored", "file\n")]);
+    alone.rbuild(["lint", "c"]).ok();
+    alone.rbuild(["lint", "-"]).input("FROM scratch\n").ok();
+    let done = alone.rbuild(["lint", "--ignorefile", "c/ignored", "--format", "json", "c"]).ends_with(1);
+    assert_eq!(rules(&done.stdout), ["CopyIgnoredFile"]);
+    assert!(!alone.store().exists());
+}
+
+#[test]
+fn named_contexts_are_bases() {
+    let lab = Lab::new();
+    lab.mkdir("dir");
+    let steps = "FROM scratch AS tools\nENV OF_STAGE=1\nFROM base\nCOPY $OF_STAGE $OF_IMAGE /\n";
+    lab.context("c", &[("Dockerfile", steps)]);
+    lab.context("base", &[("Dockerfile", "FROM scratch\nENV OF_IMAGE=1\n")]);
+    lab.rbuild(["bud", "-q", "--platform=linux/arm64", "-t", "oci:layout:x", "-t", "localhost/of-store", "base"]).ok();
+    let check = |verb: &[&str], place: &str| {
+        let done = lab.rbuild(verb).args(["--build-context", place]).arg("c").output();
+        let found = rules(&done.stdout).join(" ");
+        let undefined = ["OF_STAGE", "OF_IMAGE"].map(|name| done.stdout.contains(&format!("'${name}'")));
+        (found, undefined)
+    };
+    let lint = |place: &str| check(&["lint", "--format=json"], place).1;
+    assert_eq!(lint("other=dir"), [true, false], "nothing is known of an image that nobody looked up");
+    assert_eq!(lint("base=dir"), [true, true], "files set no variables");
+    assert_eq!(lint("base=target:tools"), [false, true]);
+    assert_eq!(lint("base=docker-image://localhost/of-store"), [true, false]);
+    let bud = |place: &str| check(&["bud", "--call=check,format=json"], place);
+    for image in ["base=oci-layout://layout:x", "base=docker-image://localhost/of-store"] {
+        let (found, undefined) = bud(image);
+        assert!(found.contains("InvalidBaseImagePlatform"), "{image}: {found}");
+        assert_eq!(undefined, [true, false], "{image}");
+    }
+    assert_eq!(bud("base=dir"), ("UndefinedVar UndefinedVar".into(), [true, true]));
 }

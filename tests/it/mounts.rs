@@ -165,6 +165,45 @@ RUN test ! -e /c && test ! -e /x
 }
 
 #[test]
+fn a_cache_starts_with_the_files_of_a_named_context() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = lab();
+    lab.context("start", &[("in/begun", "1\n"), ("ignored", "x"), (".dockerignore", "ignored\n")]);
+    let with = |steps: &str, place: &str| {
+        let dockerfile = format!(
+            "FROM localhost/busybox AS stage\nRUN mkdir /in && echo 1 >/in/begun\nFROM localhost/busybox\n{steps}"
+        );
+        builds(&lab, &dockerfile, &["--no-cache", "--build-context", place])
+    };
+    let start = "start=start";
+    let first = "RUN --mount=type=cache,target=/c,from=start test ! -e /c/ignored && test ! -e /c/seen && \
+                 test $(stat -c %u:%g /c/in/begun) = 0:0 && cat /c/in/begun && echo mine >/c/in/begun && touch /c/seen\n";
+    with(first, start);
+    // What steps change there stays, in the cache alone.
+    with("RUN --mount=type=cache,target=/c,from=start grep mine /c/in/begun\n", start);
+    with("RUN --mount=type=cache,target=/c,from=start,source=in grep mine /c/begun && test ! -e /c/in\n", start);
+    assert_eq!(std::fs::read_to_string(lab.path("start/in/begun")).unwrap(), "1\n");
+    with("RUN --mount=type=cache,target=/c test -z \"$(ls /c)\"\n", start);
+    with("RUN --mount=type=cache,target=/c,from=start,uid=7,mode=0700 test $(stat -c %u:%a /c) = 7:700\n", start);
+    // Other files begin another cache; so do a stage and an image under that name.
+    lab.write("start/in/begun", "2\n");
+    with(&first.replace("&& cat", "&& grep 2"), start);
+    let begun = "RUN --mount=type=cache,target=/c,from=start test ! -e /c/seen && grep 1 /c/in/begun\n";
+    with(begun, "start=target:stage");
+    with(
+        "RUN --mount=type=cache,target=/c,from=start test -x /c/bin/busybox\n",
+        "start=docker-image://localhost/busybox",
+    );
+    // They are part of the step's key; what ignore files leave out is not.
+    let step = "FROM localhost/busybox\nRUN --mount=type=cache,target=/c,from=start true\n";
+    let again = |changed: &str| {
+        lab.write(changed, "3\n");
+        cached(&builds(&lab, step, &["--build-context", start]))
+    };
+    assert!(!again("start/ignored") && again("start/ignored") && !again("start/in/begun"));
+}
+
+#[test]
 fn a_link_in_a_cache_leads_nowhere_else() {
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
     let lab = lab();

@@ -4,7 +4,7 @@ use crate::dockerfile::{
     self, Copy, Dockerfile, Heredoc, Instruction, Kind, MountFlag, MountKind, Sharing, Source, Span,
 };
 use crate::lint::Subject;
-use crate::lint::scope::Scope;
+use crate::lint::scope::{Origin, Scope};
 use crate::oci::Location;
 use std::collections::HashSet;
 
@@ -79,7 +79,7 @@ pub(super) fn used(file: &Dockerfile, subject: &Subject<'_>) -> Vec<(Feature, Sp
         found.begin();
         let base = scope.base(number, subject);
         found.texts(&stage.original, stage.span);
-        if base.as_ref().is_some_and(|(base, _)| Location::has_transport(base) && scope.stage(base, number).is_none()) {
+        if matches!(scope.origin(number, subject), Some((Origin::Image(name), _)) if Location::has_transport(&name)) {
             found.add(FromTransport, stage.span);
         }
         if stage.from.platform.is_some() && base.is_some_and(|(_, p)| !p.accepts(&subject.build_platform)) {
