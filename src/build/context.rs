@@ -1,11 +1,11 @@
 //! What a build reads from outside: the main context with its Dockerfile, and the named contexts.
 
 use super::request::{BuildRequest, Context, DockerfileSource, NamedContext};
-use super::{Error, logins::Reach};
+use super::{Error, epoch, logins::Reach};
 use crate::dockerfile::MountKind;
 use crate::plan::{self, Base, ContextId, CopyFrom, Plan, StepKind};
 use crate::registry::download::shown;
-use crate::source::{self, Dockerfile, GitUrl, Given, Names, cpp, download, files, git, unpacked};
+use crate::source::{self, Dockerfile, GitUrl, Given, Mtime, Names, cpp, download, files, git, unpacked};
 use crate::ui::Event;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -46,6 +46,10 @@ impl OpenContext {
             Context::Git(url) => {
                 let mut url = url.clone();
                 url.keep_git_dir |= keeps_git_dir(request);
+                // As with BuildKit: who wants the same image each time wants the same times.
+                if !url.mtime_given && epoch::is_wanted(request) {
+                    url.mtime = Mtime::Commit;
+                }
                 repository(&url, needed(reach)?)?
             }
         };
@@ -83,27 +87,26 @@ impl OpenContext {
         })
     }
 
+    /// Opens the files behind the name of a context; `None`: it is an image or a stage.
+    pub fn of_place(place: &NamedContext, reach: Reach<'_>) -> Result<Option<source::Context>, Error> {
+        let given = match place {
+            NamedContext::Dir(dir) => directory(dir, Some(reach))?,
+            NamedContext::Git(url) => repository(url, reach)?,
+            NamedContext::Web(url) => Given::Files(web_files(url, reach)?),
+            NamedContext::Image(_) | NamedContext::Layout { .. } | NamedContext::Stage(_) => return Ok(None),
+        };
+        Ok(match (given, place) {
+            (Given::Files(context), _) => Some(context),
+            (Given::Dockerfile(_), NamedContext::Dir(dir)) => Some(source::Context::open(dir)?),
+            (Given::Dockerfile(_), _) => None,
+        })
+    }
+
     /// Opens the named contexts that a plan reads, before any step is executed.
     pub fn open_named(&mut self, request: &BuildRequest, plan: &Plan, reach: Reach<'_>) -> Result<(), Error> {
         for id in used(plan) {
             let Some((_, place)) = request.context.named.get(id.0) else { continue };
-            let given = match place {
-                NamedContext::Dir(dir) => directory(dir, Some(reach))?,
-                NamedContext::Git(url) => repository(url, reach)?,
-                NamedContext::Web(url) => {
-                    fetching(&shown(url), reach);
-                    let login = reach.secrets.web_login(url)?;
-                    Given::Files(download::files(reach.around.store, reach.around.client, url, login)?)
-                }
-                NamedContext::Image(_) | NamedContext::Layout { .. } | NamedContext::Stage(_) => continue,
-            };
-            let context = match given {
-                Given::Files(context) => context,
-                Given::Dockerfile(_) => match place {
-                    NamedContext::Dir(dir) => source::Context::open(dir)?,
-                    _ => continue,
-                },
-            };
+            let Some(context) = OpenContext::of_place(place, reach)? else { continue };
             let (ignore, _) = files::root_ignore(&context, names(request))?;
             self.named.insert(id, context.with_ignore(ignore));
         }
@@ -124,6 +127,13 @@ fn keeps_git_dir(request: &BuildRequest) -> bool {
 
 fn fetching(name: &str, reach: Reach<'_>) {
     reach.around.sink.event(&Event::Fetching { name });
+}
+
+/// The files behind a web address: those of an archive, or one.
+fn web_files(url: &str, reach: Reach<'_>) -> Result<source::Context, Error> {
+    fetching(&shown(url), reach);
+    let login = reach.secrets.web_login(url)?;
+    Ok(download::files(reach.around.store, reach.around.client, url, login)?)
 }
 
 /// The files of a repository.

@@ -17,6 +17,7 @@ pub mod checks;
 mod commit;
 mod context;
 mod copy;
+mod epoch;
 mod error;
 mod execute;
 mod keys;
@@ -87,6 +88,7 @@ fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Er
     let request = &switches::apply(request, sink)?;
     let secrets = Secrets::read(&request.security.secrets)?;
     let mut context = OpenContext::open(request, Some(Reach { around, secrets: &secrets }))?;
+    let request = &epoch::settle(request, &context, Reach { around, secrets: &secrets })?;
     sink.event(&Event::DockerfileRead { name: &context.dockerfile_name, size: context.dockerfile.len() as u64 });
     let built = match platforms::is_index(request) {
         true => platforms::build(request, &mut context, &secrets, around)?,

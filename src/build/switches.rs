@@ -10,7 +10,7 @@ use super::{
 use crate::ui::{Event, Sink};
 
 /// The build argument that is also an environment variable.
-const EPOCH: &str = "SOURCE_DATE_EPOCH";
+pub(super) const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// Frontends that are the language rbuild speaks itself.
 const OWN_FRONTENDS: [&str; 2] = ["docker/dockerfile", "docker/dockerfile-upstream"];
@@ -48,8 +48,12 @@ pub(super) fn apply(request: &BuildRequest, sink: &dyn Sink) -> Result<BuildRequ
     request.output.always_index |= value(&request, "BUILDKIT_MULTI_PLATFORM").is_some_and(|v| is_true(&v));
     match value(&request, EPOCH) {
         Some(text) if request.metadata.timestamp.is_none() => {
-            let seconds = text.trim().parse().ok().filter(|s| TIMES.contains(s)).ok_or_else(|| epoch_error(&text))?;
-            request.metadata.source_date_epoch = Some(seconds);
+            request.metadata.source_date_epoch = match text.trim().parse::<i64>() {
+                Ok(seconds) if TIMES.contains(&seconds) => Some(seconds),
+                Ok(_) => return Err(epoch_error(&text)),
+                // The name of something that has a time: see `epoch`.
+                Err(_) => None,
+            };
         }
         Some(_) => {}
         // Known from the command line or the environment: an ARG of that name has it, too.
@@ -66,12 +70,12 @@ fn is_true(value: &str) -> bool {
     matches!(value, "1" | "t" | "T" | "true" | "True" | "TRUE")
 }
 
-fn epoch_error(text: &str) -> Error {
+pub(super) fn epoch_error(text: &str) -> Error {
     Error::Unsupported {
         what: format!("`{EPOCH}={text}`"),
         hint:
-            "give it seconds since 1970, such as `$(git log -1 --format=%ct)` for the time of a checkout; images know \
-               the years 0 to 9999"
+            "give it seconds since 1970 (images know the years 0 to 9999), `context`, or the name of a build context or \
+               of a stage that is `FROM scratch` and one ADD of something remote"
                 .into(),
     }
 }
@@ -118,7 +122,9 @@ mod tests {
         assert_eq!(of(&[(EPOCH, "3")], set).unwrap().0.source_date_epoch, Some(3));
         let timestamp = MetadataOptions { timestamp: Some(1), ..MetadataOptions::default() };
         assert_eq!(of(&[(EPOCH, "3")], timestamp).unwrap().0.source_date_epoch, None);
-        for bad in ["context", "yesterday", "253402300800", "-62167219201"] {
+        let (metadata, args) = of(&[(EPOCH, "context")], MetadataOptions::default()).unwrap();
+        assert_eq!((metadata.source_date_epoch, args), (None, vec![(EPOCH.into(), Some("context".into()))]));
+        for bad in ["253402300800", "-62167219201"] {
             assert!(of(&[(EPOCH, bad)], MetadataOptions::default()).is_err(), "{bad}");
         }
     }

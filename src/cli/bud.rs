@@ -260,7 +260,8 @@ impl BudArgs {
     }
 
     fn target_options(&self, var: &Var<'_>) -> Result<TargetOptions, Error> {
-        let mut build_args = vec![];
+        let named = epoch_name(var).filter(|_| self.timestamp.is_none() && self.source_date_epoch.is_none());
+        let mut build_args: Vec<_> = named.map(|name| ("SOURCE_DATE_EPOCH".into(), Some(name))).into_iter().collect();
         for path in &self.build_arg_file {
             let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
             for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
@@ -357,7 +358,7 @@ impl BudArgs {
             return Err(Error::usage("`--timestamp` and `--source-date-epoch` contradict each other"));
         }
         let source_date_epoch = match (self.source_date_epoch, self.timestamp) {
-            (None, None) => source_date_epoch(var)?,
+            (None, None) if epoch_name(var).is_none() => source_date_epoch(var)?,
             (flag, _) => flag,
         };
         let env = self.env.iter().map(|e| values::name_value(e, var)).collect::<Result<Vec<_>, _>>()?;
@@ -415,6 +416,11 @@ pub(super) fn compression(text: &str) -> Result<Compression, Error> {
         }
         _ => Err(Error::usage_hint(format!("unknown compression `{text}`"), "use `gzip`, `zstd` or `none`")),
     }
+}
+
+/// The variable `SOURCE_DATE_EPOCH` where it is no number: the name of something that has a time, which a build finds out.
+pub(super) fn epoch_name(var: &Var<'_>) -> Option<String> {
+    var("SOURCE_DATE_EPOCH").filter(|v| !v.trim().is_empty() && v.trim().parse::<i64>().is_err())
 }
 
 /// The variable `SOURCE_DATE_EPOCH`.

@@ -148,7 +148,12 @@ fn times() {
     assert_eq!(epoch(&[]), Some(7));
     assert_eq!(epoch(&["--source-date-epoch=9"]), Some(9));
     assert_eq!(epoch(&["--timestamp=9"]), None);
-    assert!(lower_in(&[("SOURCE_DATE_EPOCH", "today")], &[]).0.is_err());
+    let named = |line: &[&str]| lower_in(&[("SOURCE_DATE_EPOCH", "context")], line).0.unwrap();
+    let argument = [("SOURCE_DATE_EPOCH".to_owned(), Some("context".to_owned()))];
+    assert_eq!((named(&[]).target.build_args, named(&[]).metadata.source_date_epoch), (argument.to_vec(), None));
+    for line in [["--timestamp=9"], ["--source-date-epoch=9"]] {
+        assert!(named(&line).target.build_args.is_empty(), "{line:?}");
+    }
     assert!(lower_in(&[("SOURCE_DATE_EPOCH", "253402300800")], &[]).0.is_err());
     assert_eq!(lower(&["--timestamp", "-5"]).metadata.timestamp, Some(-5));
     assert_eq!(epoch(&["--source-date-epoch", "-5"]), Some(-5));

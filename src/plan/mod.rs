@@ -36,6 +36,18 @@ pub use step::{
 use crate::dockerfile::{self, Kind};
 use std::collections::BTreeMap;
 
+/// The value that a global ARG of the Dockerfile has, its default with variables replaced where no build argument says
+/// otherwise.
+///
+/// # Errors
+///
+/// A fault of the Dockerfile.
+pub fn global_arg(request: &PlanRequest, name: &str) -> Result<Option<String>, Error> {
+    let file = dockerfile::parse(&request.dockerfile, &request.name)?;
+    let global = scope::global(&file, request, &scope::build_args(request))?;
+    Ok(dockerfile::expand::Lookup::get(&global, name).map(|v| v.to_string()))
+}
+
 /// Works out every step of a build.
 ///
 /// # Errors

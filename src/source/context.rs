@@ -37,6 +37,8 @@ pub struct Context {
     matched: Mutex<HashMap<PathBuf, Matched>>,
     /// Excluded directories, and whether something below them is visible all the same.
     partly: Mutex<HashMap<PathBuf, bool>>,
+    /// When the files were made, in seconds since 1970, or that nobody says so; `None`: what the newest file says.
+    modified: Option<Option<i64>>,
     /// Where the files lie, if they were fetched for this build.
     temporary: Option<TempDir>,
 }
@@ -71,8 +73,39 @@ impl Context {
             ignore: Patterns::default(),
             matched: Mutex::default(),
             partly: Mutex::default(),
+            modified: None,
             temporary,
         }
+    }
+
+    /// The same context, of which somebody knows when its files were made.
+    pub(super) fn made_at(self, seconds: Option<i64>) -> Context {
+        Context { modified: Some(seconds), ..self }
+    }
+
+    /// When the files were made, in seconds since 1970: of a commit its time, of what was downloaded what the server says, of
+    /// an archive the time of the newest file. Of a directory of the user, nobody knows.
+    ///
+    /// # Errors
+    ///
+    /// The files cannot be looked at.
+    pub fn modified(&self) -> Result<Option<i64>, Error> {
+        if let Some(known) = self.modified {
+            return Ok(known);
+        }
+        let mut newest = None;
+        let mut waiting = if self.local { vec![] } else { vec![PathBuf::new()] };
+        while let Some(dir) = waiting.pop() {
+            let wrong = |e: TreeError| Error::Read { path: self.path.join(&dir), error: io::Error::other(e) };
+            for (name, meta) in self.files.read_dir(&dir).map_err(wrong)? {
+                match meta.kind {
+                    Kind::Dir => waiting.push(dir.join(name)),
+                    Kind::File => newest = newest.max(Some(meta.mtime.sec)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(newest)
     }
 
     /// The same context with other patterns of what is excluded.

@@ -51,7 +51,7 @@ impl Download {
     pub fn as_context(&self, store: &Store, url: &str, name: &str) -> Result<Context, Error> {
         let time = Time::seconds(self.modified.unwrap_or(0));
         let file = Loose::file(name, self.size, time, store.blob_file(&self.digest)?);
-        Ok(Context::of(PathBuf::from(shown(url)), Box::new(file), None))
+        Ok(Context::of(PathBuf::from(shown(url)), Box::new(file), None).made_at(self.modified))
     }
 }
 
@@ -156,7 +156,16 @@ fn download(record: &Record) -> Download {
 /// As [`fetch`], and as [`unpacked::read`].
 pub fn context(store: &Store, client: &Client, url: &str, login: Option<Authorization>) -> Result<Given, Error> {
     let found = fetch(store, client, url, None, login)?;
-    unpacked::read(store, store.open_blob(&found.digest)?, Path::new(&shown(url)))
+    let given = unpacked::read(store, store.open_blob(&found.digest)?, Path::new(&shown(url)))?;
+    Ok(match given {
+        Given::Files(files) => Given::Files(dated(files, &found)),
+        text => text,
+    })
+}
+
+/// The files of an archive, as old as the server says, where it says so.
+fn dated(files: Context, found: &Download) -> Context {
+    if found.modified.is_some() { files.made_at(found.modified) } else { files }
 }
 
 /// Fetches the files of a named context: an archive, unpacked, or the one file that it is.
@@ -169,7 +178,7 @@ pub fn files(store: &Store, client: &Client, url: &str, login: Option<Authorizat
     if unpacked::is_archive(&store.blob_file(&found.digest)?)
         && let Given::Files(files) = unpacked::read(store, store.open_blob(&found.digest)?, Path::new(&shown(url)))?
     {
-        return Ok(files);
+        return Ok(dated(files, &found));
     }
     found.as_context(store, url, &file_name(url))
 }

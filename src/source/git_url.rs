@@ -58,6 +58,8 @@ pub struct GitUrl {
     pub keep_git_dir: bool,
     /// Times of the files.
     pub mtime: Mtime,
+    /// Whether the address says so.
+    pub mtime_given: bool,
     /// Whether the commit itself is asked for, and not the name that leads to it.
     pub fetch_by_commit: bool,
 }
@@ -168,6 +170,7 @@ impl GitUrl {
             submodules: true,
             keep_git_dir: false,
             mtime: Mtime::default(),
+            mtime_given: false,
             fetch_by_commit: false,
         };
         let host = remote.split_once("://").map_or(remote.as_str(), |(_, rest)| rest);
@@ -227,6 +230,7 @@ impl GitUrl {
             "keep-git-dir" => self.keep_git_dir = flag()?,
             "fetch-by-commit" => self.fetch_by_commit = flag()?,
             "mtime" => {
+                self.mtime_given = true;
                 self.mtime = match value {
                     "checkout" => Mtime::Checkout,
                     "commit" => Mtime::Commit,

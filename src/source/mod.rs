@@ -30,7 +30,7 @@ pub use context::Context;
 pub use download::Download;
 pub use error::Error;
 pub use files::{Dockerfile, Names, dockerfile_on_stdin, find_dockerfile, find_ignore};
-pub use git_url::{GitUrl, GitUrlError, Written, split_login};
+pub use git_url::{GitUrl, GitUrlError, Mtime, Written, split_login};
 pub use unpacked::Given;
 
 use unpacked::looks_like_archive;

@@ -111,10 +111,8 @@ pub fn checkout(
         let inside = sparse.map(|dir| vec!["--", dir]).unwrap_or_default();
         git.run(&["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"], &inside)?;
     }
-    let time = match url.mtime {
-        Mtime::Checkout => None,
-        Mtime::Commit => Some(commit_time(&git, &id)?),
-    };
+    let made = commit_time(&git, &id)?;
+    let time = Some(made).filter(|_| url.mtime == Mtime::Commit);
     if url.keep_git_dir {
         git.remove("FETCH_HEAD")?;
         // What says when and by whom this copy was made.
@@ -129,7 +127,7 @@ pub fn checkout(
         Some(subdir) => part(files, subdir, url)?,
         None => files,
     };
-    Ok(Context::of(PathBuf::from(url.to_string()), Box::new(files), Some(dir)))
+    Ok(Context::of(PathBuf::from(url.to_string()), Box::new(files), Some(dir)).made_at(Some(made)))
 }
 
 /// Brings the commit into the repository, with as little else as the server allows.

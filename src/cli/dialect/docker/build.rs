@@ -121,7 +121,9 @@ impl BuildArgs {
             return Err(Error::usage("invalid argument: can't use stdin for both build context and dockerfile"));
         }
         let named = self.build_context.iter().map(|c| contexts::named_context(c)).collect::<Result<_, _>>()?;
-        let build_args = self.build_arg.iter().map(|a| values::name_value(a, var)).collect::<Result<_, _>>()?;
+        let mut build_args: Vec<_> =
+            self.build_arg.iter().map(|a| values::name_value(a, var)).collect::<Result<_, _>>()?;
+        build_args.splice(0..0, bud::epoch_name(var).map(|name| ("SOURCE_DATE_EPOCH".into(), Some(name))));
         let default = var("DOCKER_DEFAULT_PLATFORM").filter(|p| !p.is_empty() && self.platform.is_empty());
         let platform = PlatformArgs::whole(self.platform.iter().cloned().chain(default));
         let explicit = platform.is_explicit();
@@ -161,7 +163,7 @@ impl BuildArgs {
                 annotations,
                 created_annotation: false,
                 inherit_annotations: false,
-                source_date_epoch: bud::source_date_epoch(var)?,
+                source_date_epoch: if bud::epoch_name(var).is_none() { bud::source_date_epoch(var)? } else { None },
                 ..MetadataOptions::default()
             },
             registry: RegistryOptions::default(),
