@@ -294,7 +294,7 @@ impl BudArgs {
             build: Platform::host(),
             explicit: self.platform.is_explicit(),
             os_version: self.os_version.clone(),
-            os_features: self.os_feature.clone(),
+            os_features: values::commas(&self.os_feature),
         })
     }
 

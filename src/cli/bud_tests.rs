@@ -165,8 +165,7 @@ fn times() {
 fn what_run_steps_see() {
     let r = lower(&[
         "--network=none",
-        "--add-host=a:1.2.3.4",
-        "--add-host=b;c:::1",
+        "--add-host=a:1.2.3.4,b;c:::1",
         "-v",
         "/src:/dst:ro,Z",
         "--dns=1.1.1.1,8.8.8.8",
@@ -198,10 +197,10 @@ fn what_run_steps_see() {
         "--secret=id=FROM_ENV",
         "--ssh=k=/key",
         "--mount=type=tmpfs,target=/t",
-        "--device=/dev/null:/dev/x",
+        "--device=/dev/null:/dev/x,/dev/zero",
         "--group-add=a,5",
         "--shm-size=2m",
-        "--ulimit=nofile=5:6",
+        "--ulimit=nofile=5:6,core=0",
         "--cpuset-cpus=0",
         "--allow=security.insecure",
         "--security-opt=mask=/a:/b",
@@ -214,7 +213,9 @@ fn what_run_steps_see() {
     assert_eq!(r.secrets[0].source, SecretSource::Variable("FROM_ENV".into()));
     assert_eq!((r.ssh[0].id.as_str(), r.mounts.len()), ("k", 1));
     assert_eq!(r.devices[0].target.to_str(), Some("/dev/x"));
-    assert_eq!((r.groups.len(), r.shm_size, r.ulimits.len(), r.cpus), (2, Some(2 << 20), 1, vec![0]));
+    assert_eq!((r.groups.len(), r.shm_size, r.ulimits.len(), r.cpus), (2, Some(2 << 20), 2, vec![0]));
+    assert_eq!((r.devices.len(), lower(&["--shm-size=0"]).security.shm_size), (2, None));
+    assert_eq!(lower(&["--os-feature=x,y"]).platform.os_features, ["x", "y"]);
     assert_eq!((r.masked.len(), r.unmasked.paths.len(), r.authorities.len()), (2, 1, 1));
 }
 
@@ -267,6 +268,8 @@ fn values_that_mean_nothing_are_refused() {
         &["--retry", "-1"],
         &["--platform=foo"],
         &["--authfile=/nowhere/auth.json"],
+        &["--cert-dir=/nowhere"],
+        &["--cap-add=chown", "--cap-drop=chown"],
     ]
     .map(refused);
     insta::assert_snapshot!(lines.join("\n"), @r#"
@@ -277,6 +280,8 @@ fn values_that_mean_nothing_are_refused() {
     invalid value '-1' for '--retry <N>': -1 is not in 0..=4294967295 | 
     invalid platform `foo`: unknown operating system or architecture; expected `os/arch` | 
     there is no credentials file `/nowhere/auth.json` | `rbuild login --authfile /nowhere/auth.json` makes one; without the flag, the usual files count
+    there is no directory of certificates `/nowhere` | 
+    `--cap-add` and `--cap-drop` of `CAP_CHOWN` contradict each other | 
     "#);
 }
 
@@ -337,7 +342,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
 
 /// A value of each flag that has one, and that no default of this test's has.
 const SAMPLES: &str = "add-host=a:1.2.3.4 allow=security.insecure annotation=a=b arch=s390x authfile=Cargo.toml \
-    build-arg-file=rustfmt.toml build-arg=A=b build-context=a=b cache-ttl=5h cap-add=net_raw cap-drop=chown cert-dir=c \
+    build-arg-file=rustfmt.toml build-arg=A=b build-context=a=b cache-ttl=5h cap-add=net_raw cap-drop=chown cert-dir=src \
     compression-format=zstd cpp-flag=-DA cpuset-cpus=0 creds=u:p device=/dev/fuse dns-option=a dns-search=a dns=1.1.1.1 \
     emulator=e env=A=b file=f format=docker from=f group-add=5 ignorefile=i iidfile-raw=i iidfile=i jobs=3 label=a=b \
     layers=false logfile=l manifest=m metadata-file=m mount=type=tmpfs,dst=/t network=none os-feature=f os-version=1 os=plan9 \

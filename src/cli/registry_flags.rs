@@ -66,6 +66,11 @@ impl AccessArgs {
                 ),
             ));
         }
+        if let Some(dir) = &self.cert_dir
+            && !dir.is_dir()
+        {
+            return Err(Error::usage(format!("there is no directory of certificates `{}`", dir.display())));
+        }
         Ok(RegistryOptions {
             authfile: self.authfile.clone(),
             creds,
@@ -113,7 +118,7 @@ mod tests {
         let access = AccessArgs {
             creds: Some("u:p:q".into()),
             tls_verify: Some(false),
-            cert_dir: Some("certs".into()),
+            cert_dir: Some("src".into()),
             authfile: Some("Cargo.toml".into()),
         };
         let args = RegistryArgs { access, retry: 9, retry_delay: Some(Duration::from_secs(7)) };
@@ -126,7 +131,7 @@ mod tests {
         assert_eq!(options.creds, Some(("u".into(), "p:q".into())));
         assert_eq!((options.tls_verify, options.retries, options.retry_delay.as_secs()), (Some(false), 9, 7));
         let paths = [options.cert_dir, options.authfile, options.registries_conf, options.registries_conf_dir];
-        assert_eq!(paths, ["certs", "Cargo.toml", "conf", "conf.d"].map(|p| Some(p.into())));
+        assert_eq!(paths, ["src", "Cargo.toml", "conf", "conf.d"].map(|p| Some(p.into())));
         assert_eq!(
             client_options(&RegistryOptions::default(), &global).retry_delay,
             registry::Options::default().retry_delay

@@ -172,8 +172,7 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
         let kind = MountKind::Bind { source, inside: PathBuf::new(), guard: Guard::read_only(v.read_only) };
         spec.mounts.push(Mount { target: PathBuf::from(v.target), kind });
     }
-    spec.cap_add = steps::capabilities(&args.cap_add)?;
-    spec.cap_drop = steps::capabilities(&args.cap_drop)?;
+    (spec.cap_add, spec.cap_drop) = steps::capabilities(&args.cap_add, &args.cap_drop)?;
     spec.stdin = if args.interactive || args.tty { Stdin::Inherit } else { Stdin::Null };
     spec.interactive = args.tty;
 

@@ -53,9 +53,13 @@ impl CommonStepArgs {
             add_hosts: add_hosts(&self.add_host)?,
             secrets: self.secret.iter().map(|s| secret(s, var)).collect::<Result<_, _>>()?,
             ssh: self.ssh.iter().map(|s| ssh(s, var)).collect::<Result<_, _>>()?,
-            shm_size: self.shm_size,
+            // To the kernel, no bytes are no limit.
+            shm_size: self.shm_size.filter(|bytes| *bytes > 0),
             emulator: var("RBUILD_EMULATOR").filter(|e| !e.is_empty()).map(Into::into),
-            ulimits: self.ulimit.iter().filter_map(|u| ulimit(u).transpose()).collect::<Result<_, _>>()?,
+            ulimits: values::commas(&self.ulimit)
+                .iter()
+                .filter_map(|u| ulimit(u).transpose())
+                .collect::<Result<_, _>>()?,
             cpus: self.cpuset_cpus.as_deref().map(cpus).transpose()?.unwrap_or_default(),
             authorities: self.trust_ca.clone(),
             ..SecurityOptions::default()
@@ -152,6 +156,7 @@ impl StepArgs {
             ));
         }
         let common = self.common.lower(var, warn)?;
+        let (cap_add, cap_drop) = capabilities(&self.cap_add, &self.cap_drop)?;
         Ok(SecurityOptions {
             emulator: self.emulator.clone().or_else(|| common.emulator.clone()),
             network: self.network.as_deref().map(network).transpose()?.flatten(),
@@ -161,9 +166,9 @@ impl StepArgs {
             compat_volumes: self.compat_volumes == Some(true),
             volumes: self.volume.iter().map(|v| volume(v, warn)).collect::<Result<_, _>>()?,
             mounts: self.mount.clone(),
-            cap_add: capabilities(&self.cap_add)?,
-            cap_drop: capabilities(&self.cap_drop)?,
-            devices: self.device.iter().map(|d| device(d)).collect::<Result<_, _>>()?,
+            cap_add,
+            cap_drop,
+            devices: values::commas(&self.device).iter().map(|d| device(d)).collect::<Result<_, _>>()?,
             groups,
             ..common
         })
@@ -201,8 +206,8 @@ pub fn network(text: &str) -> Result<Option<Network>, Error> {
 /// The lines that several `--add-host` ask for.
 pub fn add_hosts(all: &[String]) -> Result<Vec<(String, String)>, Error> {
     let mut lines = vec![];
-    for text in all {
-        let (names, address) = add_host(text)?;
+    for text in values::commas(all) {
+        let (names, address) = add_host(&text)?;
         lines.extend(names.split(';').map(|name| (name.to_owned(), address.clone())));
     }
     Ok(lines)
@@ -259,17 +264,30 @@ pub fn volume(text: &str, warn: &mut dyn FnMut(String)) -> Result<VolumeMount, E
     Ok(volume)
 }
 
-/// `--cap-add` and `--cap-drop`.
-pub fn capabilities(values: &[String]) -> Result<Vec<Capability>, Error> {
-    let mut all = vec![];
-    for name in values::commas(values) {
-        if name.eq_ignore_ascii_case("all") {
-            all.extend(Capability::all());
-        } else {
-            all.push(name.parse().map_err(Error::usage)?);
-        }
+/// What `--cap-add` and `--cap-drop` add to and take from the usual ones. Of `all`, what the other flag names is left out.
+pub fn capabilities(add: &[String], drop: &[String]) -> Result<(Vec<Capability>, Vec<Capability>), Error> {
+    let parse = |values: &[String]| -> Result<(bool, Vec<Capability>), Error> {
+        let (all, named): (Vec<String>, Vec<String>) =
+            values::commas(values).into_iter().partition(|name| name.eq_ignore_ascii_case("all"));
+        let named =
+            named.iter().map(|name| name.parse().map_err(Error::usage)).collect::<Result<Vec<Capability>, Error>>()?;
+        Ok((!all.is_empty(), named))
+    };
+    let ((add_all, add), (drop_all, drop)) = (parse(add)?, parse(drop)?);
+    if add_all && drop_all {
+        return Err(Error::usage("`--cap-add=all` and `--cap-drop=all` contradict each other"));
     }
-    Ok(all)
+    if let Some(both) = add.iter().find(|c| !add_all && !drop_all && drop.contains(*c)) {
+        return Err(Error::usage(format!("`--cap-add` and `--cap-drop` of `{}` contradict each other", both.0)));
+    }
+    let all_but = |named: &[Capability]| -> Vec<Capability> {
+        Capability::all().into_iter().filter(|c| !named.contains(c)).collect()
+    };
+    Ok(match (add_all, drop_all) {
+        (true, _) => (all_but(&drop), drop),
+        (_, true) => (add.clone(), all_but(&add)),
+        _ => (add, drop),
+    })
 }
 
 /// `KEY=VALUE` fields between commas.
@@ -542,6 +560,22 @@ mod tests {
         for bad in ["mask=", "mask=x", "unmask=rel", "systempaths=unconfined"] {
             assert!(security_option(bad, &mut to, &mut |_| ()).is_err(), "{bad}");
         }
-        assert!(capabilities(&["all".into()]).unwrap().len() > 30);
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped() {
+        let of = |add: &str, drop: &str| {
+            let (add, drop) = capabilities(&[add.into()], &[drop.into()]).map_err(|e| e.to_string())?;
+            let has = |all: &[Capability], name: &str| all.contains(&name.parse().unwrap());
+            Ok::<_, String>((add.len(), has(&add, "chown"), drop.len(), has(&drop, "chown")))
+        };
+        let all = Capability::all().len();
+        assert_eq!(of("chown,CAP_NET_RAW", ""), Ok((2, true, 0, false)));
+        assert_eq!(of("all", "chown"), Ok((all - 1, false, 1, true)));
+        assert_eq!(of("chown", "ALL"), Ok((1, true, all - 1, false)));
+        assert_eq!(of("", "all"), Ok((0, false, all, true)));
+        for (add, drop) in [("all", "all"), ("chown", "setuid,chown"), ("nosuch", "")] {
+            assert!(of(add, drop).is_err(), "{add} {drop}");
+        }
     }
 }

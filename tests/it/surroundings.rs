@@ -143,6 +143,7 @@ fn sizes_and_limits() {
     let free = |mib: u32| format!("RUN test \"$(df -m /dev/shm | awk 'END {{print $2}}')\" = {mib}");
     builds(&lab, &free(64), &[]);
     builds(&lab, &free(3), &["--shm-size", "3m"]);
+    builds(&lab, &free(64), &["--shm-size", "0"]);
     let steps = "RUN test \"$(ulimit -Sn) $(ulimit -Hn) $(ulimit -Sc)\" = '77 99 0'";
     builds(&lab, steps, &["--ulimit", "nofile=77:99", "--ulimit=core=0"]);
     if hard_limit("Max open files").is_some() {
@@ -225,6 +226,8 @@ fn what_is_covered_and_what_is_allowed() {
     builds(&lab, &format!("RUN {} = 1", bit(12)), &["--cap-add", "net_admin"]);
     builds(&lab, &format!("RUN {} = 0", bit(0)), &["--cap-drop", "CAP_CHOWN"]);
     builds(&lab, &format!("RUN {} = 0 && {} = 0", bit(0), bit(5)), &["--cap-drop", "all"]);
+    builds(&lab, &format!("RUN {} = 1 && {} = 0", bit(0), bit(5)), &["--cap-drop", "all", "--cap-add=chown"]);
+    builds(&lab, &format!("RUN {} = 0 && {} = 1", bit(0), bit(12)), &["--cap-add", "all", "--cap-drop=chown"]);
 }
 
 #[test]

@@ -31,6 +31,14 @@ fn names_are_docker_s_and_so_is_the_format() {
     let shown: Vec<String> = r.output.destinations.iter().map(Location::to_string).collect();
     assert_eq!(shown, ["docker.io/library/x:latest", "localhost:5000/worker:latest"]);
     assert_eq!(lower(&["build", "--annotation=a=b", "."]).output.format, ManifestFormat::Oci);
+    let arch = |line: &[&str]| {
+        let request = lower_in(&[("DOCKER_DEFAULT_PLATFORM", "linux/s390x")], line).unwrap();
+        request.platform.target.architecture
+    };
+    assert_eq!(
+        (arch(&["build", "."]), arch(&["build", "--platform=linux/arm64", "."])),
+        ("s390x".into(), "arm64".into())
+    );
 }
 
 #[test]
