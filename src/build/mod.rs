@@ -152,6 +152,7 @@ fn plan_request(request: &BuildRequest, context: &OpenContext) -> PlanRequest {
         contexts: context::for_plan(request),
         mounts: request.security.mounts.clone(),
         allow_insecure: request.security.allow_insecure,
+        forbid_network: request.security.network == Some(crate::plan::Network::None) && !request.security.allow_network,
         ..PlanRequest::new(context.dockerfile.clone())
     }
 }

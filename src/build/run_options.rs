@@ -37,6 +37,8 @@ pub struct SecurityOptions {
     pub compat_volumes: bool,
     /// `--allow security.insecure`: steps may ask for `RUN --security=insecure`.
     pub allow_insecure: bool,
+    /// `--allow network.host`: steps may ask for `RUN --network=host` where `network` is none.
+    pub allow_network: bool,
     /// Capabilities beyond the default set.
     pub cap_add: Vec<Capability>,
     /// Capabilities of the default set that RUN does not get.

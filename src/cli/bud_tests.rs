@@ -202,13 +202,13 @@ fn what_run_steps_see() {
         "--shm-size=2m",
         "--ulimit=nofile=5:6,core=0",
         "--cpuset-cpus=0",
-        "--allow=security.insecure",
+        "--allow=security.insecure,network.host",
         "--security-opt=mask=/a:/b",
         "--security-opt=unmask=/proc/acpi",
         "--trust-ca=ca.pem",
     ])
     .security;
-    assert!(r.no_hosts && r.allow_insecure);
+    assert!(r.no_hosts && r.allow_insecure && r.allow_network);
     assert_eq!(r.add_hosts, [("h".into(), "host-gateway".into())]);
     assert_eq!(r.secrets[0].source, SecretSource::Variable("FROM_ENV".into()));
     assert_eq!((r.ssh[0].id.as_str(), r.mounts.len()), ("k", 1));

@@ -67,8 +67,7 @@ impl CommonStepArgs {
         for entitlement in values::commas(&self.allow) {
             match entitlement.as_str() {
                 "security.insecure" => security.allow_insecure = true,
-                // Steps have the pod's network anyway.
-                "network.host" => {}
+                "network.host" => security.allow_network = true,
                 _ => {
                     return Err(Error::unsupported(
                         format!("`--allow {entitlement}`"),

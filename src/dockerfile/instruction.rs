@@ -98,7 +98,13 @@ pub(super) fn parse(line: &Line) -> Result<Parsed, Problem> {
     }
     if !KEYWORDS.contains(&keyword.as_str()) {
         let shown: String = c.original.split_whitespace().next().unwrap_or_default().chars().take(64).collect();
-        return wrong_hint(format!("unknown instruction `{shown}`"), suggest::hint(&c.keyword, KEYWORDS));
+        let hint = match shown.starts_with("//") {
+            true => {
+                Some("comments begin with `#`; files for frontends other than the Dockerfile's are not read".into())
+            }
+            false => suggest::hint(&c.keyword, KEYWORDS),
+        };
+        return wrong_hint(format!("unknown instruction `{shown}`"), hint);
     }
     let plain = || Flags::new(c, &keyword, none).map(drop);
     Ok(Parsed::Other(match keyword.as_str() {

@@ -110,14 +110,21 @@ pub(super) fn read(text: &str) -> Result<Lines, Located> {
     let mut out = Lines::default();
     let mut seen = Vec::new();
     let mut directives_over = false;
+    let executable = text.starts_with("#!");
     let mut comments = Vec::new();
 
     while let Some(raw) = physical.next() {
         number += 1;
         let start = number;
         let first = raw.trim_end_matches(['\r', '\n']).trim_start();
+        // A Dockerfile that can be executed has the line for the kernel before its directives; an `escape` behind that is
+        // none, as in BuildKit.
+        if executable && number == 1 {
+            continue;
+        }
         if !directives_over {
-            if out.directives.take(first, &mut seen, Span { start, end: start })? {
+            let escape = directive(first).is_some_and(|(name, _)| name == "escape");
+            if !(executable && escape) && out.directives.take(first, &mut seen, Span { start, end: start })? {
                 continue;
             }
             directives_over = true;
@@ -203,6 +210,9 @@ mod tests {
         assert_eq!(l.lines[1].command.original, "RUN a  b\\");
         let l = read("# other=1\n# escape=`\nFROM x\n").unwrap();
         assert_eq!(l.directives.escape, '\\');
+        let l = read("#!/usr/bin/env builder\n# check=skip=all\n# syntax=a/b\n# escape=`\nFROM x\n").unwrap();
+        assert_eq!((l.directives.syntax.as_deref(), l.directives.escape), (Some("a/b"), '\\'));
+        assert_eq!(l.directives.check.as_deref(), Some("skip=all"));
         assert!(read("# escape=x\nFROM x\n").is_err());
         assert!(read("# escape=\\\n# escape=\\\nFROM x\n").is_err());
     }

@@ -22,6 +22,7 @@ mod command;
 mod duration;
 mod error;
 pub mod expand;
+mod frontend;
 mod heredoc;
 pub mod ignore;
 mod instruction;
@@ -39,6 +40,7 @@ pub use ast::{
 };
 pub(crate) use command::quote;
 pub use error::{Error, Location, Problem};
+pub(crate) use frontend::is_own_frontend;
 pub(crate) use instruction::is_stage_name;
 pub use mount::MountError;
 

@@ -33,7 +33,7 @@ pub use step::{
     StepKind,
 };
 
-use crate::dockerfile::{self, Kind};
+use crate::dockerfile::{self, Dockerfile, Kind, Span};
 use std::collections::BTreeMap;
 
 /// The value that a global ARG of the Dockerfile has, its default with variables replaced where no build argument says
@@ -56,6 +56,7 @@ pub fn global_arg(request: &PlanRequest, name: &str) -> Result<Option<String>, E
 /// but not supported.
 pub fn plan(request: &PlanRequest, resolver: &mut dyn Resolver) -> Result<Plan, Error> {
     let mut file = dockerfile::parse(&request.dockerfile, &request.name)?;
+    frontend(&file, request)?;
     if let (Some(base), Some(first)) = (&request.from, file.stages.first_mut()) {
         first.from.base.clone_from(base);
     }
@@ -91,4 +92,26 @@ pub fn plan(request: &PlanRequest, resolver: &mut dyn Resolver) -> Result<Plan, 
         builder.stage(number, stage)?;
     }
     builder.finish(unused_build_args)
+}
+
+/// Refuses a file that is written for another frontend. `BUILDKIT_SYNTAX` stands in for what the file says, and has been
+/// looked at where the build arguments are.
+fn frontend(file: &Dockerfile, request: &PlanRequest) -> Result<(), Error> {
+    let replaced = |(name, value): &(String, Option<String>)| {
+        name == "BUILDKIT_SYNTAX" && value.as_deref().is_some_and(|v| !v.is_empty())
+    };
+    let Some(named) = file.syntax.as_deref().filter(|named| !dockerfile::is_own_frontend(named)) else { return Ok(()) };
+    if request.build_args.iter().any(replaced) {
+        return Ok(());
+    }
+    let line = request.dockerfile.lines().position(|l| l.to_ascii_lowercase().contains("syntax")).unwrap_or(0) + 1;
+    Err(Error::Unsupported {
+        what: format!("the Dockerfile frontend `{named}` of `# syntax=`"),
+        hint: Some(
+            "rbuild runs no frontend images: leave the line out, or replace it with \
+             `--build-arg BUILDKIT_SYNTAX=docker/dockerfile`"
+                .into(),
+        ),
+        location: Box::new(request.location(Span { start: line, end: line })),
+    })
 }

@@ -39,6 +39,8 @@ pub struct PlanRequest {
     pub mounts: Vec<String>,
     /// Whether `RUN --security=insecure` is allowed.
     pub allow_insecure: bool,
+    /// Whether `RUN --network=host` is refused: steps have no network, and none was allowed to those that ask.
+    pub forbid_network: bool,
 }
 
 /// What a name stands for that `--build-context` defines.
@@ -101,6 +103,7 @@ impl PlanRequest {
             contexts: vec![],
             mounts: vec![],
             allow_insecure: false,
+            forbid_network: false,
         }
     }
 }

@@ -22,6 +22,14 @@ impl Builder<'_> {
                 location: Box::new(self.request().location(span)),
             });
         }
+        // The network of the pod is there for all, so it takes no leave, but where the command line took it away.
+        if run.network == Some(RunNetwork::Host) && self.request().forbid_network {
+            return Err(Error::Invalid {
+                message: "`RUN --network=host` is not allowed: the build has `--network=none`".into(),
+                hint: Some("allow it with `--allow network.host`".into()),
+                location: Box::new(self.request().location(span)),
+            });
+        }
         self.devices(run, span)?;
         let (request, platform) = (self.request(), &state.platform);
         if !platform.accepts(&request.platform) && !platform.accepts(&request.build_platform) {

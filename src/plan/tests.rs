@@ -326,6 +326,32 @@ fn faults_show_the_line() {
 }
 
 #[test]
+fn files_for_other_frontends_are_refused() {
+    let e = plan(&request("# check=skip=all\n# syntax=example/other:1\nFROM plain\n"), &mut Images).unwrap_err();
+    assert!(
+        e.to_string().contains("`example/other:1` of `# syntax=` is not supported yet: `Dockerfile`, line 2"),
+        "{e}"
+    );
+    assert!(e.hint().is_some_and(|h| h.contains("BUILDKIT_SYNTAX")));
+    made("# syntax=docker/dockerfile:1\nFROM plain\n");
+    let mut r = request("#!/usr/bin/env x\n# syntax=example/other\nFROM plain\n");
+    assert!(plan(&r, &mut Images).is_err());
+    r.build_args = vec![("BUILDKIT_SYNTAX".into(), Some("docker/dockerfile".into()))];
+    assert!(plan(&r, &mut Images).is_ok());
+}
+
+#[test]
+fn a_network_that_was_taken_away_is_not_given_to_those_that_ask() {
+    let mut r = request("FROM plain\nRUN --network=host x\n");
+    assert_eq!(run(&plan(&r, &mut Images).unwrap(), 0).network, Some(Network::Host));
+    r.forbid_network = true;
+    let e = plan(&r, &mut Images).unwrap_err();
+    assert_eq!(e.hint().as_deref(), Some("allow it with `--allow network.host`"));
+    r.dockerfile = "FROM plain\nRUN --network=default x\nRUN --network=none x\n".into();
+    assert_eq!(run(&plan(&r, &mut Images).unwrap(), 0).network, None);
+}
+
+#[test]
 fn the_first_from_can_name_another_image() {
     let mut r = request("FROM no-such-image AS a\nFROM plain\nCOPY --from=a /x /x");
     r.from = Some("base".into());
