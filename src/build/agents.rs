@@ -7,7 +7,6 @@ use super::request::SshOption;
 use crate::dockerfile;
 use crate::sandbox::agent::{Agent, Key, KeyError, listens, serve};
 use crate::sandbox::{self, Guard, MountKind};
-use crate::sys::idmap::IdMap;
 use std::collections::HashMap;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
@@ -93,15 +92,9 @@ impl Executor<'_> {
         let Some(agent) = self.agents.0.get(id) else {
             return if options.required { Err(failed("it was not given".into())) } else { Ok(None) };
         };
-        let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
-        let owned = (uid, gid) == (0, 0) || self.snapshots.map().can_own(uid, gid);
-        if !owned && matches!(self.snapshots.map(), IdMap::Ranged { .. }) {
-            return Err(failed(format!("the socket cannot be given to {uid}:{gid}, which is out of the pod's range")));
-        }
         // A directory of the store that goes with the step.
         let active = self.snapshots.prepare()?;
-        let owner = (owned && (uid, gid) != (0, 0)).then_some((uid, gid));
-        let served = serve(agent, &active.upper(), options.mode.unwrap_or(0o600), owner)
+        let served = serve(agent, &active.upper(), options.mode.unwrap_or(0o600), self.owner(options))
             .map_err(|source| Error::File { path: active.upper(), source })?;
         let source = served.path().to_owned();
         ready.serve(served, active);

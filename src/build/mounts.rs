@@ -30,6 +30,8 @@ use crate::plan::{ContextId, CopyFrom, Mount, Run, StepId};
 use crate::sandbox::{self, Guard, agent::Served};
 use crate::snapshot::{Active, Links, Prepared, RootSpec};
 use crate::store::CacheMount;
+use crate::sys::idmap::IdMap;
+use crate::ui::Event;
 use std::{
     collections::HashMap,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
@@ -412,6 +414,7 @@ impl Executor<'_> {
                 |strictest, sharing| if sharing == Sharing::Shared { strictest } else { sharing },
             );
             let Some(w) = wanted.get(*i) else { continue };
+            self.owner(&w.mount.options);
             let mut make = |dir: &Path| self.make_cache(dir, w.mount, *from);
             let taken = self.around.store.cache_mount(&map, key, sharing, &|| cancel.is_cancelled(), &mut make)?;
             let cache = taken.ok_or(Error::Cancelled)?;
@@ -436,12 +439,27 @@ impl Executor<'_> {
         }
         let o = &mount.options;
         let (uid, gid) = (o.uid.unwrap_or(0), o.gid.unwrap_or(0));
-        // With one id there is nobody else whose the directory could be.
         if (uid, gid) != (0, 0) && self.snapshots.map().can_own(uid, gid) {
             chown(&files, Some(uid), Some(gid)).map_err(failed)?;
         }
         let mode = std::fs::Permissions::from_mode(o.mode.unwrap_or(0o755));
         std::fs::set_permissions(&files, mode).map_err(failed)
+    }
+
+    /// Whose a mount is to be, where that is somebody else than root; says so where it cannot be.
+    pub(super) fn owner(&self, options: &dockerfile::Mount) -> Option<(u32, u32)> {
+        let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
+        if (uid, gid) == (0, 0) || self.snapshots.map().can_own(uid, gid) {
+            return Some((uid, gid)).filter(|owner| *owner != (0, 0));
+        }
+        let why = match self.snapshots.map() {
+            IdMap::Ranged { .. } => "the id lies outside of the range that the pod has",
+            _ => "this pod maps one id only",
+        };
+        let target = options.target.as_deref().unwrap_or_default();
+        let text = format!("`{target}` belongs to 0:0 in place of {uid}:{gid}: {why}");
+        self.around.sink.event(&Event::Warning { text: &text });
+        None
     }
 }
 

@@ -62,12 +62,13 @@ impl Builder<'_> {
                 Ok(Outcome::config(format!("SHELL [{}]", shell.join(" "))))
             }
             Kind::Expose(words) => {
-                let mut ports = vec![];
+                let mut ports = values::Ports::default();
                 for word in words {
                     for port in self.words(word, &state.variables, span)? {
-                        ports.extend(values::ports(&port).map_err(|m| self.invalid(span, m))?);
+                        ports.add(&port).map_err(|m| self.invalid(span, m))?;
                     }
                 }
+                let ports = ports.names;
                 state.config().exposed_ports.extend(ports.iter().map(|p| (p.clone(), Empty {})));
                 Ok(Outcome::config(format!("EXPOSE [{}]", ports.join(" "))))
             }

@@ -2,18 +2,21 @@
 
 use crate::dockerfile::quote;
 use crate::oci::Health;
+use std::ops::RangeInclusive;
 
-/// The ports of one word of EXPOSE, as `port/protocol`: `80`, `53/udp`, `8000-8010`, `[ip:][host:]port`.
-pub(super) fn ports(word: &str) -> Result<Vec<String>, String> {
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
+
+/// The ports of one word of EXPOSE (`80`, `53/udp`, `8000-8010`, `[ip:][host:]port`), and which of the protocols.
+fn ports(word: &str) -> Result<(RangeInclusive<u16>, usize), String> {
     let last = word.rsplit(':').next().unwrap_or(word);
     let (range, protocol) = last.split_once('/').unwrap_or((last, ""));
     if range.is_empty() {
         return Err(format!("no port in `{word}`"));
     }
-    let protocol = match protocol.to_ascii_lowercase() {
-        p if p.is_empty() => "tcp".to_owned(),
-        p if matches!(p.as_str(), "tcp" | "udp" | "sctp") => p,
-        p => return Err(format!("invalid protocol `{p}` in `{word}`: expected `tcp`, `udp` or `sctp`")),
+    let lower = protocol.to_ascii_lowercase();
+    let protocol = if lower.is_empty() { Some(0) } else { PROTOCOLS.iter().position(|p| *p == lower) };
+    let Some(protocol) = protocol else {
+        return Err(format!("invalid protocol `{lower}` in `{word}`: expected `tcp`, `udp` or `sctp`"));
     };
     let number = |s: &str| {
         let digits = !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
@@ -26,7 +29,30 @@ pub(super) fn ports(word: &str) -> Result<Vec<String>, String> {
     if end < first {
         return Err(format!("invalid range of ports `{word}`: it ends before it begins"));
     }
-    Ok((first..=end).map(|p| format!("{p}/{protocol}")).collect())
+    Ok((first..=end, protocol))
+}
+
+/// The ports of an EXPOSE, each once: a few letters name all that there are, so a line could otherwise name any number.
+#[derive(Default)]
+pub(super) struct Ports {
+    seen: [Vec<bool>; PROTOCOLS.len()],
+    /// `80/tcp` and so on, in the order of the instruction.
+    pub(super) names: Vec<String>,
+}
+
+impl Ports {
+    /// Adds what a word names.
+    pub(super) fn add(&mut self, word: &str) -> Result<(), String> {
+        let (range, protocol) = ports(word)?;
+        let (Some(seen), Some(name)) = (self.seen.get_mut(protocol), PROTOCOLS.get(protocol)) else { return Ok(()) };
+        seen.resize(1 << 16, false);
+        let (first, last) = (usize::from(*range.start()), usize::from(*range.end()));
+        for (port, seen) in seen.iter_mut().enumerate().take(last + 1).skip(first).filter(|(_, seen)| !**seen) {
+            *seen = true;
+            self.names.push(format!("{port}/{name}"));
+        }
+        Ok(())
+    }
 }
 
 /// Whether a text names a signal of Linux: a number, or a name with or without `SIG`.
@@ -154,10 +180,15 @@ mod tests {
 
     #[test]
     fn ports_of_expose() {
-        assert_eq!(ports("80").unwrap(), ["80/tcp"]);
-        assert_eq!(ports("53/UDP").unwrap(), ["53/udp"]);
-        assert_eq!(ports("8-9/sctp").unwrap(), ["8/sctp", "9/sctp"]);
-        assert_eq!(ports("127.0.0.1:80:90").unwrap(), ["90/tcp"]);
+        let mut all = Ports::default();
+        for word in ["80", "53/UDP", "8-9/sctp", "127.0.0.1:80:90", "79-81", "80/udp"] {
+            all.add(word).unwrap();
+        }
+        assert_eq!(all.names, ["80/tcp", "53/udp", "8/sctp", "9/sctp", "90/tcp", "79/tcp", "81/tcp", "80/udp"]);
+        for end in 65300..=u16::MAX {
+            all.add(&format!("0-{end}")).unwrap();
+        }
+        assert_eq!(all.names.len(), 65536 + 4);
         for bad in ["", "x", "9-8", "80/icmp", "70000", "/tcp", "1-2-3", "+1"] {
             assert!(ports(bad).is_err(), "{bad}");
         }

@@ -70,6 +70,13 @@ fn owner_and_mode_are_those_that_the_kernel_can_show() {
     );
     let done = builds(&lab, &steps, &["--secret", &file]);
     assert_eq!(said(&done).contains("belongs to 0:0 in place of 33:12"), one_id, "{done}");
+    let cache = format!(
+        "RUN --mount=type=cache,target=/c,uid=33,gid=12,mode=0710 test \"$(stat -c %a:%u:%g /c)\" = 710:{owner}\n\
+         RUN --mount=type=cache,target=/far,uid=99999999 test \"$(stat -c %u /far)\" = 0"
+    );
+    let done = builds(&lab, &cache, &[]);
+    assert_eq!(said(&done).contains("`/c` belongs to 0:0 in place of 33:12"), one_id, "{done}");
+    assert!(said(&done).contains("`/far` belongs to 0:0 in place of 99999999:0"), "{done}");
     if !one_id {
         builds(&lab, "USER 33:12\nRUN --mount=type=secret,id=s,uid=33 cat /run/secrets/s", &["--secret", &file]);
         let done = build(&lab, "USER 33\nRUN --mount=type=secret,id=s cat /run/secrets/s", &["--secret", &file]);
