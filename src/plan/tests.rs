@@ -1,6 +1,7 @@
 //! Plans of small Dockerfiles, with images that the test makes up.
 
 use super::*;
+use crate::dockerfile::Sharing;
 use crate::error::Classified;
 use crate::oci::{Digest, ImageConfig, Platform};
 use std::sync::Arc;
@@ -175,6 +176,31 @@ fn platform_arguments_have_to_be_declared() {
     let p =
         made("FROM --platform=$BUILDPLATFORM plain\nARG TARGETARCH TARGETPLATFORM\nENV A=$TARGETARCH B=$TARGETOS\n");
     assert_eq!(target(&p).env[1..], ["A=amd64", "B="]);
+
+    let names = ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT"];
+    let names: Vec<String> = ["BUILD", "TARGET"].iter().flat_map(|kind| names.map(|n| format!("{kind}{n}"))).collect();
+    let words: Vec<String> = names.iter().map(|n| format!("${n}")).collect();
+    let text = format!(
+        "FROM plain AS one\nFROM one AS two\nARG TARGETSTAGE {}\nENV A={} S=$TARGETSTAGE\n",
+        names.join(" "),
+        words.join("|")
+    );
+    let mut r = request(&text);
+    (r.platform, r.build_platform) = ("linux/arm/v7".parse().unwrap(), Platform::linux("amd64"));
+    r.target = Some("two".into());
+    let p = plan(&r, &mut Images).unwrap();
+    assert_eq!(target(&p).env[1..], ["A=linux/amd64|linux||amd64||linux/arm/v7|linux||arm|v7", "S=two"]);
+}
+
+#[test]
+fn a_health_check_is_inherited_until_it_is_taken_back() {
+    let of = |last: &str| {
+        let p = made(&format!("FROM plain AS a\nHEALTHCHECK --retries=2 CMD x\nFROM a\n{last}\n"));
+        target(&p).healthcheck.clone().map(|h| (h.test.join(" "), h.retries))
+    };
+    assert_eq!(of(""), Some(("CMD-SHELL x".into(), 2)));
+    assert_eq!(of("HEALTHCHECK CMD [\"y\"]"), Some(("CMD y".into(), 0)));
+    assert_eq!(of("HEALTHCHECK NONE"), Some(("NONE".into(), 0)));
 }
 
 #[test]
@@ -267,7 +293,8 @@ fn heredocs() {
 fn mounts_are_expanded() {
     let p = made(
         "FROM plain AS s\nFROM base\nARG T=/t\nRUN --mount=type=cache,target=$T --mount=from=s,target=m,source=/q \
-         --mount=type=secret,id=k --mount=type=tmpfs,target=/z,size=1k x\n",
+         --mount=type=secret,id=k --mount=type=tmpfs,target=/z,size=1k \
+         --mount=type=cache,target=/p,id=$T,sharing=private,ro,uid=1,gid=2,mode=0700 x\n",
     );
     let m = &run(&p, 0).mounts;
     assert_eq!(m[0].options.target.as_deref(), Some("/t"));
@@ -276,6 +303,9 @@ fn mounts_are_expanded() {
     assert!(matches!(m[1].from, Some(CopyFrom::Stage(StepId(0)))));
     assert_eq!(m[2].options.target.as_deref(), Some("/run/secrets/k"));
     assert_eq!(m[3].options.size, Some(1024));
+    let cache = &m[4].options;
+    assert_eq!((cache.id.as_deref(), cache.sharing, cache.read_only), (Some("/t"), Sharing::Private, true));
+    assert_eq!((cache.uid, cache.gid, cache.mode), (Some(1), Some(2), Some(0o700)));
     assert_eq!(p.steps.last().map(|s| s.inputs.clone()), Some(vec![StepId(0)]));
 }
 
