@@ -212,15 +212,12 @@ impl BudArgs {
         let platform = self.platform()?;
         let output = self.output(var)?;
         if output.format == ManifestFormat::Docker && !self.annotation.is_empty() {
-            if self.format.is_some() {
-                return Err(Error::usage_hint(
-                    "`--annotation` and `--format docker` contradict each other: Docker's format has no annotations",
-                    "use `--format oci`, or `--label`",
-                ));
-            }
-            warn(
-                "--annotation has no effect with Docker's format, which has no annotations: use `--format oci`".into(),
-            );
+            // No error: builds that buildah does go on here, and it drops them.
+            let names: Vec<&str> = self.annotation.iter().map(|a| a.split('=').next().unwrap_or_default()).collect();
+            warn(format!(
+                "--annotation has no effect with Docker's format, which has no place for `{}`: use `--format oci`",
+                names.join("`, `")
+            ));
         }
         Ok(BuildRequest {
             context: self.context(&file)?,
