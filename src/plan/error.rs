@@ -78,6 +78,12 @@ impl Classified for Error {
             Error::TargetNotFound { hint, .. } | Error::Invalid { hint, .. } => hint.clone(),
             Error::Unsupported { hint, .. } => hint.clone(),
             Error::Image { near: Some(near), .. } => Some(format!("did you mean the stage `{near}`?")),
+            Error::Image { name, .. } if ["oci:", "dir:"].iter().any(|t| name.starts_with(t)) => {
+                Some("give it a name with `--build-context NAME=oci-layout://DIR`, and write that name".into())
+            }
+            Error::Image { name, .. } if ["oci-archive:", "docker-archive:"].iter().any(|t| name.starts_with(t)) => {
+                Some("bring it into the store with `rbuild load`, and write the name it has there".into())
+            }
             Error::Image { reason, .. } => reason.hint(),
         }
     }

@@ -371,6 +371,14 @@ fn files_for_other_frontends_are_refused() {
 }
 
 #[test]
+fn images_of_local_transports_have_another_way_in() {
+    for (image, way) in [("oci:/dir", "oci-layout://DIR"), ("docker-archive:/x.tar", "rbuild load")] {
+        let e = plan(&request(&format!("FROM {image}\n")), &mut Images).unwrap_err();
+        assert!(e.hint().is_some_and(|h| h.contains(way)), "{image}: {e}");
+    }
+}
+
+#[test]
 fn a_network_that_was_taken_away_is_not_given_to_those_that_ask() {
     let mut r = request("FROM plain\nRUN --network=host x\n");
     assert_eq!(run(&plan(&r, &mut Images).unwrap(), 0).network, Some(Network::Host));
