@@ -10,6 +10,7 @@ pub mod build;
 pub mod cache;
 pub mod cli;
 pub mod dockerfile;
+pub mod doctor;
 pub mod error;
 pub mod export;
 pub mod lint;

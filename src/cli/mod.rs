@@ -14,7 +14,7 @@
 //! | `bud`, `run` | extract layers, run commands |
 //! | `unshare` | its purpose |
 //! | `rmi`, `prune`, `check` | remove or read layer directories with files of other ids |
-//! | `info` | reports what can be entered |
+//! | `info`, `doctor` | report what can be entered |
 //! | `pull` with a limit to the store | may remove layer directories |
 //! | all others | blobs and names only: they belong to the caller |
 
@@ -28,6 +28,7 @@ mod contexts;
 mod debug_table;
 mod delivery;
 pub mod dialect;
+mod doctor;
 mod error;
 mod foreign;
 mod global;
@@ -128,6 +129,7 @@ enum Verb {
     Unshare(unshare::UnshareArgs),
     Version(version::VersionArgs),
     Info(info::InfoArgs),
+    Doctor(doctor::DoctorArgs),
     Check(check::CheckArgs),
     Lint(lint::LintArgs),
     Prune(prune::PruneArgs),
@@ -148,6 +150,8 @@ impl Verb {
             Verb::Images(_) | Verb::Tag(_) | Verb::Inspect(_) | Verb::History(_) => false,
             Verb::Pull(_) | Verb::Push(_) | Verb::Load(_) | Verb::Save(_) | Verb::Import(_) => false,
             Verb::Lint(_) | Verb::Manifest(_) => false,
+            // It asks what the pod allows before it enters.
+            Verb::Doctor(_) => false,
             Verb::Login(_) | Verb::Logout(_) | Verb::Version(_) | Verb::DebugTable | Verb::Other(_) => false,
         }
     }
@@ -209,6 +213,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         Verb::Unshare(args) => unshare::run(&args),
         Verb::Version(args) => version::run(&args),
         Verb::Info(args) => info::run(&args, global),
+        Verb::Doctor(args) => doctor::run(&args, global),
         Verb::Check(args) => check::run(&args, global),
         Verb::Lint(args) => lint::run(&args, global),
         Verb::Prune(args) => prune::run(&args, global),

@@ -11,6 +11,7 @@ pub mod mount;
 pub mod names;
 pub mod net;
 pub mod passwd;
+pub mod probe;
 pub mod process;
 pub mod ptrace;
 pub mod remote;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Level of each top-level module; see the table in `docs/architecture.md`. `error` lies below all.
-const LEVELS: [(&str, i8); 19] = [
+const LEVELS: [(&str, i8); 20] = [
     ("error", -1),
     ("sys", 0),
     ("oci", 0),
@@ -18,6 +18,7 @@ const LEVELS: [(&str, i8); 19] = [
     ("source", 4),
     ("sandbox", 4),
     ("cache", 5),
+    ("doctor", 5),
     ("plan", 6),
     ("lint", 6),
     ("build", 7),

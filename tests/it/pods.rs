@@ -17,7 +17,8 @@ pub fn missing() -> Option<String> {
     missing.or(busybox_is_missing().map(Into::into))
 }
 
-fn script() -> PathBuf {
+/// The script that starts pods.
+pub fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pods/run")
 }
 

@@ -95,7 +95,8 @@ def merge(old, patch, field=""):
             elif name in made:
                 made[name] = merge(made[name], value, name)
             else:
-                made[name] = value
+                # Into nothing, so that what it removes is not added.
+                made[name] = merge({}, value, name) if isinstance(value, dict) else value
         return made
     if isinstance(old, list) and isinstance(patch, list) and field in MERGE_KEYS:
         key = MERGE_KEYS[field]

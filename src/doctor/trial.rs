@@ -1,0 +1,81 @@
+//! The verdict: one step, on an empty root file system, by the code that runs the steps of builds.
+
+use crate::sandbox::{self, Guard, Mount, MountKind, StepSpec};
+use crate::snapshot::{Links, RootSpec, Snapshots};
+use crate::store::Store;
+use crate::sys::idmap::IdMap;
+use crate::sys::signal::Cancel;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How the trial went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    /// The driver that made the root file system, where one could be had.
+    pub driver: Option<String>,
+    /// How long the step took, or why it did not run.
+    pub step: Result<Duration, Refused>,
+    /// What it warned of.
+    pub warnings: Vec<String>,
+}
+
+impl Default for Trial {
+    fn default() -> Trial {
+        Trial { driver: None, step: Err(Refused::default()), warnings: Vec::new() }
+    }
+}
+
+/// A step that did not run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Refused {
+    /// Why.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl Refused {
+    fn of(e: &(impl crate::error::Classified + ?Sized)) -> Refused {
+        Refused { message: e.to_string(), hint: e.hint() }
+    }
+
+    fn io(what: &str) -> impl Fn(std::io::Error) -> Refused {
+        move |e| Refused { message: format!("{what}: {e}"), hint: None }
+    }
+}
+
+/// Where the step finds this program.
+const PROGRAM: &str = "/rbuild";
+
+/// Runs this program as the command of a step, in a store. To be called after a user namespace was entered.
+pub fn trial(store: &Store) -> Trial {
+    let mut made = Trial::default();
+    made.step = attempt(store, &mut made.driver, &mut made.warnings);
+    made
+}
+
+fn attempt(store: &Store, driver: &mut Option<String>, warnings: &mut Vec<String>) -> Result<Duration, Refused> {
+    let snapshots = Snapshots::new(store, IdMap::current()).map_err(|e| Refused::of(&e))?;
+    *driver = Some(snapshots.driver().map_err(|e| Refused::of(&e))?.name().to_owned());
+    let active = snapshots.prepare().map_err(|e| Refused::of(&e))?;
+    let stub = store.mount_points_dir();
+    sandbox::make_stub(&stub).map_err(Refused::io("cannot make the layer of mount points"))?;
+    let wanted =
+        RootSpec { layers: &[], extra: &[], stub: Some(&stub), top: &active, links: Links::Own, part: Path::new("") };
+    let prepared = snapshots.root(&wanted).map_err(|e| Refused::of(&e))?;
+    let mut spec = StepSpec::new(prepared.root().into(), vec![PROGRAM.into(), "version".into()]);
+    let source = std::fs::read_link("/proc/self/exe").map_err(Refused::io("cannot find this program"))?;
+    let kind = MountKind::Bind { source, inside: PathBuf::new(), guard: Guard::read_only(true) };
+    spec.mounts.push(Mount { target: PROGRAM.into(), kind });
+    let cancel = Cancel::new().map_err(Refused::io("cannot watch a step"))?;
+    let mut output = Vec::new();
+    let exit =
+        sandbox::run(&spec, &mut |_, piece| output.extend_from_slice(piece), &cancel).map_err(|e| Refused::of(&e))?;
+    warnings.extend(exit.warnings);
+    if exit.code != 0 {
+        let said = String::from_utf8_lossy(&output);
+        let said = said.lines().last().unwrap_or_default();
+        return Err(Refused { message: format!("a command ended with {}: {said}", exit.code), hint: None });
+    }
+    Ok(exit.duration)
+}
