@@ -1,9 +1,243 @@
-//! What a step sees where the pod cannot give it the real thing: ids of processes and owners of files.
+//! A step without namespaces: its processes live in the pod's own world, and a supervisor keeps up another one for them.
 //!
-//! Where one id is mapped, or none, every process of a step has the same ids to the kernel, and every file the same owner.
-//! What each of them would have with a range of ids is kept here, and the calls that ask for it or change it are answered
-//! from here: [`ids`] knows what the kernel would do with the credentials of a process, [`owners`] which files have an
-//! owner, a mode or a device number that the file system does not.
+//! ```text
+//! rbuild init              the supervisor: three threads, not dumpable
+//!  ├─ thread: calls        answers what the step's filter notifies of: opens, stats, renames …  (calls/)
+//!  ├─ thread: watch        the builder's wishes: signals, the end
+//!  ├─ main thread: trace   forks, programs that start, ends                                     (trace)
+//!  └─ the step             one seccomp filter, traced; its files are opened for it
+//! ```
+//!
+//! A call that names a path is never made by the process that asks: the supervisor resolves the path in the step's own tree
+//! ([`view`]), makes the call itself, and gives the result, or the descriptor. What the process does to the path meanwhile
+//! changes nothing. A program is executed by way of a [`loader`](crate::sys::loader), the only file that the kernel may
+//! execute.
+//!
+//! To the kernel every process has the same ids, and every file the same owner. What each of them would have with a range
+//! of ids is kept here: [`ids`] knows what the kernel would do with the credentials of a process, [`owners`] which files
+//! have an owner, a mode or a device number that the file system does not.
 
+mod attributes;
+mod calls;
+mod elf;
+mod exec;
 pub mod ids;
+mod look;
 pub mod owners;
+mod policy;
+mod proc;
+mod serve;
+mod tasks;
+mod trace;
+mod view;
+mod walk;
+
+pub use view::{Mount, Source};
+
+use crate::archive::record::Records;
+use crate::sys::process::{self, Fork, Status, exit_now, fork};
+use crate::sys::seccomp::{self, Listener};
+use crate::sys::{loader, ptrace, rlimit};
+use owners::Owners;
+use rustix::io::Errno;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use view::View;
+
+/// How many directories and links are remembered at most.
+const MAX_KNOWN: u64 = 16 * 1024;
+
+/// What a step sees.
+#[derive(Debug, Clone)]
+pub struct Scene {
+    /// Its root directory, absolute on the builder's side.
+    pub root: PathBuf,
+    /// What lies over it, in this order. Mount points exist.
+    pub mounts: Vec<Mount>,
+    /// An empty directory of the builder's for the supervisor's own files, on a file system that allows programs.
+    pub scratch: PathBuf,
+    /// The host name that the step sees.
+    pub hostname: String,
+    /// Who the step's first process is before it becomes anybody else.
+    pub credentials: ids::Credentials,
+    /// What the layers have recorded of the files in the root directory.
+    pub records: Records,
+}
+
+/// A step that could not be run.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct Error {
+    /// What failed.
+    pub what: String,
+    /// The system error.
+    pub source: io::Error,
+}
+
+impl Error {
+    fn new(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+        let what = what.into();
+        move |source| Error { what, source }
+    }
+}
+
+/// How a step ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How its first process ended.
+    pub status: Status,
+    /// What that process said before it became the step's program, if it did not.
+    pub report: Vec<u8>,
+    /// What is to be recorded of the files in the root directory.
+    pub records: Records,
+}
+
+/// What the supervisor knows.
+struct World {
+    view: View,
+    owners: Owners,
+    /// This process's user and group.
+    own: (u32, u32),
+    hostname: String,
+    /// The loader: its path, and which file it is.
+    loader: (CString, (u64, u64)),
+    chance: u64,
+}
+
+impl World {
+    /// A number that programs cannot foresee well enough to rely on.
+    fn chance(&mut self) -> u64 {
+        self.chance ^= self.chance << 13;
+        self.chance ^= self.chance >> 7;
+        self.chance ^= self.chance << 17;
+        self.chance
+    }
+}
+
+/// The step's first process puts itself under supervision with this.
+pub struct Gate {
+    filter: Vec<u8>,
+    supervisor: UnixStream,
+}
+
+impl Gate {
+    /// From here on the process sees the step's world. Needs no_new_privs or CAP_SYS_ADMIN.
+    pub fn pass(&self) -> io::Result<()> {
+        let listener = seccomp::load_with_patient_listener(&self.filter)?;
+        process::send_descriptor(&self.supervisor, listener.as_fd())
+    }
+}
+
+/// Runs a step. `first` becomes its first process: it prepares what it has to, passes the gate, and executes the program by
+/// its path in the step; what it returns is a report of why that failed. `leash` is readable when the step is to end.
+/// To be called by a process with one thread.
+pub fn run(scene: &Scene, first: impl FnOnce(&Gate) -> Vec<u8>, leash: OwnedFd) -> Result<Ended, Error> {
+    let filter = seccomp::compile(&policy::policy())
+        .map_err(|e| Error { what: "cannot make the supervisor's filter".to_owned(), source: io::Error::other(e) })?;
+    let mut world = prepare(scene)?;
+    let broken = || Error::new("cannot start a step");
+    let (mut report_read, report_write) = io::pipe().map_err(broken())?;
+    let (mut go_read, mut go_write) = io::pipe().map_err(broken())?;
+    let (ours, theirs) = UnixStream::pair().map_err(broken())?;
+    let watch = serve::Watch::new(leash).map_err(broken())?;
+    let nowhere = scene.scratch.join("nowhere");
+    let pid = match fork().map_err(broken())? {
+        Fork::Child => {
+            drop((report_read, go_write, ours));
+            if go_read.read(&mut [0]).unwrap_or(0) == 0 || std::env::set_current_dir(&nowhere).is_err() {
+                exit_now(127);
+            }
+            let report = first(&Gate { filter, supervisor: theirs });
+            let mut pipe = report_write;
+            let _ = pipe.write_all(&report);
+            exit_now(127)
+        }
+        Fork::Parent(pid) => pid,
+    };
+    drop((report_write, go_read, theirs));
+    // Not before: the child would be untraceable.
+    crate::sys::caps::set_undumpable();
+    rlimit::raise_descriptors();
+    process::become_subreaper().map_err(broken())?;
+    let root = world.view.root();
+    let cwd = Arc::clone(&root);
+    let around = tasks::Surroundings { root, cwd, umask: 0o022 };
+    world.view.tasks.first(pid, around, scene.credentials.clone());
+    let begin = ptrace::seize_with_programs(pid)
+        .map_err(Error::new("cannot trace the step"))
+        .and_then(|()| go_write.write_all(&[1]).map_err(broken()))
+        .and_then(|()| process::await_descriptor(&ours).map_err(broken()));
+    let listener = match begin {
+        Ok(Some(fd)) => Listener::new(fd),
+        // It ended before.
+        Ok(None) => {
+            let (status, _) = process::wait(pid).map_err(broken())?;
+            let mut report = Vec::new();
+            report_read.read_to_end(&mut report).map_err(broken())?;
+            return Ok(Ended { status, report, records: scene.records.clone() });
+        }
+        Err(e) => {
+            process::kill_and_reap(pid);
+            return Err(e);
+        }
+    };
+    drop(ours);
+    listener.take_turns();
+    let world = Arc::new(Mutex::new(world));
+    serve::start(Arc::new(listener), Arc::clone(&world)).map_err(broken())?;
+    watch.start(pid, Arc::clone(&world)).map_err(broken())?;
+    let status = trace::run(pid, &world);
+    let mut report = Vec::new();
+    // All who could write there are dead.
+    let _ = report_read.read_to_end(&mut report);
+    let world = world.lock().unwrap_or_else(PoisonError::into_inner);
+    let root = world.view.root();
+    let records = world.owners.records(root.as_fd(), root.as_fd());
+    let records = records.map_err(|e| Error::new("cannot read the step's root directory")(e.into()))?;
+    Ok(Ended { status, report, records })
+}
+
+fn prepare(scene: &Scene) -> Result<World, Error> {
+    let at = |what: &str, path: &std::path::Path| Error::new(format!("{what} `{}`", path.display()));
+    let listing = scene.scratch.join("proc");
+    let nowhere = scene.scratch.join("nowhere");
+    for dir in [&listing, &nowhere] {
+        std::fs::create_dir(dir).map_err(at("cannot make", dir))?;
+    }
+    let program = scene.scratch.join("loader");
+    let path = CString::new(program.as_os_str().as_bytes())
+        .map_err(|e| Error { what: "the store's path holds a zero byte".to_owned(), source: e.into() })?;
+    let image = loader::image(&path).ok_or_else(|| Error {
+        what: format!("the path `{}` is too long", program.display()),
+        source: io::Error::from_raw_os_error(libc::ENAMETOOLONG),
+    })?;
+    std::fs::write(&program, image).map_err(at("cannot write", &program))?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o555))
+        .map_err(at("cannot change", &program))?;
+    let found = std::fs::metadata(&program).map_err(at("cannot read", &program))?;
+    let hard = rlimit::Kind::named("nofile").and_then(rlimit::Kind::hard_limit).unwrap_or(MAX_KNOWN * 2);
+    let limit = usize::try_from((hard / 2).min(MAX_KNOWN)).unwrap_or(0);
+    let mut view = View::new(&scene.root, listing, limit).map_err(|e| at("cannot open", &scene.root)(e.into()))?;
+    for mount in &scene.mounts {
+        view.mount(mount).map_err(|e| at("cannot show", &mount.target)(e.into()))?;
+    }
+    let mut owners = Owners::new();
+    owners.load(&scene.records, &*view.root()).map_err(|e| at("cannot read", &scene.root)(e.into()))?;
+    let mut seed = [0; 8];
+    let _ = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut seed));
+    Ok(World {
+        view,
+        owners,
+        own: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
+        hostname: scene.hostname.clone(),
+        loader: (path, (found.dev(), found.ino())),
+        chance: u64::from_ne_bytes(seed) | 1,
+    })
+}

@@ -139,6 +139,13 @@ pub fn exists(dir: BorrowedFd<'_>, path: &OsStr) -> bool {
     statat(dir, Path::new(OsStr::from_bytes(path.as_bytes())), AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
+/// `struct statfs` as native programs have it.
+pub fn statfs_bytes(found: &rustix::fs::StatFs) -> Vec<u8> {
+    let start = std::ptr::from_ref(found).cast::<u8>();
+    // SAFETY: the struct is the kernel's own, without padding, and lives on.
+    unsafe { std::slice::from_raw_parts(start, std::mem::size_of_val(found)) }.to_vec()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

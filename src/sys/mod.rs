@@ -6,6 +6,7 @@ pub mod fs;
 pub mod idmap;
 pub mod landlock;
 pub mod limits;
+pub mod loader;
 pub mod memfd;
 pub mod mount;
 pub mod names;

@@ -401,11 +401,20 @@ pub fn send_descriptor(to: &UnixStream, fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Takes a descriptor that the other end has sent already; `None` if it has not. Does not wait.
 pub fn receive_descriptor(from: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    receive(from, false)
+}
+
+/// Waits for a descriptor from the other end; `None` if that is closed.
+pub fn await_descriptor(from: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    receive(from, true)
+}
+
+fn receive(from: &UnixStream, wait: bool) -> io::Result<Option<OwnedFd>> {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
     let mut byte = [0];
     let mut space = nix::cmsg_space!(RawFd);
     let mut data = [io::IoSliceMut::new(&mut byte)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
     let message = match recvmsg::<()>(from.as_raw_fd(), &mut data, Some(&mut space), flags) {
         Err(nix::errno::Errno::EAGAIN) => return Ok(None),
         other => other?,

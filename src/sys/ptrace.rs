@@ -23,17 +23,30 @@ pub enum Event {
     Forked(i32),
     /// A filter said [`Trace`](super::seccomp::Action::Trace) with this number: see [`answer_call`], then [`resume`].
     Call(u16),
+    /// It executes another program, none of whose instructions has run; before, it had this number. Only of threads that
+    /// [`seize_with_programs`] traces: [`resume`].
+    Executed(i32),
     /// Anything else: [`resume`].
     Other,
 }
 
+const OPTIONS: i32 = libc::PTRACE_O_EXITKILL
+    | libc::PTRACE_O_TRACEFORK
+    | libc::PTRACE_O_TRACEVFORK
+    | libc::PTRACE_O_TRACECLONE
+    | libc::PTRACE_O_TRACESECCOMP;
+
 /// Traces `pid` and all that it will ever start. They die when the tracer does.
 pub fn seize(pid: i32) -> io::Result<()> {
-    let options = libc::PTRACE_O_EXITKILL
-        | libc::PTRACE_O_TRACEFORK
-        | libc::PTRACE_O_TRACEVFORK
-        | libc::PTRACE_O_TRACECLONE
-        | libc::PTRACE_O_TRACESECCOMP;
+    seize_with(pid, OPTIONS)
+}
+
+/// As [`seize`], and tells when a program is executed.
+pub fn seize_with_programs(pid: i32) -> io::Result<()> {
+    seize_with(pid, OPTIONS | libc::PTRACE_O_TRACEEXEC)
+}
+
+fn seize_with(pid: i32, options: i32) -> io::Result<()> {
     // SAFETY: no memory is involved.
     answer(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0usize, options as usize) })
 }
@@ -83,6 +96,7 @@ fn event(tid: i32, raw: i32) -> Event {
         libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
             Event::Forked(i32::try_from(message(tid)).unwrap_or(0))
         }
+        libc::PTRACE_EVENT_EXEC => Event::Executed(i32::try_from(message(tid)).unwrap_or(tid)),
         libc::PTRACE_EVENT_SECCOMP => Event::Call(u16::try_from(message(tid)).unwrap_or(0)),
         libc::PTRACE_EVENT_STOP => match signal {
             libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Event::GroupStop,
@@ -124,6 +138,48 @@ pub fn answer_call(tid: i32, result: i64) -> io::Result<()> {
     arch::skip_call(&mut registers, result);
     // SAFETY: the struct is the one that the kernel filled in.
     answer(unsafe { libc::ptrace(libc::PTRACE_SETREGS, tid, 0usize, &raw const registers) })
+}
+
+/// The registers of a stopped thread.
+#[derive(Debug, Clone, Copy)]
+pub struct Registers(libc::user_regs_struct);
+
+impl Registers {
+    /// Those of a thread that is stopped.
+    pub fn of(tid: i32) -> io::Result<Registers> {
+        registers(tid).map(Registers)
+    }
+
+    /// Whether the thread is in a call of the 32-bit ABI.
+    pub fn is_compat(&self) -> bool {
+        arch::is_compat(&self.0)
+    }
+
+    /// Number of the call that the thread is about to make, or is in.
+    pub fn number(&self) -> u32 {
+        arch::call_of(&self.0).0
+    }
+
+    /// The arguments of that call.
+    pub fn args(&self) -> [u64; 6] {
+        arch::args_of(&self.0)
+    }
+
+    /// The stack pointer.
+    pub fn stack(&self) -> u64 {
+        self.0.rsp
+    }
+
+    /// Makes it another call.
+    pub fn set_call(&mut self, number: u32, args: [u64; 6]) {
+        arch::set_call(&mut self.0, number, args);
+    }
+
+    /// Gives these registers to the stopped thread.
+    pub fn give(&self, tid: i32) -> io::Result<()> {
+        // SAFETY: the struct is one that the kernel filled in.
+        answer(unsafe { libc::ptrace(libc::PTRACE_SETREGS, tid, 0usize, &raw const self.0) })
+    }
 }
 
 fn registers(tid: i32) -> io::Result<libc::user_regs_struct> {

@@ -53,6 +53,12 @@ impl Kind {
     }
 }
 
+/// Lets this process hold as many descriptors open as its hard limit says. Children started before keep theirs.
+pub fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
 /// Sets the limits of this process and its children; `None`: unlimited.
 pub fn set(kind: Kind, soft: Option<u64>, hard: Option<u64>) -> io::Result<()> {
     Ok(setrlimit(kind.resource()?, Rlimit { current: soft, maximum: hard })?)

@@ -134,6 +134,26 @@ pub(in crate::sys) fn call_of(registers: &libc::user_regs_struct) -> (u32, [u64;
     (number, args)
 }
 
+/// All arguments of the call that a stopped thread is about to make, or is in.
+pub(in crate::sys) fn args_of(r: &libc::user_regs_struct) -> [u64; 6] {
+    if is_compat(r) {
+        [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp].map(|v| v & 0xffff_ffff)
+    } else {
+        [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]
+    }
+}
+
+/// Changes the call that a stopped thread is about to make.
+pub(in crate::sys) fn set_call(r: &mut libc::user_regs_struct, number: u32, args: [u64; 6]) {
+    r.orig_rax = u64::from(number);
+    let [a, b, c, d, e, f] = args;
+    if is_compat(r) {
+        (r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp) = (a, b, c, d, e, f);
+    } else {
+        (r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9) = (a, b, c, d, e, f);
+    }
+}
+
 /// Changes the registers of a stopped thread so that it makes no call, and sees `result` as the answer.
 pub(in crate::sys) fn skip_call(registers: &mut libc::user_regs_struct, result: i64) {
     registers.orig_rax = u64::MAX;

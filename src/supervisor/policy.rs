@@ -1,0 +1,176 @@
+//! Which calls the kernel asks the supervisor about.
+
+use super::calls;
+use crate::sys::arch;
+use crate::sys::loader;
+use crate::sys::seccomp::{Action, Comparison, Condition, Policy, Rule};
+use std::collections::{BTreeMap, HashMap};
+
+/// What nobody may do here: mounts, namespaces, other processes' memory, the kernel's own state.
+const NEVER: [&str; 49] = [
+    "acct",
+    "add_key",
+    "bpf",
+    "delete_module",
+    "fanotify_init",
+    "fanotify_mark",
+    "finit_module",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "init_module",
+    "ioperm",
+    "iopl",
+    "kcmp",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "lookup_dcookie",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "nfsservctl",
+    "open_by_handle_at",
+    "open_tree",
+    "open_tree_attr",
+    "perf_event_open",
+    "pidfd_getfd",
+    "pivot_root",
+    "process_madvise",
+    "process_mrelease",
+    "process_vm_readv",
+    "process_vm_writev",
+    "ptrace",
+    "quotactl",
+    "quotactl_fd",
+    "reboot",
+    "request_key",
+    "setdomainname",
+    "sethostname",
+    "setns",
+    "settimeofday",
+    "swapoff",
+    "swapon",
+    "syslog",
+    "umount",
+    "umount2",
+    "userfaultfd",
+    "vhangup",
+];
+/// What programs do without when the kernel is older.
+const UNKNOWN: [&str; 21] = [
+    "clone3",
+    "file_getattr",
+    "file_setattr",
+    "getxattrat",
+    "io_uring_enter",
+    "io_uring_register",
+    "io_uring_setup",
+    "landlock_add_rule",
+    "landlock_create_ruleset",
+    "landlock_restrict_self",
+    "listmount",
+    "listns",
+    "listxattrat",
+    "name_to_handle_at",
+    "removexattrat",
+    "setxattrat",
+    "socketcall",
+    "statmount",
+    "sysfs",
+    "uselib",
+    "ustat",
+];
+/// Calls that execute a program: the tracer is asked.
+const EXECUTE: [&str; 2] = ["execve", "execveat"];
+/// `CLONE_NEW*`, but for the bits that say which signal tells of the end.
+const NAMESPACES: u64 = 0x7e02_0000;
+
+/// What number the tracer sees for a program that is executed.
+pub(super) const EXECUTE_NUMBER: u16 = 0x7262;
+
+/// The filter's policy.
+pub(super) fn policy() -> Policy {
+    let mut rules: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
+    let mut always = |name: &str, action| {
+        rules.insert(name.to_owned(), vec![Rule { conditions: Vec::new(), action }]);
+    };
+    for name in NEVER {
+        always(name, Action::Errno(libc::EPERM.cast_unsigned() as u16));
+    }
+    for name in UNKNOWN {
+        always(name, Action::Errno(libc::ENOSYS.cast_unsigned() as u16));
+    }
+    for name in EXECUTE {
+        always(name, Action::Trace(EXECUTE_NUMBER));
+    }
+    for (name, _) in calls::HANDLERS {
+        always(name, Action::Notify);
+    }
+    let only = |conditions: Vec<Condition>, action| Rule { conditions, action };
+    // The kernel takes them as `int`: the upper half may hold anything.
+    let is = |argument, value| Condition { argument, comparison: Comparison::Masked { mask: 0xffff_ffff, value } };
+    // Options of prctl(2) that change ids or privilege, and the loader's own.
+    let options = [loader::ASK].into_iter().chain(calls::PRCTL_OPTIONS.map(u64::from));
+    rules.insert("prctl".to_owned(), options.map(|o| only(vec![is(0, o)], Action::Notify)).collect());
+    // A new namespace would bring privilege with it that the supervisor knows nothing of.
+    let mut namespaces = Vec::new();
+    for bit in (0..64).map(|b| 1u64 << b).filter(|b| NAMESPACES & b != 0) {
+        let comparison = Comparison::Masked { mask: bit, value: bit };
+        let eperm = Action::Errno(libc::EPERM.cast_unsigned() as u16);
+        namespaces.push(only(vec![Condition { argument: 0, comparison }], eperm));
+    }
+    rules.insert("clone".to_owned(), namespaces);
+    // Of sockets, those whose addresses are paths.
+    rules.insert("socket".to_owned(), vec![only(vec![is(0, libc::AF_UNIX as u64)], Action::Notify)]);
+    Policy { default: Action::Allow, unknown: Action::Errno(libc::ENOSYS.cast_unsigned() as u16), rules }
+}
+
+/// Handlers by number: of native calls, and of those of 32-bit programs.
+pub(super) struct Table {
+    native: HashMap<u32, calls::Handler>,
+    compat: HashMap<u32, calls::Handler>,
+}
+
+impl Table {
+    /// The table of this processor.
+    pub(super) fn new() -> Table {
+        let mut table = Table { native: HashMap::new(), compat: HashMap::new() };
+        let further: [(&str, calls::Handler); 2] = [("prctl", calls::prctl), ("socket", calls::socket)];
+        for (name, handler) in calls::HANDLERS.iter().copied().chain(further) {
+            let Some(numbers) = arch::syscall(name) else { continue };
+            if let Some(number) = numbers.native {
+                table.native.insert(number, handler);
+            }
+            if let Some(number) = numbers.compat {
+                table.compat.insert(number, handler);
+            }
+        }
+        table
+    }
+
+    /// Who answers a call.
+    pub(super) fn handler(&self, compat: bool, number: u32) -> Option<calls::Handler> {
+        if compat { self.compat.get(&number).copied() } else { self.native.get(&number).copied() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::seccomp;
+
+    #[test]
+    fn compiles_and_names_only_calls_that_exist() {
+        let policy = policy();
+        for name in policy.rules.keys() {
+            assert!(arch::syscall(name).is_some(), "{name}");
+        }
+        let names: Vec<&str> = calls::HANDLERS.iter().map(|(n, _)| *n).collect();
+        for name in NEVER.iter().chain(&UNKNOWN) {
+            assert!(!names.contains(name), "{name} has a handler that is never called");
+        }
+        assert!(seccomp::compile(&policy).unwrap().len() < 1000 * 8);
+    }
+}

@@ -1,0 +1,193 @@
+//! The threads and processes of a step, and what the supervisor keeps for each.
+
+use super::exec::Launch;
+use super::ids::Credentials;
+use super::view::Dir;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What threads share that were made with CLONE_FS.
+#[derive(Debug, Clone)]
+pub(super) struct Surroundings {
+    /// The root directory, which chroot(2) changes.
+    pub(super) root: Arc<Dir>,
+    /// The working directory.
+    pub(super) cwd: Arc<Dir>,
+    /// Mode bits that new files do not get.
+    pub(super) umask: u32,
+}
+
+/// [`Surroundings`] that several threads may share.
+pub(super) type Shared = Arc<Mutex<Surroundings>>;
+
+/// A thread that is alive.
+#[derive(Debug, Clone)]
+pub(super) struct Thread {
+    /// The process that it is of.
+    pub(super) process: i32,
+    /// What its paths start from.
+    pub(super) surroundings: Shared,
+    /// Who it is.
+    pub(super) credentials: Arc<Credentials>,
+}
+
+/// A process that is alive.
+#[derive(Debug, Default)]
+pub(super) struct Process {
+    /// The program's path in the step, links resolved.
+    pub(super) program: Vec<u8>,
+    /// The program that a thread is about to start, by the thread's number.
+    pub(super) launch: Option<Launch>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    threads: HashMap<i32, Thread>,
+    processes: HashMap<i32, Process>,
+    /// Programs that threads are about to start.
+    launches: HashMap<i32, Launch>,
+    /// Threads that stopped before their maker's stop told of them.
+    waiting: Vec<i32>,
+    /// Threads that ended before their maker's stop told of them.
+    ended_early: Vec<i32>,
+}
+
+impl Tasks {
+    /// Takes in the first.
+    pub(super) fn first(&mut self, pid: i32, surroundings: Surroundings, credentials: Credentials) {
+        let surroundings = Arc::new(Mutex::new(surroundings));
+        self.threads.insert(pid, Thread { process: pid, surroundings, credentials: Arc::new(credentials) });
+        self.processes.insert(pid, Process::default());
+    }
+
+    /// A thread made another with these flags of clone(2). Answers whether the new one has stopped already and waits.
+    pub(super) fn made(&mut self, maker: i32, new: i32, flags: u64) -> bool {
+        if let Some(at) = self.ended_early.iter().position(|tid| *tid == new) {
+            self.ended_early.swap_remove(at);
+            return false;
+        }
+        let Some(maker) = self.threads.get(&maker).cloned() else { return false };
+        let thread = flags & (libc::CLONE_THREAD as u64) != 0;
+        let process = if thread { maker.process } else { new };
+        let surroundings = if flags & (libc::CLONE_FS as u64) != 0 {
+            Arc::clone(&maker.surroundings)
+        } else {
+            Arc::new(Mutex::new(lock(&maker.surroundings).clone()))
+        };
+        if !thread {
+            let program = self.processes.get(&maker.process).map(|p| p.program.clone()).unwrap_or_default();
+            self.processes.insert(new, Process { program, launch: None });
+        }
+        self.threads.insert(new, Thread { process, surroundings, credentials: maker.credentials });
+        match self.waiting.iter().position(|tid| *tid == new) {
+            Some(at) => {
+                self.waiting.swap_remove(at);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// A thread stopped for the first time: whether it may go on, being known.
+    pub(super) fn started(&mut self, tid: i32) -> bool {
+        if self.threads.contains_key(&tid) {
+            return true;
+        }
+        self.waiting.push(tid);
+        false
+    }
+
+    /// A thread ended.
+    pub(super) fn ended(&mut self, tid: i32) {
+        self.launches.remove(&tid);
+        match self.threads.remove(&tid) {
+            Some(thread) => {
+                if !self.threads.values().any(|other| other.process == thread.process) {
+                    self.processes.remove(&thread.process);
+                }
+            }
+            None => {
+                self.waiting.retain(|other| *other != tid);
+                self.ended_early.push(tid);
+            }
+        }
+    }
+
+    /// A thread is going to start a program.
+    pub(super) fn launching(&mut self, tid: i32, launch: Launch) {
+        self.launches.insert(tid, launch);
+    }
+
+    /// A thread that had the number `former` is the only one of its process now, and starts a program.
+    pub(super) fn executed(&mut self, pid: i32, former: i32) -> bool {
+        let Some(launch) = self.launches.remove(&former) else { return false };
+        let Some(thread) = self.threads.remove(&former) else { return false };
+        self.threads.retain(|_, other| other.process != pid);
+        // The program has its own, whoever shared it with the process before.
+        let surroundings = Arc::new(Mutex::new(lock(&thread.surroundings).clone()));
+        let credentials = Arc::clone(&launch.credentials);
+        self.threads.insert(pid, Thread { process: pid, surroundings, credentials });
+        let process = self.processes.entry(pid).or_default();
+        process.program = launch.program_path.clone();
+        process.launch = Some(launch);
+        true
+    }
+
+    /// Takes what a process is about to start.
+    pub(super) fn take_launch(&mut self, pid: i32) -> Option<Launch> {
+        self.processes.get_mut(&pid).and_then(|p| p.launch.take())
+    }
+
+    pub(super) fn thread(&self, tid: i32) -> Option<&Thread> {
+        self.threads.get(&tid)
+    }
+
+    pub(super) fn process(&self, pid: i32) -> Option<&Process> {
+        self.processes.get(&pid)
+    }
+
+    /// Who a thread is.
+    pub(super) fn credentials(&self, tid: i32) -> Option<Arc<Credentials>> {
+        self.threads.get(&tid).map(|t| Arc::clone(&t.credentials))
+    }
+
+    /// A thread becomes somebody else.
+    pub(super) fn become_other(&mut self, tid: i32, credentials: Credentials) {
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.credentials = Arc::new(credentials);
+        }
+    }
+
+    /// A copy of what a thread's paths start from.
+    pub(super) fn surroundings(&self, tid: i32) -> Option<Surroundings> {
+        self.threads.get(&tid).map(|t| lock(&t.surroundings).clone())
+    }
+
+    /// Changes what a thread's paths start from.
+    pub(super) fn change<T>(&mut self, tid: i32, change: impl FnOnce(&mut Surroundings) -> T) -> Option<T> {
+        self.threads.get(&tid).map(|t| change(&mut lock(&t.surroundings)))
+    }
+
+    /// No longer shares a thread's surroundings with others.
+    pub(super) fn unshare(&mut self, tid: i32) {
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            let own = lock(&thread.surroundings).clone();
+            thread.surroundings = Arc::new(Mutex::new(own));
+        }
+    }
+
+    /// Numbers of all processes.
+    pub(super) fn processes(&self) -> Vec<i32> {
+        self.processes.keys().copied().collect()
+    }
+
+    /// Numbers of all threads.
+    pub(super) fn threads(&self) -> impl Iterator<Item = i32> + '_ {
+        self.threads.keys().copied()
+    }
+}
+
+fn lock(shared: &Shared) -> std::sync::MutexGuard<'_, Surroundings> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
