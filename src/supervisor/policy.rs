@@ -59,7 +59,7 @@ const NEVER: [&str; 49] = [
     "vhangup",
 ];
 /// What programs do without when the kernel is older.
-const UNKNOWN: [&str; 21] = [
+const UNKNOWN: [&str; 20] = [
     "clone3",
     "file_getattr",
     "file_setattr",
@@ -71,7 +71,6 @@ const UNKNOWN: [&str; 21] = [
     "landlock_create_ruleset",
     "landlock_restrict_self",
     "listmount",
-    "listns",
     "listxattrat",
     "name_to_handle_at",
     "removexattrat",
