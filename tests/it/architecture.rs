@@ -15,7 +15,6 @@ const LEVELS: [(&str, i8); 20] = [
     ("supervisor", 2),
     ("snapshot", 3),
     ("registry", 3),
-    ("supervisor", 3),
     ("source", 4),
     ("sandbox", 4),
     ("cache", 5),
