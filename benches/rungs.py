@@ -12,7 +12,7 @@ unprivileged user with a range of ids (--user), who runs everything that is meas
 """
 import argparse, os, pathlib, shutil, statistics, subprocess, sys, tarfile, time, io
 
-PACKAGES = "git openssh-server sqlite3"
+PACKAGES = "git openssh-client sqlite3 perl"
 # name: the commands of one step. Each leaves nothing behind that the next run would find done: steps start from the base.
 WORKLOADS = {
     "apt-get": f"apt-get install -y --no-download --no-install-recommends {PACKAGES}",
