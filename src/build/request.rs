@@ -210,6 +210,8 @@ pub enum PullPolicy {
 pub struct OutputOptions {
     /// Where the image goes. Names for the store are complete: registry and tag are filled in. Empty: the store, unnamed.
     pub destinations: Vec<Location>,
+    /// Where its root file system goes as plain files.
+    pub rootfs: Vec<RootfsOutput>,
     /// `--manifest`: the index that the images are added to, by its full name.
     pub index: Option<Reference>,
     /// Makes an index of an image for one platform, too.
@@ -236,6 +238,7 @@ impl Default for OutputOptions {
     fn default() -> Self {
         OutputOptions {
             destinations: vec![],
+            rootfs: vec![],
             index: None,
             always_index: false,
             part: false,
@@ -248,6 +251,15 @@ impl Default for OutputOptions {
             compression: None,
         }
     }
+}
+
+/// Where the root file system of the image is written as plain files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootfsOutput {
+    /// Into this directory.
+    Directory(PathBuf),
+    /// As a tar at this path; `-`: standard output.
+    Tar(PathBuf),
 }
 
 /// What the image says of itself.

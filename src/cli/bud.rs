@@ -1,8 +1,10 @@
 //! `rbuild bud`, also called `build`: flags of buildah, lowered into a [`BuildRequest`].
 
+use super::build_output::{self, Output};
 use super::calls::{self, Call};
 use super::contexts::{context_may_be_a_file, dockerfile_source, main_context, named_context};
 use super::foreign::Foreign;
+use super::names::Naming;
 use super::values::{self, Var};
 use super::{
     Error, Global, bud_foreign::BudFlags, delivery, names, platform::PlatformArgs, registry_flags::RegistryArgs,
@@ -108,6 +110,9 @@ pub struct BudArgs {
           value_parser = values::boolean)]
     pub pull_never: Option<bool>,
 
+    /// Where else the result goes: `type=local,dest=DIR`, `type=tar,dest=FILE`, `type=oci,dest=FILE`, a directory, or `-`
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub output: Vec<String>,
     /// One layer a step; `--layers=false`: one a build [env: BUILDAH_LAYERS]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = values::boolean)]
@@ -314,7 +319,27 @@ impl BudArgs {
     }
 
     fn output(&self, var: &Var<'_>) -> Result<OutputOptions, Error> {
-        let destinations = self.tag.iter().map(|t| names::destination(t)).collect::<Result<Vec<Location>, _>>()?;
+        let mut destinations = self.tag.iter().map(|t| names::destination(t)).collect::<Result<Vec<Location>, _>>()?;
+        let (mut rootfs, mut push) = (vec![], false);
+        for output in &self.output {
+            let output = Output::parse(output, Naming::Buildah)?;
+            destinations.extend(output.names.into_iter().map(Location::Store).chain(output.file));
+            rootfs.extend(output.rootfs);
+            push |= output.push;
+        }
+        if push {
+            let named = |d: &Location| {
+                if let Location::Store(name) = d { Some(Location::Registry(name.clone())) } else { None }
+            };
+            let pushed: Vec<Location> = destinations.iter().filter_map(named).collect();
+            if pushed.is_empty() {
+                return Err(Error::usage_hint(
+                    "what is pushed needs a name",
+                    "name the image with `-t`, or with `name=`",
+                ));
+            }
+            destinations.extend(pushed);
+        }
         // An unreadable value of the variable counts as unset, as it does for buildah.
         let layers = self.layers.or_else(|| var("BUILDAH_LAYERS").and_then(|v| values::boolean(&v).ok()));
         let format = match self.format.clone().or_else(|| var("BUILDAH_FORMAT").filter(|f| !f.is_empty())) {
@@ -324,7 +349,8 @@ impl BudArgs {
         let index = self.manifest.as_deref().filter(|m| !m.is_empty());
         Ok(OutputOptions {
             destinations,
-            index: index.map(|m| names::Naming::Buildah.full(m)).transpose()?,
+            rootfs,
+            index: index.map(|m| Naming::Buildah.full(m)).transpose()?,
             layers: layers.unwrap_or(true),
             squash: self.squash == Some(true),
             format,
@@ -443,11 +469,14 @@ pub fn run(args: &BudArgs, global: &Global) -> Result<(), Error> {
     if let Some(call) = Call::of_flags(args.check, args.call.as_deref())? {
         return calls::run(&call, &request, global);
     }
+    let piped = build_output::to_stdout(&request.output.destinations, &request.output.rootfs);
+    build_output::check_stdout(piped)?;
     let terminal = match &request.progress.logfile {
         Some(path) => Terminal::logfile(path).map_err(Error::file("create", path))?,
+        None if piped > 0 => Terminal::all_to_stderr(),
         None => Terminal::stdio(),
     };
-    let hidden = request.output.iidfile.is_some() || request.output.iidfile_raw.is_some();
+    let hidden = request.output.iidfile.is_some() || request.output.iidfile_raw.is_some() || piped > 0;
     let sink: Box<dyn Sink> = match (request.progress.quiet, hidden) {
         (true, true) => Box::new(Quiet::new(terminal, IdForm::Hidden)),
         (true, false) => Box::new(Quiet::new(terminal, IdForm::Hex)),

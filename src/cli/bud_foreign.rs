@@ -12,8 +12,6 @@ const USERNS: Verdict =
     Verdict::Refused("rbuild chooses the user namespace itself, as wide as the pod allows: see `rbuild info`");
 const PRIVATE: Verdict = Verdict::Only(&["private", "container", ""], "RUN steps always get a namespace of their own");
 const SBOM: Verdict = Verdict::Refused("make the SBOM of the finished image with a scanner that reads OCI archives");
-const LATER_OUTPUT: Verdict =
-    Verdict::Refused("write an archive with `-t oci-archive:FILE` or `-t docker-archive:FILE`");
 const LOCAL_CACHE: &str = "steps are cached in the local store only; keep `RBUILD_ROOT` on a volume";
 const NO_RUNTIME: &str = "rbuild starts the commands of RUN itself";
 const POLICY: Verdict = Verdict::Refused("rbuild checks no signatures: verify the base image before the build");
@@ -65,7 +63,6 @@ impl Table for BudFlags {
         // Caches.
         text("cache-to", Verdict::Refused(LOCAL_CACHE)),
         // Outputs.
-        short('o', text("output", LATER_OUTPUT)),
         boolean("save-stages", Verdict::RefusedIfTrue("build the stage on its own with `--target STAGE -t NAME`")),
         boolean("stage-labels", Verdict::RefusedIfTrue("put LABEL instructions into the stages")),
         // Labels of intermediate images, which are not made.

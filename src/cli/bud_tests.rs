@@ -300,7 +300,8 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
         &["https://example/x.git?nonsense"],
         &["--build-context", "a=s3://bucket/x"],
         &["--build-context", "a=oci-layout://"],
-        &["--output", "type=local,dest=x"],
+        &["--output", "type=local,dset=x"],
+        &["--output", "type=registry"],
         &["--security-opt=systempaths=unconfined"],
         &["--nosuch"],
         &["--labl=x"],
@@ -327,7 +328,8 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     invalid git address `https://example/x.git`: unexpected `nonsense` in its query | 
     invalid build context `a=s3://bucket/x` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]` or `target:STAGE`
     invalid build context `a=oci-layout://` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]` or `target:STAGE`
-    `--output` is not supported | write an archive with `-t oci-archive:FILE` or `-t docker-archive:FILE`
+    `dset` of `--output type=local,dset=x` is not supported | use `type=image`, `type=registry`, `type=local,dest=DIR`, or `type=tar`, `type=docker` or `type=oci` with `dest=FILE`
+    what is pushed needs a name | name the image with `-t`, or with `name=`
     `--security-opt systempaths=unconfined` is not supported | use `seccomp=unconfined`, `seccomp=PROFILE`, `no-new-privileges`, `mask=PATHS` or `unmask=PATHS`
     unknown flag: --nosuch | did you mean `--os`?
     unknown flag: --labl | did you mean `--label`?
@@ -341,7 +343,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
 }
 
 /// A value of each flag that has one, and that no default of this test's has.
-const SAMPLES: &str = "add-host=a:1.2.3.4 allow=security.insecure annotation=a=b arch=s390x authfile=Cargo.toml \
+const SAMPLES: &str = "output=a add-host=a:1.2.3.4 allow=security.insecure annotation=a=b arch=s390x authfile=Cargo.toml \
     build-arg-file=rustfmt.toml build-arg=A=b build-context=a=b cache-ttl=5h cap-add=net_raw cap-drop=chown cert-dir=src \
     compression-format=zstd cpp-flag=-DA cpuset-cpus=0 creds=u:p device=/dev/fuse dns-option=a dns-search=a dns=1.1.1.1 \
     emulator=e env=A=b file=f format=docker from=f group-add=5 ignorefile=i iidfile-raw=i iidfile=i jobs=3 label=a=b \
@@ -385,7 +387,7 @@ const OF_OTHERS: &str = "blob-cache=a cache-from=a cache-to=a cdi-config-dir=a c
     cgroupns=host cgroupns=ns:a compress=true cpu-period=5 cpu-profile=a cpu-quota=5 cpu-shares=5 cpuset-mems=0 \
     cw=a decryption-key=a disable-compression=true disable-content-trust=true force-rm=true hooks-dir=a ipc=host \
     ipc=private isolation=chroot isolation=oci isolation=vm layer-label=a log-rusage=true logsplit=true \
-    memory-profile=a memory-swap=5 memory=5 output=a pid=host pid=private rm=true runtime-flag=a runtime=a \
+    memory-profile=a memory-swap=5 memory=5 pid=host pid=private rm=true runtime-flag=a runtime=a \
     rusage-logfile=a save-stages=true sbom-image-output=a sbom-image-purl-output=a sbom-merge-strategy=a \
     sbom-output=a sbom-purl-output=a sbom-scanner-command=a sbom-scanner-image=a sbom=syft sign-by=a \
     signature-policy=a stage-labels=true stdin=true userns-gid-map-group=a userns-gid-map=a \
@@ -430,7 +432,6 @@ fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
     memory-profile=a: `--memory-profile` is not supported | profile rbuild with `perf record`
     memory-swap=5: `--memory-swap` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
     memory=5: `--memory` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
-    output=a: `--output` is not supported | write an archive with `-t oci-archive:FILE` or `-t docker-archive:FILE`
     pid=host: `--pid=host` is not supported | RUN steps always get a namespace of their own
     pid=private: so anyway
     rm=true: --rm has no effect here

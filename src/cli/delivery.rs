@@ -2,8 +2,11 @@
 //! and archives, then into the files that scripts read. Every command line that builds ends up here.
 
 use super::{Error, Global, registry_flags, store_limit::StoreLimit};
-use crate::build::{self, Built, request::BuildRequest};
-use crate::export::{self, Form};
+use crate::build::{
+    self, Built,
+    request::{BuildRequest, RootfsOutput},
+};
+use crate::export::{self, Form, RootfsTo};
 use crate::oci::{Descriptor, Location, media};
 use crate::store::Store;
 use crate::sys::signal::{self, Cancel};
@@ -41,6 +44,14 @@ fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn S
         let delivered = export::deliver(store, &built.manifest, destination, name.as_ref(), &form, around);
         let delivered = delivered.map_err(|e| Error::from(e).doing(format!("writing image to `{destination}`")))?;
         manifest = delivered.unwrap_or(manifest);
+    }
+    for rootfs in &request.output.rootfs {
+        let (to, shown) = match rootfs {
+            RootfsOutput::Directory(path) => (RootfsTo::Directory(path), path),
+            RootfsOutput::Tar(path) => (RootfsTo::Tar(path), path),
+        };
+        let written = export::write_rootfs(store, &built.manifest, to, sink);
+        written.map_err(|e| Error::from(e).doing(format!("writing files to `{}`", shown.display())))?;
     }
     write_files(request, &built, &manifest)?;
     Ok(built)

@@ -22,6 +22,7 @@ mod bud;
 mod bud_foreign;
 #[cfg(test)]
 mod bud_tests;
+mod build_output;
 mod calls;
 mod check;
 mod contexts;

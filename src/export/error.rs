@@ -2,7 +2,7 @@
 
 use crate::error::{Classified, Kind, kind_of_io};
 use crate::oci::{DiffId, Digest};
-use crate::{registry, store};
+use crate::{archive, registry, snapshot, store};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,12 @@ pub enum Error {
     /// The registry.
     #[error(transparent)]
     Registry(registry::Error),
+    /// The layer directories.
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::Error),
+    /// The files of the image.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
     /// A file of the destination.
     #[error("cannot {verb} `{}`: {source}", path.display())]
     File {
@@ -110,6 +116,8 @@ impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Store(e) => e.kind(),
+            Error::Snapshot(e) => e.kind(),
+            Error::Archive(e) => e.kind(),
             Error::Registry(e) => e.kind(),
             Error::File { source, .. } | Error::Layer { source, .. } => kind_of_io(source),
             Error::DiffId { .. } | Error::Layers(..) | Error::Json { .. } => Kind::Corrupt,
@@ -121,6 +129,8 @@ impl Classified for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Store(e) => e.hint(),
+            Error::Snapshot(e) => e.hint(),
+            Error::Archive(e) => e.hint(),
             Error::Registry(e) => e.hint(),
             Error::Absent { .. } => Some("bring it with `rbuild manifest add`, or take it out of the list".into()),
             Error::OnePlatform(_) => {

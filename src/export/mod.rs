@@ -15,6 +15,7 @@ mod index;
 mod oci_archive;
 mod oci_dir;
 mod registry;
+mod rootfs;
 mod whole_file;
 
 pub use dir::Dir;
@@ -25,6 +26,7 @@ pub use index::{IndexExporter, StoredIndex};
 pub use oci_archive::OciArchive;
 pub use oci_dir::OciDir;
 pub use registry::Registry;
+pub use rootfs::{RootfsTo, write_rootfs};
 
 use crate::oci::{Descriptor, Location, Platform, Reference, media};
 use crate::registry::Client;

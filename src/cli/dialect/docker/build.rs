@@ -1,12 +1,13 @@
 //! `docker build`, `docker buildx build`, `docker image build`, `docker builder build`.
 
 use super::Failure;
+use super::annotation::annotation;
 use super::build_foreign::BuildFlags;
-use super::build_output::{Output, annotation};
 use crate::build::request::{
     BuildRequest, CacheOptions, Context, ContextOptions, FileOptions, MetadataOptions, OutputOptions, PlatformOptions,
     ProgressOptions, ProgressStyle, PullPolicy, RegistryOptions, SecurityOptions, TargetOptions,
 };
+use crate::cli::build_output::{self, Output};
 use crate::cli::calls::{self, Call};
 use crate::cli::foreign::Foreign;
 use crate::cli::names::Naming;
@@ -16,7 +17,6 @@ use crate::cli::values::{self, Var};
 use crate::cli::{Error, Global, bud, contexts, delivery, error, foreign};
 use crate::oci::{Location, ManifestFormat, Platform};
 use crate::ui::{Buildkit, Classic, Event, IdForm, Quiet, Sink, Terminal, buildkit_failure};
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -175,8 +175,9 @@ impl BuildArgs {
         let mut names = self.tag.iter().map(|t| Naming::Docker.full(t)).collect::<Result<Vec<_>, _>>()?;
         let mut destinations: Vec<Location> = names.iter().cloned().map(Location::Store).collect();
         let mut push = self.push == Some(true);
+        let mut rootfs = vec![];
         for output in &self.output {
-            let output = Output::parse(output)?;
+            let output = Output::parse(output, Naming::Docker)?;
             if !output.names.is_empty() && !self.tag.is_empty() {
                 return Err(Error::usage_hint(
                     "`name` of `--output` and `--tag` contradict each other",
@@ -187,6 +188,7 @@ impl BuildArgs {
             names.extend(output.names);
             push |= output.push;
             destinations.extend(output.file);
+            rootfs.extend(output.rootfs);
         }
         if push {
             if names.is_empty() {
@@ -196,6 +198,7 @@ impl BuildArgs {
         }
         Ok(OutputOptions {
             destinations,
+            rootfs,
             // Docker squashes the new layers, and leaves those of the base.
             layers: self.squash != Some(true),
             // Docker's own store writes Docker's format, which has no place for annotations.
@@ -261,11 +264,8 @@ pub(super) fn run(args: &BuildArgs, global: &Global) -> Result<(), Failure> {
         return Ok(calls::run(&call, &request, global)?);
     }
     let (quiet, style) = (request.progress.quiet, request.progress.style);
-    let piped = request.output.destinations.iter().filter(|d| Output::is_stdout(d)).count();
-    if piped > 1 || (piped == 1 && std::io::stdout().is_terminal()) {
-        let hint = "write to a file with `dest=FILE`, or redirect standard output";
-        return Err(Error::usage_hint("refusing to write this archive to standard output", hint).into());
-    }
+    let piped = build_output::to_stdout(&request.output.destinations, &request.output.rootfs);
+    build_output::check_stdout(piped)?;
     let id = if piped > 0 { IdForm::Hidden } else { IdForm::Digest };
     let sink: Box<dyn Sink> = match (quiet, style) {
         (true, _) => Box::new(Quiet::new(Terminal::stdio(), id)),

@@ -1,7 +1,7 @@
 //! What command lines of `docker build` become.
 
 use super::{Docker, Verb, build, canonical};
-use crate::build::request::{BuildRequest, Context, ProgressStyle, PullPolicy};
+use crate::build::request::{BuildRequest, Context, ProgressStyle, PullPolicy, RootfsOutput};
 use crate::cli::{Error, parse};
 use crate::oci::{Location, ManifestFormat};
 
@@ -49,7 +49,9 @@ fn outputs_and_push() {
     assert_eq!(places(&["buildx", "build", "-o", "type=oci,dest=o.tar", "."]), "oci-archive:o.tar");
     assert_eq!(places(&["build", "-o", "type=docker,dest=d.tar", "--load", "."]), "docker-archive:d.tar");
     assert!(lower_in(&[], &["build", "--push", "."]).is_err());
-    let refused = lower_in(&[], &["build", "-o", "type=local,dest=x", "."]).unwrap_err();
+    let files = lower(&["build", "-o", "type=local,dest=x", "-o", "type=tar,dest=y", "."]).output.rootfs;
+    assert_eq!(files, [RootfsOutput::Directory("x".into()), RootfsOutput::Tar("y".into())]);
+    let refused = lower_in(&[], &["build", "-o", "type=dir,dest=x", "."]).unwrap_err();
     assert!(refused.hint().is_some(), "{refused}");
 }
 
@@ -165,7 +167,7 @@ const OF_OTHERS: &str = "attest=type=sbom attest=type=sbom,disabled=true attest=
     builder=a cache-from=a cache-to=type=gha cache-to=type=inline cgroup-parent=a compress=true cpu-period=5 \
     cpu-quota=5 cpu-shares=5 cpuset-mems=0 debug=true detach=true disable-content-trust=true force-rm=true \
     invoke=a isolation=default isolation=hyperv load=true load=false memory-swap=5 memory=5 on=error \
-    output=type=local,dest=a output=type=tar,dest=a output=type=cacheonly output=a policy=filename=a \
+    policy=filename=a \
     policy=disabled=true print=outline progress=rawjson progress=tty provenance=false provenance=true \
     provenance=mode=max resource=memory=5 rm=true sbom=true sbom=false sbom=generator=a server-config=a \
     stream=true network=bridge network=container:a allow=device allow=network.host \
@@ -207,10 +209,6 @@ fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
     memory-swap=5: `--memory-swap` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
     memory=5: `--memory` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
     on=error: `--on` is not supported | build up to the stage with `--target`, and look into it with `rbuild run`
-    output=type=local,dest=a: `--output type=local,dest=a` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
-    output=type=tar,dest=a: `--output type=tar,dest=a` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
-    output=type=cacheonly: `--output type=cacheonly` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
-    output=a: `--output a` is not supported | use `type=image`, `type=registry`, `type=docker,dest=FILE` or `type=oci,dest=FILE`
     policy=filename=a: `--policy=filename=a` is not supported | name a file of BuildKit's JSON in `EXPERIMENTAL_BUILDKIT_SOURCE_POLICY`
     policy=disabled=true: so anyway
     print=outline: `--print` is not supported | use `--call`

@@ -4,9 +4,10 @@
 //! Names follow Docker: `x` is `docker.io/library/x:latest`, shown as `x`. Images that `rbuild bud` named `localhost/x`
 //! are found all the same. What Docker has beyond building, moving and listing images is refused with a hint.
 
+mod annotation;
 mod build;
 mod build_foreign;
-mod build_output;
+
 #[cfg(test)]
 mod build_tests;
 mod images;
