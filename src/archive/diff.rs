@@ -27,6 +27,7 @@ use super::inherit::Inheritance;
 use super::merged::{self, FS, Merged};
 use super::node::{self, Kind, Meta, Node, Time, Xattrs};
 use super::record::{Record, Records};
+use super::whiteout;
 use crate::oci::DiffId;
 
 /// How modification times go into a layer. Fractions of a second are always dropped.
@@ -267,8 +268,7 @@ impl<W: Write> Walk<'_, W> {
         let (mut names, mut hidden) = (Vec::new(), Vec::new());
         if let Some(fd) = &found.fd {
             for (name, kind) in merged::typed_names(fd).map_err(|e| self.failed("read directory", &path, e))? {
-                let device = matches!(kind, FileType::CharacterDevice | FileType::Unknown);
-                if device && self.stat(&path.join(&name))?.is_some_and(|stat| node::is_whiteout(&stat)) {
+                if whiteout::may_be(kind) && self.stat(&path.join(&name))?.is_some_and(|stat| whiteout::is(&stat)) {
                     if lower {
                         hidden.push(name);
                     }
@@ -372,7 +372,7 @@ fn same_meta(a: &Meta, b: &Meta) -> bool {
     (a.kind, a.mode, a.uid, a.gid, a.mtime) == (b.kind, b.mode, b.uid, b.gid, b.mtime)
 }
 
-fn same_contents(mut a: impl Read, mut b: impl Read) -> std::io::Result<bool> {
+pub(super) fn same_contents(mut a: impl Read, mut b: impl Read) -> std::io::Result<bool> {
     const CHUNK: u64 = 64 << 10;
     let (mut left, mut right) = (Vec::new(), Vec::new());
     loop {

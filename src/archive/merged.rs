@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::error::Error;
 use super::node::{self, Disk, Kind, Node, Xattrs};
 use super::record::{Record, Records};
+use super::whiteout;
 use crate::sys::idmap::IdMap;
 
 /// Name of the directory of files in a layer directory.
@@ -70,6 +71,16 @@ impl Layer {
     /// It has no `fs/`, or its records cannot be read.
     pub fn open(dir: &Path) -> Result<Layer, Error> {
         Ok(Layer { dir: dir.to_owned(), fs: open_fs(dir)?, records: Records::load(dir)? })
+    }
+
+    /// Any directory, taken for the files of a layer without records.
+    ///
+    /// # Errors
+    /// It is no directory, or cannot be opened.
+    pub fn of_directory(dir: &Path) -> Result<Layer, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fs = rustix::fs::open(dir, flags, Mode::empty()).map_err(Error::file("open directory", dir))?;
+        Ok(Layer { dir: dir.to_owned(), fs, records: Records::new() })
     }
 
     fn absolute(&self, path: &Path) -> PathBuf {
@@ -361,6 +372,24 @@ impl Merged {
         Ok(out)
     }
 
+    /// Opens what lies on disk for a regular file, a device or a directory.
+    pub(super) fn open_raw(&self, node: &Node) -> Result<OwnedFd, Error> {
+        let layer = self.layer(node.layer)?;
+        open_file(&layer.fs, &node.path).map_err(|e| Error::file("open", &layer.absolute(&node.path))(e))
+    }
+
+    /// Gives what lies on disk for a file a further name; `false` where the file system has no room for one, or is
+    /// another.
+    pub(super) fn link_raw(&self, node: &Node, dir: &OwnedFd, name: &OsStr) -> Result<bool, Error> {
+        use rustix::io::Errno;
+        let layer = self.layer(node.layer)?;
+        match rustix::fs::linkat(&layer.fs, &node.path, dir, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::MLINK | Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP) => Ok(false),
+            Err(e) => Err(Error::file("link", &layer.absolute(&node.path))(e)),
+        }
+    }
+
     /// The absolute path on disk, for messages and for cloning data.
     pub fn disk_path(&self, node: &Node) -> Option<PathBuf> {
         self.layers.get(node.layer).map(|layer| layer.absolute(&node.path))
@@ -381,7 +410,7 @@ impl Merged {
 
     /// A file of one layer; `None` for a whiteout.
     fn node(&self, index: usize, layer: &Layer, path: PathBuf, stat: &Stat) -> Option<Node> {
-        if node::is_whiteout(stat) {
+        if whiteout::is(stat) {
             return None;
         }
         let record = layer.record(&path).cloned();

@@ -12,6 +12,7 @@
 //! * [`record`]: the `records` file. [`merged`]: a stack of layer directories as one tree, without a mount.
 //! * [`upper`]: writes into the uppermost layer directory with overlayfs' rules; used by [`extract`] and by COPY.
 //! * [`tarfile`] and [`reader`]: the tar format. [`extract`]: tar to layer directory. [`diff`]: the way back.
+//! * [`plain`]: a stack of layer directories as a copy, and what a step changed in it.
 //! * [`copy`]: the engine of COPY and ADD; [`content`]: the digest of what it would read.
 //! * [`compress`]: gzip, zstd, bzip2 and xz.
 
@@ -28,11 +29,13 @@ mod hashed;
 mod inherit;
 pub mod merged;
 pub mod node;
+pub mod plain;
 pub mod reader;
 pub mod record;
 pub mod retime;
 pub mod tarfile;
 pub mod upper;
+pub mod whiteout;
 
 pub use error::Error;
 pub use node::{Kind, Meta, Node, Time, Xattrs};

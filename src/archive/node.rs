@@ -167,11 +167,6 @@ pub(crate) fn meta(stat: &Stat, record: Option<&Record>, map: &IdMap) -> Meta {
     meta
 }
 
-/// Whether a `stat` shows an overlayfs whiteout.
-pub(crate) fn is_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
 /// A path relative to the root without `.`, `..`, doubled or leading slashes; `..` never leaves the root. Purely
 /// lexical, as Docker cleans names of archive entries.
 pub fn clean(path: &Path) -> PathBuf {
@@ -219,7 +214,8 @@ pub(crate) fn xattr_to_disk(name: &[u8]) -> Vec<u8> {
 /// lists, SELinux labels, `trusted.*` and other systems' names belong to the machine, not to the image, and the owner's
 /// mark to the store.
 pub(crate) fn xattr_carried(name: &[u8]) -> bool {
-    name == b"security.capability" || (name.starts_with(b"user.") && name.len() > 5 && name != OWNER.as_bytes())
+    name == b"security.capability"
+        || (name.starts_with(b"user.") && name.len() > 5 && name != OWNER.as_bytes() && name != COPIED.as_bytes())
 }
 
 /// The mark of a file whose owner is recorded: `uid:gid`. It goes wherever a step moves, links or copies the file, where a
@@ -244,6 +240,19 @@ pub(crate) fn owner_mark(fd: impl AsFd) -> rustix::io::Result<Option<(u32, u32)>
     Ok(text.and_then(|text| text.split_once(':')).and_then(|(u, g)| Some((u.parse().ok()?, g.parse().ok()?))))
 }
 
+/// The mark of a file in a plain tree that was a layer's, and was given a copy of its own.
+const COPIED: &str = "user.rbuild.copied";
+
+/// Marks an open file as the copy of a lower one.
+pub(crate) fn mark_copied(fd: impl AsFd) -> rustix::io::Result<()> {
+    rustix::fs::fsetxattr(fd, COPIED, b"", rustix::fs::XattrFlags::empty())
+}
+
+/// Whether these attributes have that mark; then it is taken out.
+pub(crate) fn take_copied(all: &mut Xattrs) -> bool {
+    all.remove(COPIED.as_bytes()).is_some()
+}
+
 /// A file capability in its version 2 form. The kernel shows version 3, with the root id of a user namespace, where
 /// that namespace is not the reader's; the id means nothing on another machine.
 pub(crate) fn capability_v2(value: Vec<u8>) -> Vec<u8> {
@@ -262,16 +271,29 @@ pub(crate) fn capability_v2(value: Vec<u8>) -> Vec<u8> {
 /// All carried xattrs of an open file.
 pub(crate) fn read_xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Xattrs> {
     let mut out = Xattrs::new();
+    for (name, value) in xattrs_named(fd, |name| xattr_from_disk(name).is_some())? {
+        let Some(seen) = xattr_from_disk(&name) else { continue };
+        let value = if seen == b"security.capability" { capability_v2(value) } else { value };
+        out.insert(seen, value);
+    }
+    Ok(out)
+}
+
+/// All xattrs of an open file, under their names on disk.
+pub(crate) fn raw_xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Xattrs> {
+    xattrs_named(fd, |_| true)
+}
+
+fn xattrs_named(fd: BorrowedFd<'_>, wanted: impl Fn(&[u8]) -> bool) -> rustix::io::Result<Xattrs> {
+    let mut out = Xattrs::new();
     let list = match grow(256, |buf| rustix::fs::flistxattr(fd, buf)) {
         Ok(list) => list,
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NODATA) => return Ok(out),
         Err(e) => return Err(e),
     };
-    for name in list.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        let Some(seen) = xattr_from_disk(name) else { continue };
+    for name in list.split(|b| *b == 0).filter(|n| !n.is_empty() && wanted(n)) {
         match grow(256, |buf| rustix::fs::fgetxattr(fd, name, buf)) {
-            Ok(value) if seen == b"security.capability" => out.insert(seen, capability_v2(value)),
-            Ok(value) => out.insert(seen, value),
+            Ok(value) => out.insert(name.to_vec(), value),
             Err(rustix::io::Errno::NODATA) => None,
             Err(e) => return Err(e),
         };

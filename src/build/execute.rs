@@ -27,7 +27,7 @@ use crate::snapshot::{Active, Snapshots};
 use crate::source::image::Images;
 use crate::sys::idmap::IdMap;
 use crate::ui::{Event, FailedCommand, SourceExcerpt, StepKey};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
 /// Steps that run at once where the user does not say: a step mostly waits for the network, a disk or a compiler, and the
 /// pod's own limits hold whatever this number is.
@@ -52,6 +52,8 @@ pub(super) struct Executor<'a> {
     pub(super) remotes: &'a Remotes,
     pub(super) images: &'a Images<'a>,
     pub(super) bases: &'a BaseImages<'a>,
+    /// Whether the user was told of the storage driver.
+    pub(super) driver_said: Once,
     pub(super) snapshots: Snapshots<'a>,
     cache: StepCache<'a>,
     /// With one layer a stage: the layer that the stage's steps fill one after the other.
@@ -95,7 +97,8 @@ impl<'a> Executor<'a> {
             remotes,
             images,
             bases,
-            snapshots: Snapshots::new(around.store, IdMap::current())?,
+            snapshots: Snapshots::new(around.store, IdMap::current())?.with_driver(around.driver),
+            driver_said: Once::new(),
             cache: StepCache::new(around.store, request.cache.ttl),
             stage_layers: plan.stages.iter().map(|_| Mutex::new(None)).collect(),
             started: now.to_string(),

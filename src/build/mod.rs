@@ -46,6 +46,7 @@ pub use shortage::Shortage;
 use crate::oci::{Location, Reference};
 use crate::plan::{self, Plan, PlanRequest, Step, StepKind};
 use crate::registry::Client;
+use crate::snapshot::Choice;
 use crate::source::image::{Images, Pull};
 use crate::store::Store;
 use crate::sys::signal::Cancel;
@@ -63,6 +64,8 @@ pub struct Surroundings<'a> {
     pub store: &'a Store,
     /// Where else images are.
     pub client: &'a Client,
+    /// How steps get their root file system.
+    pub driver: Choice,
     /// Who is told about progress.
     pub sink: &'a dyn Sink,
     /// Raised to end the build; also raised by the build itself when a step fails.

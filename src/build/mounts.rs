@@ -302,7 +302,7 @@ impl Executor<'_> {
                 if self.snapshots.map().can_own(uid, gid) {
                     chown(&upper, Some(uid), Some(gid)).map_err(at)?;
                 }
-                let prepared = self.snapshots.driver()?.prepare_over(&source, &active)?;
+                let prepared = self.snapshots.driver()?.prepare_over(&self.snapshots, &source, &active)?;
                 let (root, inside) = (prepared.root().into(), PathBuf::new());
                 ready._roots.push(prepared);
                 ready._layers.push(active);

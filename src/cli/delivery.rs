@@ -29,7 +29,8 @@ pub fn build(request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result
 fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result<Built, Error> {
     let client = registry_flags::client(&request.registry, global)?;
     let cancel = cancel_on_signals()?;
-    let built = build::build(request, build::Surroundings { store, client: &client, sink, cancel: &cancel })?;
+    let driver = global.storage_driver(&super::values::process_var)?;
+    let built = build::build(request, build::Surroundings { store, client: &client, driver, sink, cancel: &cancel })?;
     // What was built is safe in the store, and a transfer can be left anywhere.
     end_on_signals()?;
     if let Some(code) = super::error::signal_code() {

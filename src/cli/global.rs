@@ -2,6 +2,7 @@
 
 use super::values::Var;
 use super::{Error, values};
+use crate::snapshot::Choice;
 use crate::store::Store;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,9 @@ pub struct Global {
     /// Size that the store is brought back to after a build: `10GB`, `500MiB` [env: RBUILD_STORE_LIMIT]
     #[arg(long, global = true, value_name = "SIZE", value_parser = values::size)]
     pub store_limit: Option<u64>,
+    /// How steps get their root file system: overlay, fuse, copy; vfs is copy [env: RBUILD_STORAGE_DRIVER]
+    #[arg(long, global = true, value_name = "DRIVER")]
+    pub storage_driver: Option<Choice>,
     /// registries.conf to read in place of the usual ones
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub registries_conf: Option<PathBuf>,
@@ -60,6 +64,22 @@ impl Global {
         }
     }
 
+    /// The storage driver: `--storage-driver`, `RBUILD_STORAGE_DRIVER`, or buildah's `STORAGE_DRIVER` where it names one that
+    /// there is.
+    ///
+    /// # Errors
+    /// Where the first variable names none.
+    pub fn storage_driver(&self, var: &Var<'_>) -> Result<Choice, Error> {
+        const NAME: &str = "RBUILD_STORAGE_DRIVER";
+        if let Some(choice) = self.storage_driver {
+            return Ok(choice);
+        }
+        if let Some(name) = var(NAME).filter(|v| !v.is_empty()) {
+            return name.parse().map_err(|e| Error::usage(format!("`{NAME}`: {e}")));
+        }
+        Ok(var("STORAGE_DRIVER").and_then(|name| name.parse().ok()).unwrap_or_default())
+    }
+
     /// Opens the store.
     ///
     /// # Errors
@@ -81,6 +101,21 @@ impl Global {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_storage_driver_is_said_by_flag_variable_or_buildahs_variable() {
+        let at = |flag: Option<Choice>, vars: &[(&str, &str)]| {
+            let global = Global { storage_driver: flag, ..Global::default() };
+            global.storage_driver(&|n| vars.iter().find(|(k, _)| *k == n).map(|(_, v)| (*v).into())).ok()
+        };
+        let all = [("RBUILD_STORAGE_DRIVER", "copy"), ("STORAGE_DRIVER", "overlay")];
+        assert_eq!(at(Some(Choice::Fuse), &all), Some(Choice::Fuse));
+        assert_eq!(at(None, &all), Some(Choice::Copy));
+        assert_eq!(at(None, &all[1..]), Some(Choice::Overlay));
+        assert_eq!(at(None, &[("STORAGE_DRIVER", "vfs")]), Some(Choice::Copy));
+        assert_eq!(at(None, &[("STORAGE_DRIVER", "btrfs")]), Some(Choice::Best));
+        assert_eq!(at(None, &[("RBUILD_STORAGE_DRIVER", "btrfs")]), None);
+    }
 
     #[test]
     fn the_root_is_looked_for_in_order() {

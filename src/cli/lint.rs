@@ -101,7 +101,9 @@ fn fetched(request: &BuildRequest, global: &Global) -> Result<Read, Error> {
     let store = global.store()?;
     let client = registry_flags::client(&request.registry, global)?;
     let cancel = Cancel::new().map_err(Error::file("watch", Path::new("signals")))?;
-    let around = Surroundings { store: &store, client: &client, sink: &calls::Warnings, cancel: &cancel };
+    let driver = global.storage_driver(&super::values::process_var)?;
+    let sink = &calls::Warnings;
+    let around = Surroundings { store: &store, client: &client, driver, sink, cancel: &cancel };
     Ok(Read::new(request, Some(around))?)
 }
 

@@ -90,7 +90,6 @@ struct StorageFlags;
 
 impl foreign::Table for StorageFlags {
     const FLAGS: &'static [foreign::Flag] = &[
-        foreign::text("storage-driver", foreign::Verdict::NoEffect),
         foreign::text("storage-opt", foreign::Verdict::NoEffect),
         foreign::text("runroot", foreign::Verdict::NoEffect),
         foreign::text("cgroup-manager", foreign::Verdict::NoEffect),

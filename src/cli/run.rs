@@ -2,7 +2,7 @@
 
 use super::foreign::{self, Flag, Foreign, Table, Verdict, boolean, text};
 use super::registry_flags::{self, RegistryArgs};
-use super::{Error, Global, bud, delivery, steps, store_limit::StoreLimit, values};
+use super::{Error, Global, bud, delivery, output, steps, store_limit::StoreLimit, values};
 use crate::archive::merged::Merged;
 use crate::archive::upper::Upper;
 use crate::oci::{ContainerConfig, Platform};
@@ -118,7 +118,9 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
     let image = images.resolve(&args.image, &Platform::host())?;
     images.fetch(&image, &|_| ())?;
 
-    let snapshots = Snapshots::new(&store, IdMap::current())?;
+    let driver = global.storage_driver(&values::process_var)?;
+    let snapshots = Snapshots::new(&store, IdMap::current())?.with_driver(driver);
+    snapshots.driver_note()?.iter().for_each(|text| output::note(&format!("note: {text}")));
     let layers: Vec<LayerRef> = image
         .manifest
         .layers

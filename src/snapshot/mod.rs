@@ -18,7 +18,7 @@ pub mod driver;
 mod error;
 
 pub use check::Compared;
-pub use driver::{Choice, Driver, Links, Prepared, Root, RootSpec};
+pub use driver::{Choice, Driver, Links, Prepared, Root, RootSpec, is_probe, probe_main};
 pub use error::Error;
 
 use crate::archive::{
@@ -57,14 +57,18 @@ pub struct Snapshots<'a> {
     key: String,
     /// Layer directories that were opened for a view, by path: the steps of a stage have nearly all of them in common.
     open: Mutex<HashMap<PathBuf, Arc<Layer>>>,
+    /// Trees of the copy driver between two steps.
+    idle: driver::copy::Idle,
     choice: Choice,
-    driver: OnceLock<Box<dyn Driver>>,
+    driver: OnceLock<driver::Chosen>,
 }
 
 /// A layer in the making.
 #[derive(Debug)]
 pub struct Active {
     dir: TempDir,
+    /// What the copy driver can go on with.
+    slot: driver::copy::Slot,
 }
 
 impl Active {
@@ -100,8 +104,9 @@ impl<'a> Snapshots<'a> {
         let key = format!("{}-{}", map.key(), boot_suffix(store.boot_id()));
         let dir = store.snapshots_dir().join(&key);
         fs::create_dir_all(&dir).map_err(Error::io("cannot create directory", &dir))?;
-        let (open, choice, driver) = (Mutex::default(), Choice::Best, OnceLock::new());
-        Ok(Snapshots { store, map, key, open, choice, driver })
+        let (open, idle) = (Mutex::default(), Default::default());
+        let (choice, driver) = (Choice::Best, OnceLock::new());
+        Ok(Snapshots { store, map, key, open, idle, choice, driver })
     }
 
     /// The same, with this driver.
@@ -115,11 +120,24 @@ impl<'a> Snapshots<'a> {
     /// # Errors
     /// Where the one that was asked for cannot be used here.
     pub fn driver(&self) -> Result<&dyn Driver, Error> {
-        if let Some(driver) = self.driver.get() {
-            return Ok(&**driver);
+        Ok(&*self.chosen()?.driver)
+    }
+
+    /// One line about the driver, where it is not the best that there is.
+    ///
+    /// # Errors
+    /// Those of [`Snapshots::driver`].
+    pub fn driver_note(&self) -> Result<Option<String>, Error> {
+        let chosen = self.chosen()?;
+        Ok(chosen.reason.as_ref().map(|why| format!("storage driver `{}`: {why}", chosen.driver.name())))
+    }
+
+    fn chosen(&self) -> Result<&driver::Chosen, Error> {
+        if let Some(chosen) = self.driver.get() {
+            return Ok(chosen);
         }
-        let driver = self.choice.driver()?;
-        Ok(&**self.driver.get_or_init(|| driver))
+        let chosen = self.choice.driver(self.store)?;
+        Ok(self.driver.get_or_init(|| chosen))
     }
 
     /// A root file system for a step.
@@ -252,7 +270,7 @@ impl<'a> Snapshots<'a> {
 
     fn prepare_empty(&self) -> Result<Active, Error> {
         let dir = self.store.temp_dir("layer")?;
-        let active = Active { dir };
+        let active = Active { dir, slot: Default::default() };
         make_dir(&active.layer())?;
         Ok(active)
     }
@@ -270,10 +288,14 @@ impl<'a> Snapshots<'a> {
         let held = self.store.hold(&self.name(chain), || Some(fs::rename(active.layer(), &path)))?;
         match held.unwrap_or(Ok(())) {
             Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {
-                Err(Error::io("cannot rename to", &path)(e))
+                return Err(Error::io("cannot rename to", &path)(e));
             }
-            _ => Ok(path),
+            _ => {}
         }
+        if let Some(left) = active.slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.idle.keep(left.publish(path.clone()));
+        }
+        Ok(path)
     }
 }
 

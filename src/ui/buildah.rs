@@ -188,6 +188,7 @@ impl Sink for Buildah {
             }
             Event::TransferConfig { digest } => s.say_err(&format!("Copying config {digest}")),
             Event::TransferDone { .. } => s.say_err("Writing manifest to image destination"),
+            Event::Note { text } => s.say_err(&format!("note: {text}")),
             Event::Finding { text } | Event::Warning { text } => s.say_err(&format!("warning: {text}")),
             Event::Failed
             | Event::ContextRead { .. }

@@ -314,7 +314,9 @@ impl Sink for Buildkit {
             Event::UnusedBuildArgs { names } => {
                 s.warnings.push(format!("one or more build-args [{}] were not consumed", names.join(" ")));
             }
-            Event::Finding { text } | Event::Warning { text } => s.warnings.push(text.to_owned()),
+            Event::Finding { text } | Event::Note { text } | Event::Warning { text } => {
+                s.warnings.push(text.to_owned())
+            }
             Event::Blob { digest, size, state: BlobState::Done, .. } => {
                 // Lines of a pull belong to the vertex that has the screen, where there is one.
                 if let Some(current) = s.current.clone().filter(|c| s.vertices.get(c).is_some_and(|v| !v.over)) {

@@ -153,6 +153,7 @@ impl Sink for Classic {
             Event::UnusedBuildArgs { names } => {
                 s.say(&format!("[Warning] One or more build-args [{}] were not consumed", names.join(" ")));
             }
+            Event::Note { text } => s.terminal.err(format!("note: {text}\n").as_bytes()),
             Event::Warning { text } => s.terminal.err(format!("warning: {text}\n").as_bytes()),
             Event::CommitStarted { .. }
             | Event::DockerfileRead { .. }

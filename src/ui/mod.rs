@@ -239,6 +239,11 @@ pub enum Event<'a> {
         /// Whether anything was new to the receiving side.
         changed: bool,
     },
+    /// How the build goes about its work here, where there are better ways that the pod does not allow.
+    Note {
+        /// Lower case, without a full stop.
+        text: &'a str,
+    },
     /// Something that the user should know.
     Warning {
         /// Lower case, without a full stop.

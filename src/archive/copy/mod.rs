@@ -18,7 +18,7 @@
 pub mod glob;
 pub mod mode;
 mod select;
-mod transfer;
+pub(super) mod transfer;
 pub mod tree;
 mod unpack;
 mod walk;

@@ -19,7 +19,7 @@ const SPAN: usize = 1 << 30;
 
 /// What is known of the ways to copy.
 #[derive(Debug)]
-pub(super) struct Transfer {
+pub(in crate::archive) struct Transfer {
     clone: bool,
     in_kernel: bool,
     buffer: Vec<u8>,
@@ -34,7 +34,7 @@ impl Default for Transfer {
 impl Transfer {
     /// Copies all of `from` to `to`, which is new and empty; gives the number of bytes that `to` has then. What is appended
     /// to `from` meanwhile is left out.
-    pub(super) fn run(&mut self, from: &File, to: &File) -> io::Result<u64> {
+    pub(in crate::archive) fn run(&mut self, from: &File, to: &File) -> io::Result<u64> {
         let stat = rustix::fs::fstat(from)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         if size == 0 {

@@ -23,6 +23,8 @@
 mod remove;
 mod view;
 
+pub(super) use remove::remove_tree;
+
 use rustix::fs::{AtFlags, FileType, Mode, Stat};
 use rustix::io::Errno;
 use std::cell::RefCell;
@@ -41,6 +43,7 @@ use super::error::Error;
 use super::merged::{self, FS, Merged};
 use super::node::{Kind, Node, Xattrs};
 use super::record::{Record, Records};
+use super::whiteout;
 use crate::sys::idmap::IdMap;
 
 /// Directories whose descriptors are kept open.
@@ -447,8 +450,7 @@ impl<'a> Upper<'a> {
     }
 
     fn make_whiteout(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Error> {
-        rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0)
-            .map_err(|e| self.failed("create whiteout", path, e))?;
+        whiteout::make(parent, name).map_err(|e| self.failed("create whiteout", path, e))?;
         self.forget(path);
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::archive::merged;
 
 /// Removes a directory with everything in it, by descriptors, following nothing, however deep it is.
-pub(super) fn remove_tree(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+pub(in crate::archive) fn remove_tree(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     // For each directory from the top one down: the names of directories in it that are still to be removed.
     // Descriptors are not kept: depth costs memory for names only.
     let mut path = PathBuf::from(name);

@@ -12,6 +12,7 @@ use super::{CACHED_DIRS, State, Upper, is_dir};
 use crate::archive::error::Error;
 use crate::archive::merged::{self, Resolved};
 use crate::archive::node::{self, Disk, Kind, Node, Xattrs};
+use crate::archive::whiteout;
 
 impl Upper<'_> {
     /// What is at `path`, without following links. A node of the upper layer has the layer index `lower().layers()`.
@@ -88,7 +89,7 @@ impl Upper<'_> {
     }
 
     pub(super) fn node(&self, path: PathBuf, stat: &Stat) -> Option<Node> {
-        if node::is_whiteout(stat) {
+        if whiteout::is(stat) {
             return None;
         }
         let record = self.records.get(&path).cloned();

@@ -8,16 +8,25 @@
 //! | driver    | the root of a step                                | what changed                                |
 //! |-----------|---------------------------------------------------|---------------------------------------------|
 //! | `overlay` | the kernel's overlay, mounted by the step's init  | is in the top layer's `fs/` at once         |
+//! | `copy`    | a directory with a copy of every file             | is found by a scan, and copied into `fs/`   |
 //!
-//! Whatever the driver, the top layer directory ends up the same, as far as layers go.
+//! Whatever the driver, the top layer directory ends up the same, as far as layers go: `docs/layers.md` says what that means
+//! where an overlay and a directory behave differently.
 
+pub(super) mod copy;
 mod overlay;
+mod probe;
 
+pub use copy::Copy;
 pub use overlay::Overlay;
+pub use probe::{is_probe, main as probe_main};
 
 use super::{Active, Error, Snapshots};
+use crate::store::Store;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The root file system of a step, as the sandbox shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,14 +105,35 @@ impl std::str::FromStr for Choice {
     }
 }
 
+/// A driver that was chosen.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    pub driver: Box<dyn Driver>,
+    /// Why it is not the best that there is.
+    pub reason: Option<String>,
+}
+
 impl Choice {
-    /// The driver.
-    pub(super) fn driver(self) -> Result<Box<dyn Driver>, Error> {
-        match self {
-            Choice::Best | Choice::Overlay => Ok(Box::new(Overlay)),
-            Choice::Fuse => Err(Error::NoDriver("fuse")),
-            Choice::Copy => Err(Error::NoDriver("copy")),
-        }
+    /// The driver, and why it is not the best one, if it is not.
+    pub(super) fn driver(self, store: &Store) -> Result<Chosen, Error> {
+        // What the kernel refuses once for a store, it refuses for every build of this process.
+        static REFUSED: Mutex<BTreeMap<PathBuf, Option<String>>> = Mutex::new(BTreeMap::new());
+        let overlay: Box<dyn Driver> = Box::new(Overlay);
+        let reason = match self {
+            Choice::Overlay => return Ok(Chosen { driver: overlay, reason: None }),
+            Choice::Fuse => return Err(Error::NoDriver("fuse")),
+            Choice::Copy => "it was asked for".to_owned(),
+            Choice::Best => {
+                let mut known = REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
+                let refused =
+                    known.entry(store.root().to_owned()).or_insert_with(|| probe::overlay_refused(store)).clone();
+                match refused {
+                    None => return Ok(Chosen { driver: overlay, reason: None }),
+                    Some(reason) => reason,
+                }
+            }
+        };
+        Ok(Chosen { driver: Box::new(Copy), reason: Some(reason) })
     }
 }
 
@@ -122,7 +152,12 @@ pub trait Driver: Debug + Send + Sync {
     ///
     /// # Errors
     /// Where the directory cannot be read, or the file system refuses.
-    fn prepare_over(&self, directory: &Path, top: &Active) -> Result<Box<dyn Prepared>, Error>;
+    fn prepare_over(
+        &self,
+        snapshots: &Snapshots<'_>,
+        directory: &Path,
+        top: &Active,
+    ) -> Result<Box<dyn Prepared>, Error>;
 }
 
 /// A root file system that is ready for a step. Dropping it drops what the step changed, unless it was collected.

@@ -24,7 +24,7 @@ impl Driver for Overlay {
         Ok(Box::new(Stacked(Root::Overlay { lowers, upper: wanted.top.upper(), work: wanted.top.work()?, stub })))
     }
 
-    fn prepare_over(&self, directory: &Path, top: &Active) -> Result<Box<dyn Prepared>, Error> {
+    fn prepare_over(&self, _: &Snapshots<'_>, directory: &Path, top: &Active) -> Result<Box<dyn Prepared>, Error> {
         let lowers = vec![directory.to_owned()];
         Ok(Box::new(Stacked(Root::Overlay { lowers, upper: top.upper(), work: top.work()?, stub: None })))
     }

@@ -1,0 +1,530 @@
+//! From a changed tree to the layer directory that overlayfs would have left.
+//!
+//! | in the tree                                          | in the layer directory                                  |
+//! |------------------------------------------------------|---------------------------------------------------------|
+//! | a file that is new, or whose inode changed           | a copy, with those of its parents that are not there yet|
+//! | a lower file's inode that has several names          | a copy for each name that differs: overlayfs breaks them|
+//! | a further name of such a file                        | a link to the copy of its first name                    |
+//! | several new names of one inode                       | links                                                   |
+//! | a name that is gone                                  | a whiteout, where lower layers have it                  |
+//! | another directory than before                        | opaque, where lower layers have one                     |
+//! | a device node                                        | an empty file and a record                              |
+//!
+//! What is there already in the layer directory is what the tree was before; files that differ are replaced.
+
+use rustix::fs::{AtFlags, FileType, Mode, Stat};
+use rustix::io::Errno;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::make::{CREATE, mkdir};
+use super::raw::{self, Attributes, Basics};
+use super::state::{Change, Changes, Entry, Identity, Kind, State};
+use super::{Plain, Sharing};
+use crate::archive::attrs::set_opaque;
+use crate::archive::copy::transfer::Transfer;
+use crate::archive::diff::same_contents;
+use crate::archive::error::Error;
+use crate::archive::merged::{self, FS, Merged};
+use crate::archive::node::{self, Node};
+use crate::archive::record::{Device, Record, Records};
+use crate::archive::upper;
+use crate::archive::whiteout;
+use crate::sys::idmap::IdMap;
+
+impl Plain {
+    /// Puts what has changed since the tree was settled into the layer directory `top`, over `lower`. What the tree is now
+    /// is what the next call compares with, once it was settled.
+    ///
+    /// # Errors
+    /// A file cannot be read or copied. `top` is then good for nothing, and so is the tree.
+    pub fn collect(&mut self, lower: &Merged, top: &Path) -> Result<(), Error> {
+        let new = State::scan(&self.fd).map_err(|(path, e)| self.failed("inspect", &path, e))?;
+        let old = std::mem::take(&mut self.state);
+        let shared = self.sharing == Sharing::Broken;
+        let mut transfer = std::mem::take(&mut self.transfer);
+        let mut collector = Collector {
+            tree: self,
+            lower,
+            top,
+            fs: merged::open_fs(top)?,
+            records: Records::load(top)?,
+            recorded: false,
+            families: families(&old, &new, shared),
+            // Marks of copies are looked at where something can be inherited.
+            known: if lower.has_records() { known(&old) } else { HashSet::new() },
+            old: &old,
+            new: &new,
+            transfer: &mut transfer,
+            levels: vec![],
+        };
+        for change in Changes::new(&old, &new, shared) {
+            collector.take(change)?;
+        }
+        if collector.recorded {
+            collector.records.save(top)?;
+        }
+        self.transfer = transfer;
+        self.state = new;
+        Ok(())
+    }
+}
+
+/// The names of one inode that has or had several.
+#[derive(Debug, Default)]
+struct Family {
+    /// Names that it had and has.
+    kept: u32,
+    /// Names that are new.
+    added: u32,
+    /// Names that it had.
+    lost: u32,
+    /// Where the first of the names that are linked lies in the layer directory.
+    first: Option<PathBuf>,
+    /// Whether a kept name is among those.
+    led: bool,
+}
+
+/// All families that a step changed.
+fn families(old: &State, new: &State, shared: bool) -> HashMap<Identity, Family> {
+    let mut all: HashMap<Identity, Family> = HashMap::new();
+    let lose = |all: &mut HashMap<Identity, Family>, index: usize| {
+        for entry in old.subtree(index).filter_map(|i| old.entry(i)).filter(|e| e.linked) {
+            all.entry(entry.identity).or_default().lost += 1;
+        }
+    };
+    for change in Changes::new(old, new, shared) {
+        match change {
+            Change::Gone { old } => lose(&mut all, old),
+            Change::Enter { instead: Some(old), .. } => lose(&mut all, old),
+            Change::Enter { .. } | Change::Leave => {}
+            Change::Put { old: before, new: index } => {
+                let Some(entry) = new.entry(index) else { continue };
+                let kept = before.and_then(|old_index| old.entry(old_index)).is_some_and(|was| same_file(was, entry));
+                if let Some(gone) = before.filter(|_| !kept) {
+                    lose(&mut all, gone);
+                }
+                if entry.linked {
+                    let family = all.entry(entry.identity).or_default();
+                    *(if kept { &mut family.kept } else { &mut family.added }) += 1;
+                }
+            }
+        }
+    }
+    all
+}
+
+fn same_file(was: &Entry, is: &Entry) -> bool {
+    was.kind == is.kind && was.identity == is.identity
+}
+
+/// Every inode of a state.
+fn known(state: &State) -> HashSet<Identity> {
+    state.entries().iter().map(|e| e.identity).collect()
+}
+
+/// A directory on the way.
+struct Level {
+    path: PathBuf,
+    /// Whether the layer directory has it; `None`: nobody has looked.
+    in_top: Option<bool>,
+    /// Whether a lower directory shows through.
+    lower: Option<bool>,
+    /// Whether its own metadata or names have changed.
+    touched: bool,
+    /// Whether something was done in it.
+    dirty: bool,
+    /// Whether it is the directory that was there before.
+    kept: bool,
+}
+
+struct Collector<'a> {
+    tree: &'a Plain,
+    lower: &'a Merged,
+    top: &'a Path,
+    fs: OwnedFd,
+    records: Records,
+    recorded: bool,
+    families: HashMap<Identity, Family>,
+    known: HashSet<Identity>,
+    old: &'a State,
+    new: &'a State,
+    transfer: &'a mut Transfer,
+    levels: Vec<Level>,
+}
+
+impl Collector<'_> {
+    fn take(&mut self, change: Change) -> Result<(), Error> {
+        match change {
+            Change::Enter { old, new, .. } => self.enter(old, new),
+            Change::Leave => self.leave(),
+            Change::Put { old, new } => self.file(old, new),
+            Change::Gone { old } => {
+                let path = self.path(self.old.name(old));
+                self.gone(&path)
+            }
+        }
+    }
+
+    fn path(&self, name: &OsStr) -> PathBuf {
+        match self.levels.last() {
+            Some(level) => level.path.join(name),
+            None => PathBuf::new(),
+        }
+    }
+
+    fn enter(&mut self, old: Option<usize>, new: usize) -> Result<(), Error> {
+        let path = self.path(self.new.name(new));
+        let root = self.levels.is_empty();
+        if old.is_some() || root {
+            let touched = old.is_none_or(|old| self.old.touched(old, self.new, new));
+            let known = root.then_some(true);
+            let lower = root.then(|| self.lower.layers() > 0);
+            self.levels.push(Level { path, in_top: known, lower, touched, dirty: root && touched, kept: true });
+            return Ok(());
+        }
+        self.parents()?;
+        self.clear(&path)?;
+        mkdir(&self.fs, path.as_os_str()).map_err(|e| self.failed("create directory", &path, e))?;
+        if self.shows_through()? && self.lower.lookup(&path)?.is_some_and(|node| node.is_dir()) {
+            let dir = self.open(&path)?;
+            if !set_opaque(&dir).map_err(|e| self.failed("mark as opaque", &path, e))? {
+                self.record(&path, |record| record.opaque = true);
+            }
+        }
+        let (in_top, lower) = (Some(true), Some(false));
+        self.levels.push(Level { path, in_top, lower, touched: true, dirty: true, kept: false });
+        Ok(())
+    }
+
+    /// What is in the directory is done: now it can have its time.
+    fn leave(&mut self) -> Result<(), Error> {
+        let Some(level) = self.levels.last() else { return Ok(()) };
+        if level.touched && !level.dirty && (self.in_top(self.levels.len() - 1)? || !self.same_dir()?) {
+            self.parents()?;
+        }
+        let Some(level) = self.levels.pop() else { return Ok(()) };
+        if !level.dirty {
+            return Ok(());
+        }
+        let path = &level.path;
+        let from = self.tree.open_dir(path)?;
+        let to = self.open(path)?;
+        let set = || -> Result<(), Errno> {
+            let mut attributes = raw::of_tree(&from)?;
+            let copied = node::take_copied(&mut attributes);
+            let stale = raw::of_layer(&to)?;
+            for name in stale.keys().filter(|name| !attributes.contains_key(*name)) {
+                rustix::fs::fremovexattr(&to, name.as_slice())?;
+            }
+            let basics = Basics::of(&rustix::fs::fstat(&from)?);
+            raw::apply(&to, &basics, &self.tree.map, || raw::set_in_layer(&to, &attributes))?;
+            if copied || level.kept && !self.known.is_empty() {
+                mark_origin(&to)?;
+                // The mark does not change the time of modification.
+            }
+            Ok(())
+        };
+        set().map_err(|e| self.failed("set the metadata of", path, e))
+    }
+
+    /// Whether the directory that is being left has the metadata of the lower one.
+    fn same_dir(&mut self) -> Result<bool, Error> {
+        let Some(level) = self.levels.last() else { return Ok(false) };
+        let path = level.path.clone();
+        let below = match self.levels.len() > 1 && self.shows_through_at(self.levels.len() - 2)? {
+            true => self.lower.lookup(&path)?.filter(Node::is_dir),
+            false => None,
+        };
+        let Some(below) = below else { return Ok(false) };
+        let from = self.tree.open_dir(&path)?;
+        let stat = rustix::fs::fstat(&from).map_err(|e| self.failed("inspect", &path, e))?;
+        let attributes = raw::of_tree(&from).map_err(|e| self.failed("inspect", &path, e))?;
+        Ok(same_basics(&stat, &below) && self.lower_attributes(&below)? == attributes)
+    }
+
+    fn lower_attributes(&self, below: &Node) -> Result<Attributes, Error> {
+        let from = self.lower.open_raw(below)?;
+        raw::of_layer(&from).map_err(|e| self.failed("inspect", &below.path, e))
+    }
+
+    fn gone(&mut self, path: &Path) -> Result<(), Error> {
+        let hides = self.shows_through()? && self.lower.lookup(path)?.is_some();
+        if !hides && !self.in_top(self.levels.len().saturating_sub(1))? {
+            return Ok(());
+        }
+        self.parents()?;
+        self.clear(path)?;
+        if !self.records.is_empty() {
+            self.records.remove_tree(path);
+            self.recorded = true;
+        }
+        if hides {
+            whiteout::make(&self.fs, path.as_os_str()).map_err(|e| self.failed("create whiteout", path, e))?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, old: Option<usize>, new: usize) -> Result<(), Error> {
+        let Some(entry) = self.new.entry(new).copied() else { return Ok(()) };
+        let path = self.path(self.new.name(new));
+        let kept = old.and_then(|old| self.old.entry(old)).is_some_and(|was| same_file(was, &entry));
+        let Some(stat) = self.tree.stat(&path)? else { return Err(Error::Missing(self.tree.absolute(&path))) };
+        let above = self.levels.len().saturating_sub(1);
+        // Of this layer already: its names stay names of one file.
+        let own = kept && self.in_top(above)? && self.is_file_of_top(&path)?;
+        let mut linked = false;
+        if let Some(family) = self.families.get_mut(&entry.identity) {
+            linked = match kept && !own {
+                false => true,
+                // A new name is one of the first kept name, unless there are no more names than before: then some of them
+                // were renamed.
+                true => family.added > family.lost && !family.led,
+            };
+            family.led |= linked && kept;
+        }
+        if kept && !own && !linked && self.same_as_lower(&path, &stat)? {
+            return Ok(());
+        }
+        self.parents()?;
+        self.clear(&path)?;
+        let first = match linked {
+            true => self.families.get(&entry.identity).and_then(|family| family.first.clone()),
+            false => None,
+        };
+        match first {
+            Some(first) => rustix::fs::linkat(&self.fs, &first, &self.fs, &path, AtFlags::empty())
+                .map_err(|e| self.failed("link", &path, e))?,
+            None => {
+                let known = kept || self.known.contains(&entry.identity);
+                self.copy(&path, &stat, &entry, known)?;
+                if linked && let Some(family) = self.families.get_mut(&entry.identity) {
+                    family.first = Some(path);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a file of the tree into the layer directory.
+    fn copy(&mut self, path: &Path, stat: &Stat, entry: &Entry, known: bool) -> Result<(), Error> {
+        let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+        let to = self.open(parent)?;
+        let basics = Basics::of(stat);
+        let map = self.tree.map;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let done = match kind {
+            FileType::Symlink => self.symlink(path, &to, name, &basics, &map),
+            FileType::Fifo | FileType::Socket => rustix::fs::mknodat(&to, name, kind, Mode::from_raw_mode(0o600), 0)
+                .and_then(|()| raw::apply_named(&to, name, &basics, &map, false))
+                .map_err(Into::into),
+            FileType::CharacterDevice | FileType::BlockDevice => self.device(path, &to, name, stat, &basics),
+            _ => {
+                // Where files may be shared, the next step changes no file of a layer directory either.
+                let shared = self.tree.sharing == Sharing::Broken && entry.kind == Kind::File;
+                self.regular(path, &to, name, &basics, known, shared)
+            }
+        };
+        done.map_err(|e| self.failed("copy to", path, e))
+    }
+
+    fn symlink(
+        &self,
+        path: &Path,
+        to: &OwnedFd,
+        name: &OsStr,
+        basics: &Basics,
+        map: &IdMap,
+    ) -> Result<(), std::io::Error> {
+        let target = rustix::fs::readlinkat(&self.tree.fd, path, Vec::new())?;
+        rustix::fs::symlinkat(target.as_c_str(), to, name)?;
+        Ok(raw::apply_named(to, name, basics, map, true)?)
+    }
+
+    fn device(&mut self, path: &Path, to: &OwnedFd, name: &OsStr, stat: &Stat, basics: &Basics) -> std::io::Result<()> {
+        let file = rustix::fs::openat(to, name, CREATE, Mode::from_raw_mode(0o600))?;
+        raw::apply(&file, basics, &self.tree.map, || Ok(()))?;
+        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let block = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
+        let device = if block { Device::Block(major, minor) } else { Device::Char(major, minor) };
+        self.record(path, |record| record.device = Some(device));
+        Ok(())
+    }
+
+    fn regular(
+        &mut self,
+        path: &Path,
+        to: &OwnedFd,
+        name: &OsStr,
+        basics: &Basics,
+        known: bool,
+        shared: bool,
+    ) -> std::io::Result<()> {
+        let from = merged::open_file(&self.tree.fd, path)?;
+        let mut attributes = raw::of_tree(&from)?;
+        let known = node::take_copied(&mut attributes) || known;
+        let plain = attributes.is_empty() && (self.known.is_empty() || !known);
+        if shared && plain && rustix::fs::linkat(&self.tree.fd, path, to, name, AtFlags::empty()).is_ok() {
+            return Ok(());
+        }
+        let file = File::from(rustix::fs::openat(to, name, CREATE, Mode::from_raw_mode(0o600))?);
+        self.transfer.run(&File::from(from), &file)?;
+        raw::apply(&file, basics, &self.tree.map, || raw::set_in_layer(&file, &attributes))?;
+        if known && self.lower.has_records() {
+            mark_origin(&file)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a file that counts as changed is what the lower layers have: its names or its times of change are others.
+    fn same_as_lower(&mut self, path: &Path, stat: &Stat) -> Result<bool, Error> {
+        let below = match self.shows_through()? {
+            true => self.lower.lookup(path)?,
+            false => None,
+        };
+        let Some(below) = below else { return Ok(false) };
+        if !same_basics(stat, &below) {
+            return Ok(false);
+        }
+        let failed = |e: std::io::Error| self.failed("read", path, e);
+        match (FileType::from_raw_mode(stat.st_mode), below.meta.kind) {
+            (FileType::RegularFile, node::Kind::File | node::Kind::Char(..) | node::Kind::Block(..)) => {
+                let here = merged::open_file(&self.tree.fd, path).map_err(|e| failed(e.into()))?;
+                let mut attributes = raw::of_tree(&here).map_err(|e| failed(e.into()))?;
+                node::take_copied(&mut attributes);
+                let there = File::from(self.lower.open_raw(&below)?);
+                let size = there.metadata().map_err(failed)?.len();
+                Ok(u64::try_from(stat.st_size).ok() == Some(size)
+                    && attributes == self.lower_attributes(&below)?
+                    && same_contents(File::from(here), there).map_err(failed)?)
+            }
+            (FileType::Symlink, node::Kind::Symlink) => {
+                let target = rustix::fs::readlinkat(&self.tree.fd, path, Vec::new()).map_err(|e| failed(e.into()))?;
+                Ok(target.as_bytes() == node::bytes(&self.lower.read_link(&below)?))
+            }
+            (FileType::Fifo, node::Kind::Fifo) | (FileType::Socket, node::Kind::Socket) => Ok(true),
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether lower layers show through in the directory where the walk is.
+    fn shows_through(&mut self) -> Result<bool, Error> {
+        self.shows_through_at(self.levels.len().saturating_sub(1))
+    }
+
+    fn shows_through_at(&mut self, last: usize) -> Result<bool, Error> {
+        for index in 0..=last {
+            if self.levels.get(index).is_none_or(|level| level.lower.is_some()) {
+                continue;
+            }
+            let above = index.checked_sub(1).and_then(|i| self.levels.get(i)).and_then(|level| level.lower);
+            let in_top = self.in_top(index)?;
+            let Some(level) = self.levels.get(index) else { continue };
+            let mut lower = above == Some(true) && self.lower.lookup(&level.path)?.is_some_and(|node| node.is_dir());
+            if lower && in_top {
+                let dir = self.open(&level.path)?;
+                let marked = merged::opaque_mark(&dir).map_err(|e| self.failed("inspect", &level.path, e))?;
+                lower = !marked && !self.records.get(&level.path).is_some_and(|record| record.opaque);
+            }
+            if let Some(level) = self.levels.get_mut(index) {
+                level.lower = Some(lower);
+            }
+        }
+        Ok(self.levels.get(last).and_then(|level| level.lower) == Some(true))
+    }
+
+    /// Whether the layer directory has the directory of a level.
+    fn in_top(&mut self, last: usize) -> Result<bool, Error> {
+        for index in 0..=last {
+            let Some(level) = self.levels.get(index) else { break };
+            if level.in_top.is_some() {
+                continue;
+            }
+            let above = index.checked_sub(1).and_then(|i| self.levels.get(i)).and_then(|level| level.in_top);
+            let stat = match above {
+                Some(true) => {
+                    merged::stat(&self.fs, &level.path).map_err(|e| self.failed("inspect", &level.path, e))?
+                }
+                _ => None,
+            };
+            let found = stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+            if let Some(level) = self.levels.get_mut(index) {
+                level.in_top = Some(found);
+            }
+        }
+        Ok(self.levels.get(last).and_then(|level| level.in_top) == Some(true))
+    }
+
+    /// Makes the directories on the way, where they are missing. They get their metadata when they are left.
+    fn parents(&mut self) -> Result<(), Error> {
+        let Some(last) = self.levels.len().checked_sub(1) else { return Ok(()) };
+        // What shows through has to be known before there is something new.
+        self.shows_through_at(last)?;
+        for index in 0..=last {
+            if !self.in_top(index)?
+                && let Some(path) = self.levels.get(index).map(|level| level.path.clone())
+            {
+                mkdir(&self.fs, path.as_os_str()).map_err(|e| self.failed("create directory", &path, e))?;
+            }
+            if let Some(level) = self.levels.get_mut(index) {
+                level.in_top = Some(true);
+                level.dirty = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the layer directory has something else than a whiteout or a directory there.
+    fn is_file_of_top(&self, path: &Path) -> Result<bool, Error> {
+        let stat = merged::stat(&self.fs, path).map_err(|e| self.failed("inspect", path, e))?;
+        Ok(stat
+            .is_some_and(|stat| !whiteout::is(&stat) && FileType::from_raw_mode(stat.st_mode) != FileType::Directory))
+    }
+
+    /// Deletes what the layer directory has at a path.
+    fn clear(&mut self, path: &Path) -> Result<(), Error> {
+        match rustix::fs::unlinkat(&self.fs, path, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {
+                if !self.records.is_empty() {
+                    self.records.remove_tree(path);
+                    self.recorded = true;
+                }
+                upper::remove_tree(&self.fs, path.as_os_str()).map_err(|e| self.failed("remove", path, e))
+            }
+            Err(e) => Err(self.failed("remove", path, e)),
+        }
+    }
+
+    fn record(&mut self, path: &Path, change: impl FnOnce(&mut Record)) {
+        let mut record = self.records.get(path).map(|known| Record::clone(known)).unwrap_or_default();
+        change(&mut record);
+        self.records.insert(path, record);
+        self.recorded = true;
+    }
+
+    fn open(&self, path: &Path) -> Result<OwnedFd, Error> {
+        merged::open_dir(&self.fs, path).map_err(|e| self.failed("open directory", path, e))
+    }
+
+    fn failed(&self, action: &'static str, path: &Path, e: impl Into<std::io::Error>) -> Error {
+        Error::file(action, &self.top.join(FS).join(path))(e)
+    }
+}
+
+/// overlayfs' own mark of a copy whose original is not known any more.
+fn mark_origin(fd: impl std::os::fd::AsFd) -> Result<(), Errno> {
+    match rustix::fs::fsetxattr(fd, "user.overlay.origin", b"", rustix::fs::XattrFlags::empty()) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        other => other,
+    }
+}
+
+fn same_basics(stat: &Stat, below: &Node) -> bool {
+    let here = Basics::of(stat);
+    let disk = &below.disk;
+    (here.uid, here.gid, here.mode, here.mtime) == (disk.uid, disk.gid, disk.mode, below.meta.mtime)
+}

@@ -1,0 +1,171 @@
+//! Storage drivers: however a step gets its root file system, the image is the same.
+
+use crate::harness::{Lab, busybox_is_missing, require};
+use crate::pods;
+use std::fs;
+
+/// Steps that change files in most of the ways that there are. Nothing in them needs more than one id, or moves a directory
+/// with recorded owners: through an overlay busybox' `mv` copies it, without them.
+const STEPS: &str = r#"FROM localhost/busybox AS base
+COPY --chown=5:6 own /own
+COPY --chown=7:8 --chmod=4755 f /set-uid
+RUN mkdir -p /a/b /c /e/sub/deep && echo f >/e/sub/f && echo one >/a/b/f && echo two >/c/g && ln /a/b/f /a/h1 && ln /a/b/f /a/h2 && ln -s f /a/b/l && mkfifo /a/p
+RUN chmod 600 /c/g; rm -r /tmp; mkdir -m 1777 /tmp; echo new >/tmp/x; echo more >>/own/o1; mv /own/o2 /own/o2n; ln /own/o3 /own/o3l
+RUN mv /c /cc && ln /a/b/f /cc/h3 && touch /etc/new && rm -f /etc/group; cp -a /own/o4 /own/o4c; rm /own/o5; echo again >/own/o5
+RUN rm -rf /a/b && echo file >/a/b; chmod u-s /set-uid; rm /own/o1 /own/o2n; find /etc -exec touch {} +
+COPY f /cc/
+RUN rm /a/b && mkdir /a/b && truncate -s 10M /a/b/sparse && echo end >>/a/b/sparse; rm /a/h1; : >>/a/h2; chmod 700 /var
+RUN rm -r /cc; mkdir /cc; touch /cc/z; ln /cc/z /cc/y; mv /e/sub /e/moved; mkdir -p /e/sub; touch /e/sub/t
+RUN true
+RUN mkdir /mnt && touch /mnt/x && mv /mnt/x / && rmdir /mnt
+FROM base
+RUN --mount=from=base,source=/a,target=/mnt,rw cp -a /mnt/b /b && rm -rf /mnt/*
+RUN --mount=from=base,source=/e/moved,target=/deep/mount/point test -e /deep/mount/point/f && echo done >/done
+RUN --mount=type=tmpfs,target=/own,tmpcopyup echo lost >/own/o6 && touch /last
+"#;
+
+const EPOCH: &str = "1700000000";
+
+/// A lab with the steps as its context.
+fn lab() -> Lab {
+    let lab = Lab::new();
+    lab.import_busybox();
+    let names: Vec<String> = (1..=7).map(|i| format!("own/o{i}")).collect();
+    let mut files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x\n")).collect();
+    files.extend([("Dockerfile", STEPS), ("f", "f")]);
+    lab.context("context", &files);
+    lab
+}
+
+/// The digest of the image that the steps make.
+fn digest(lab: &Lab, driver: &str, layers: bool, one_id: bool) -> String {
+    let mut build = lab.rbuild(["--storage-driver", driver, "bud", "--no-cache", "-t", "localhost/x"]);
+    build = build.arg(format!("--layers={layers}")).arg(lab.path("context")).env("SOURCE_DATE_EPOCH", EPOCH);
+    // Without `newuidmap` there is one id.
+    let done = if one_id { build.env("PATH", "/nowhere") } else { build }.output();
+    assert_eq!(done.code, 0, "{driver} {layers} {one_id}: {done}");
+    let format = ["inspect", "--format", "{{.FromImageDigest}}", "localhost/x"];
+    let digest = lab.rbuild(format).ok().stdout;
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    digest
+}
+
+#[test]
+fn an_overlay_and_a_copy_give_the_same_image() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let (overlay, copy) = (lab(), lab());
+    for one_id in [false, true] {
+        if !one_id && !overlay.user().ranged {
+            continue;
+        }
+        for layers in [true, false] {
+            let (a, b) = (digest(&overlay, "overlay", layers, one_id), digest(&copy, "copy", layers, one_id));
+            assert_eq!(a, b, "layers: {layers}, one id: {one_id}");
+        }
+    }
+    // What the layers were made from is what it was.
+    let said = copy.rbuild(["check"]).ok().stdout;
+    assert!(said.contains("no problem found") && said.contains("compared"), "{said}");
+    assert_eq!(fs::read_dir(copy.store().join("tmp")).map_or(0, Iterator::count), 0);
+}
+
+/// Variables of the environment.
+type Vars<'a> = &'a [(&'a str, &'a str)];
+
+/// Builds one step with these flags and variables, which prints the type of its root file system.
+fn root_of(lab: &Lab, flags: &[&str], vars: Vars) -> crate::harness::Done {
+    let steps =
+        "FROM localhost/busybox\nRUN awk '$2 == \"/\" {kind = $3} END {print \"root:\" kind}' /proc/self/mounts\n";
+    let context = lab.context("kind", &[("Dockerfile", steps)]);
+    let run = lab.rbuild(flags.iter().chain(&["bud", "--no-cache", "-t", "localhost/kind"])).arg(context);
+    vars.iter().fold(run, |run, (name, value)| run.env(name, value)).output()
+}
+
+#[test]
+fn the_driver_is_chosen_by_flag_and_variable_and_said_once() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = Lab::new();
+    lab.import_busybox();
+    let best = root_of(&lab, &[], &[]);
+    assert!(
+        best.code == 0 && best.stdout.contains("root:overlay") && !best.stderr.contains("storage driver"),
+        "{best}"
+    );
+    let ways: [(&[&str], Vars); 4] = [
+        (&["--storage-driver", "copy"], &[]),
+        (&["--storage-driver", "vfs"], &[("RBUILD_STORAGE_DRIVER", "overlay")]),
+        (&[], &[("RBUILD_STORAGE_DRIVER", "copy"), ("STORAGE_DRIVER", "overlay")]),
+        (&[], &[("STORAGE_DRIVER", "vfs")]),
+    ];
+    for (flags, vars) in ways {
+        let done = root_of(&lab, flags, vars);
+        assert!(done.code == 0 && done.stdout.contains("root:") && !done.stdout.contains("root:overlay"), "{done}");
+        assert_eq!(done.stderr.matches("note: storage driver `copy`").count(), 1, "{done}");
+    }
+    let quiet = lab.rbuild(["--storage-driver", "copy", "bud", "-q", "--no-cache"]).arg(lab.path("kind")).ok();
+    assert_eq!(quiet.stderr, "");
+    let wrong = root_of(&lab, &["--storage-driver", "zfs"], &[]);
+    assert!(wrong.code != 0 && wrong.stderr.contains("`overlay`, `fuse` and `copy`"), "{wrong}");
+    let wrong = root_of(&lab, &[], &[("RBUILD_STORAGE_DRIVER", "zfs")]);
+    assert!(wrong.code != 0 && wrong.stderr.contains("RBUILD_STORAGE_DRIVER"), "{wrong}");
+    let run = lab
+        .rbuild([
+            "--storage-driver",
+            "copy",
+            "run",
+            "localhost/busybox",
+            "sh",
+            "-c",
+            "rm -r /bin/ls /etc/passwd && echo gone",
+        ])
+        .ok();
+    assert_eq!(run.stdout, "gone\n");
+}
+
+#[test]
+fn a_step_that_fails_leaves_nothing() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = Lab::new();
+    lab.import_busybox();
+    let context =
+        lab.context("context", &[("Dockerfile", "FROM localhost/busybox\nRUN rm -rf /etc; touch /x; exit 3\n")]);
+    let build = lab.rbuild(["--storage-driver", "copy", "bud", "--no-cache", "-t", "localhost/x"]).arg(context).fails();
+    assert_eq!(build.code, 3, "{build}");
+    assert_eq!(fs::read_dir(lab.store().join("tmp")).map_or(0, Iterator::count), 0);
+    lab.rbuild(["check"]).ok();
+}
+
+#[test]
+fn changes_through_a_second_name_are_seen_through_the_first() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = Lab::new();
+    lab.import_busybox();
+    // An overlay breaks the names of a lower file apart; a directory does not.
+    let steps = "FROM localhost/busybox\nRUN echo one >/a && ln /a /b\nRUN echo two >>/b\nRUN cat /a\n";
+    let context = lab.context("context", &[("Dockerfile", steps)]);
+    let done = lab.rbuild(["--storage-driver", "copy", "bud", "--no-cache", "-t", "localhost/x"]).arg(context).ok();
+    assert!(done.stdout.contains("one\ntwo\n"), "{done}");
+    lab.rbuild(["check"]).ok();
+}
+
+#[test]
+fn a_pod_whose_storage_is_an_overlay_copies() {
+    require!(if pods::missing().is_some(), pods::missing().unwrap_or_default());
+    let lab = lab();
+    fs::copy(lab.path("busybox.tar"), lab.path("context/busybox.tar")).expect("a copy");
+    let shell = format!(
+        "cd /context && export SOURCE_DATE_EPOCH={EPOCH} && rbuild import busybox.tar localhost/busybox >/dev/null && \
+         rbuild bud --ignorefile=/dev/null -t localhost/x . && rbuild check && \
+         rbuild inspect --format 'image: {{{{.FromImageDigest}}}}' localhost/x"
+    );
+    let image = |profile: &str, wanted: bool| {
+        let done = pods::in_pod(&lab, profile, &[], &shell).output();
+        assert_eq!(done.code, 0, "{profile}: {done}");
+        let said = done.stderr.matches("lies on an overlay").count();
+        assert_eq!(said, usize::from(wanted), "{profile}: {done}");
+        done.stdout.lines().find(|line| line.starts_with("image: ")).map(str::to_owned)
+    };
+    let (overlay, copy) = (image("localhost/emptydir", false), image("localhost/rootfs", true));
+    assert!(overlay.is_some());
+    assert_eq!(overlay, copy);
+}
