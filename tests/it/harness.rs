@@ -204,7 +204,8 @@ impl Lab {
     pub fn program<S: AsRef<OsStr>>(&self, program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Run {
         let mut run = Run::new(program, args);
         run.command.current_dir(self.dir()).env("HOME", self.path("home")).env("TMPDIR", self.path("tmp"));
-        run.command.env("RBUILD_ROOT", self.store());
+        // Without it, tools look for credentials in `/run/containers`, which may be closed to this user.
+        run.command.env("RBUILD_ROOT", self.store()).env("XDG_RUNTIME_DIR", self.path("run"));
         if is_root() {
             run.command.uid(self.user.uid).gid(self.user.gid);
             run.ids = Some((self.user.uid, self.user.gid));
