@@ -230,6 +230,8 @@ pub struct OutputOptions {
     pub iidfile_raw: Option<PathBuf>,
     /// Gets digests and names as JSON.
     pub metadata_file: Option<PathBuf>,
+    /// Says what each RUN step used, in the output and in the file of metadata.
+    pub step_usage: bool,
     /// Compression of layers that leave the store; `None`: what the destination wants.
     pub compression: Option<Compression>,
 }
@@ -248,6 +250,7 @@ impl Default for OutputOptions {
             iidfile: None,
             iidfile_raw: None,
             metadata_file: None,
+            step_usage: false,
             compression: None,
         }
     }

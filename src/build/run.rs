@@ -16,7 +16,7 @@ use crate::plan::{Network, Run, Step};
 use crate::sandbox::{self, Emulator, StepSpec};
 use crate::snapshot::{Links, RootSpec};
 use crate::sys::{limits::Memory, passwd};
-use crate::ui::{Event, StepKey, Stream};
+use crate::ui::{Event, StepKey, Stream, Usage};
 use std::path::{Path, PathBuf};
 
 impl Executor<'_> {
@@ -140,6 +140,17 @@ impl Executor<'_> {
             },
             other => other.into(),
         })?;
+        let used = exit.usage;
+        let usage = Usage {
+            took: exit.duration,
+            user: used.user,
+            system: used.system,
+            max_rss: used.max_rss,
+            peak: used.peak,
+            read: used.read,
+            written: used.written,
+        };
+        sink.event(&Event::StepUsage { step: key, usage });
         if exit.success() {
             prepared.collect()?;
         }

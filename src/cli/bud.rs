@@ -136,6 +136,10 @@ pub struct BudArgs {
     /// File for digests and names, as JSON
     #[arg(long, value_name = "PATH")]
     pub metadata_file: Option<PathBuf>,
+    /// Say what each RUN step used: time, memory, storage; with --metadata-file there, too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub step_usage: Option<bool>,
     /// Print only the image id
     #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = values::boolean)]
@@ -357,6 +361,7 @@ impl BudArgs {
             iidfile: self.iidfile.clone(),
             iidfile_raw: self.iidfile_raw.clone(),
             metadata_file: self.metadata_file.clone(),
+            step_usage: self.step_usage == Some(true),
             compression: self.compression_format.as_deref().map(compression).transpose()?,
             ..OutputOptions::default()
         })

@@ -1,6 +1,7 @@
 //! Runs a build and brings its result where the request says: into the store (the build does that), then to registries
 //! and archives, then into the files that scripts read. Every command line that builds ends up here.
 
+use super::meter::Meter;
 use super::{Error, Global, registry_flags, store_limit::StoreLimit};
 use crate::build::{
     self, Built,
@@ -30,7 +31,9 @@ fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn S
     let client = registry_flags::client(&request.registry, global)?;
     let cancel = cancel_on_signals()?;
     let driver = global.storage_driver(&super::values::process_var)?;
-    let built = build::build(request, build::Surroundings { store, client: &client, driver, sink, cancel: &cancel })?;
+    let meter = Meter::new(sink, request.output.step_usage);
+    let around = build::Surroundings { store, client: &client, driver, sink: &meter, cancel: &cancel };
+    let built = build::build(request, around)?;
     // What was built is safe in the store, and a transfer can be left anywhere.
     end_on_signals()?;
     if let Some(code) = super::error::signal_code() {
@@ -54,7 +57,7 @@ fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn S
         let written = export::write_rootfs(store, &built.manifest, to, sink);
         written.map_err(|e| Error::from(e).doing(format!("writing files to `{}`", shown.display())))?;
     }
-    write_files(request, &built, &manifest)?;
+    write_files(request, &built, &manifest, &meter)?;
     Ok(built)
 }
 
@@ -81,7 +84,7 @@ pub fn end_on_signals() -> Result<(), Error> {
     signal::end_on_termination().map_err(|e| Error::file("watch", Path::new("signals"))(e))
 }
 
-fn write_files(request: &BuildRequest, built: &Built, manifest: &Descriptor) -> Result<(), Error> {
+fn write_files(request: &BuildRequest, built: &Built, manifest: &Descriptor, meter: &Meter<'_>) -> Result<(), Error> {
     let write = |path: &Path, text: String| std::fs::write(path, text).map_err(Error::file("write", path));
     if let Some(path) = &request.output.iidfile {
         write(path, built.id.to_string())?;
@@ -110,6 +113,9 @@ fn write_files(request: &BuildRequest, built: &Built, manifest: &Descriptor) -> 
         }
         if !names.is_empty() {
             metadata["image.name"] = names.join(",").into();
+        }
+        if request.output.step_usage {
+            metadata["rbuild.steps"] = meter.json();
         }
         write(path, super::output::json(&metadata, "  ", false)? + "\n")?;
     }

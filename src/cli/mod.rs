@@ -43,6 +43,7 @@ mod listing;
 mod load;
 mod login;
 mod manifest;
+mod meter;
 mod names;
 mod output;
 mod platform;

@@ -2,7 +2,7 @@
 
 use super::newuidmap::{Hold, Tools};
 use super::{Finding, Level, Situation, State};
-use crate::sys::limits::Memory;
+use crate::sys::cgroup::{Cgroup, Version};
 use crate::ui::human;
 use std::path::Path;
 
@@ -121,8 +121,19 @@ fn emulators(s: &Situation) -> Finding {
 }
 
 fn cgroup() -> Finding {
-    let version = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "version 2" } else { "version 1" };
-    let memory = Memory::of_this_process();
-    let limit = memory.limit.map_or("no memory limit".to_owned(), |n| format!("{} of memory", human::size(n, " ", 3)));
-    Finding::new("cgroup", State::Yes, format!("{version}, {limit}"))
+    const NAME: &str = "cgroup";
+    let Some(cgroup) = Cgroup::of_this_process() else {
+        return Finding::new(NAME, State::Partly, "none can be seen: limits are not known");
+    };
+    let figures = cgroup.figures();
+    let version = match cgroup.version() {
+        Version::V1 => "version 1",
+        Version::V2 if cgroup.is_delegated() => "version 2, delegated: steps get one of their own",
+        Version::V2 => "version 2, not delegated",
+    };
+    let memory =
+        figures.memory_limit.map_or("no memory limit".to_owned(), |n| format!("{} of memory", human::size(n, " ", 3)));
+    let cpu =
+        figures.cpu_limit.map_or("no processor limit".to_owned(), |n| format!("{} processors", n as f64 / 1000.0));
+    Finding::new(NAME, State::Yes, format!("{version}, {memory}, {cpu}"))
 }

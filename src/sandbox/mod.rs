@@ -28,6 +28,8 @@ pub use spec::{
 pub use stub::make_stub;
 pub use unshare::unshare;
 
+use crate::sys::cgroup::Figures;
+use crate::sys::process::Rusage;
 use std::time::Duration;
 
 /// Where a piece of a step's output came from.
@@ -56,6 +58,21 @@ pub struct Exit {
     pub warnings: Vec<String>,
 }
 
+impl Usage {
+    /// What the kernel says of the step's first process and of all that it waited for; better where the step had a cgroup.
+    pub(crate) fn of(rusage: Rusage, cgroup: Option<Figures>) -> Usage {
+        let figures = cgroup.unwrap_or_default();
+        Usage {
+            user: figures.cpu_user.unwrap_or(rusage.user),
+            system: figures.cpu_system.unwrap_or(rusage.system),
+            max_rss: rusage.max_rss,
+            peak: figures.memory_peak,
+            read: figures.io_read.unwrap_or(rusage.read),
+            written: figures.io_written.unwrap_or(rusage.written),
+        }
+    }
+}
+
 impl Exit {
     /// Whether the command ended with code 0.
     pub fn success(&self) -> bool {
@@ -72,6 +89,12 @@ pub struct Usage {
     pub system: Duration,
     /// Largest resident set of one process, in bytes.
     pub max_rss: u64,
+    /// Most memory of all processes at once, in bytes, where the step had a cgroup of its own that counts it.
+    pub peak: Option<u64>,
+    /// Read from storage, in bytes.
+    pub read: u64,
+    /// Written to storage, in bytes.
+    pub written: u64,
 }
 
 /// What lifts the limits of a pod that has one id.

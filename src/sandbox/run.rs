@@ -3,6 +3,7 @@
 use super::message::{Created, Filter, FilterKind, INIT_NAME, Isolation, Message, Order};
 use super::spec::{Network, Stdin, StepSpec};
 use super::{Cancel, Error, Exit, Stream, Usage, etc, gate, one_id, profile};
+use crate::sys::cgroup::{Cgroup, Figures};
 use crate::sys::idmap::{self, IdMap};
 use crate::sys::landlock::can_scope_signals;
 use crate::sys::memfd;
@@ -110,8 +111,14 @@ fn attempt(
         own_session: !spec.interactive,
     };
     let new_user = what.namespaces & (libc::CLONE_NEWUSER as u64) != 0;
-    let mut write_maps = |pid| if new_user { write_identity(pid) } else { Ok(()) };
-    let init = spawn(&what, &mut write_maps).map_err(|e| explain_spawn(&e))?;
+    let cgroup = Cgroup::of_this_process().and_then(Cgroup::child);
+    let mut counted = false;
+    let mut prepare = |pid| {
+        // A step that cannot be moved is counted by its first process, as everywhere else.
+        counted = cgroup.as_ref().is_some_and(|c| c.enter(pid).is_ok());
+        if new_user { write_identity(pid) } else { Ok(()) }
+    };
+    let init = spawn(&what, &mut prepare).map_err(|e| explain_spawn(&e))?;
     drop((stdout_write, stderr_write, message_write, leash_read, order_file, null));
 
     let mut step = Running {
@@ -147,7 +154,7 @@ fn attempt(
     if cancel.is_cancelled() && step.report.exited.is_none() {
         return Err(Error::Cancelled);
     }
-    step.report.conclude(status, rusage, started)
+    step.report.conclude(status, rusage, cgroup.filter(|_| counted).map(|c| c.figures()), started)
 }
 
 /// The filters of a step, in the order in which they are loaded: the profile comes last, since it may refuse loading.
@@ -191,7 +198,13 @@ impl Report {
         }
     }
 
-    fn conclude(self, status: process::Status, rusage: Rusage, started: Instant) -> Result<Option<Exit>, Error> {
+    fn conclude(
+        self,
+        status: process::Status,
+        rusage: Rusage,
+        figures: Option<Figures>,
+        started: Instant,
+    ) -> Result<Option<Exit>, Error> {
         match self.failed {
             // The warning may be the reason.
             Some(Error::NotStarted { message, code }) if !self.warnings.is_empty() => {
@@ -209,7 +222,7 @@ impl Report {
         Ok(Some(Exit {
             code,
             signal,
-            usage: Usage { user: rusage.user, system: rusage.system, max_rss: rusage.max_rss },
+            usage: Usage::of(rusage, figures),
             duration: started.elapsed(),
             refused: self.refused,
             warnings: self.warnings,

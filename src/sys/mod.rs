@@ -2,6 +2,7 @@
 
 pub mod arch;
 pub mod caps;
+pub mod cgroup;
 pub mod fs;
 pub mod idmap;
 pub mod landlock;

@@ -91,12 +91,21 @@ pub struct Rusage {
     pub system: Duration,
     /// Largest resident set of one process, in bytes.
     pub max_rss: u64,
+    /// Read from storage, in bytes.
+    pub read: u64,
+    /// Written to storage, in bytes, counted when pages become dirty.
+    pub written: u64,
 }
 
 fn duration(t: libc::timeval) -> Duration {
     let seconds = u64::try_from(t.tv_sec).unwrap_or(0);
     let micros = u32::try_from(t.tv_usec).unwrap_or(0).min(999_999);
     Duration::new(seconds, micros * 1000)
+}
+
+/// Bytes of so many blocks, which have 512 each whatever the file system is.
+fn blocks(count: libc::c_long) -> u64 {
+    u64::try_from(count).unwrap_or(0).saturating_mul(512)
 }
 
 /// Waits for one child.
@@ -119,6 +128,8 @@ pub fn wait(pid: i32) -> io::Result<(Status, Rusage)> {
         user: duration(usage.ru_utime),
         system: duration(usage.ru_stime),
         max_rss: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
+        read: blocks(usage.ru_inblock),
+        written: blocks(usage.ru_oublock),
     };
     Ok((Status::of(raw), rusage))
 }

@@ -144,6 +144,10 @@ impl Sink for Buildah {
             }
             Event::CacheHit { id, .. } => s.say(&format!("--> Using cache {id}")),
             Event::Output { step, stream, data } => s.output(step, stream, data),
+            Event::StepUsage { step, usage } => {
+                let line = format!("{}usage: {}", prefix(&s.outline, step.stage), usage.text());
+                s.say_err(&line);
+            }
             Event::StepDone { step, id } => {
                 s.step_over(step);
                 if let Some(id) = id.filter(|_| self.ids && s.shows_id(step)) {

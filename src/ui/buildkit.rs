@@ -275,6 +275,10 @@ impl Sink for Buildkit {
                     s.log(step, whole);
                 }
             }
+            Event::StepUsage { step, usage } => {
+                s.finish_log(step);
+                s.log(step, vec![format!("usage: {}", usage.text()).into_bytes()]);
+            }
             Event::StepDone { step, .. } => {
                 s.finish_log(step);
                 let over = s.vertices.get(&Subject::Step(step)).is_none_or(|v| v.over);

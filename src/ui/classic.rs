@@ -132,6 +132,11 @@ impl Sink for Classic {
                 });
                 s.terminal.out(&text);
             }
+            Event::StepUsage { step, usage } => {
+                s.running(step);
+                s.finish_lines(step);
+                s.say(&format!("usage: {}", usage.text()));
+            }
             Event::StepDone { step, id } => {
                 s.running(step);
                 s.finish_lines(step);

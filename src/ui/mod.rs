@@ -27,6 +27,7 @@ mod printable;
 mod quiet;
 mod stdout;
 mod terminal;
+mod usage;
 
 pub use buildah::Buildah;
 pub use buildkit::{Buildkit, buildkit_failure};
@@ -37,6 +38,7 @@ pub use printable::{printable, shortened};
 pub use quiet::{IdForm, Quiet};
 pub use stdout::Stdout;
 pub use terminal::{Capture, Terminal};
+pub use usage::Usage;
 
 /// A stream of a RUN step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,6 +149,13 @@ pub enum Event<'a> {
         stream: Stream,
         /// What it wrote.
         data: &'a [u8],
+    },
+    /// The command of a step ended, and this is what it used. Comes before the end of the step.
+    StepUsage {
+        /// The step.
+        step: StepKey,
+        /// What it used.
+        usage: Usage,
     },
     /// A step ended well, executed or from the cache.
     StepDone {
