@@ -39,10 +39,11 @@ pub fn run(args: &DoctorArgs, global: &Global) -> Result<(), Error> {
     let situation = Situation::read();
     let root = global.root_dir(&values::process_var)?;
     let storage = Storage::at(&root);
+    let driver = global.storage_driver(&values::process_var)?;
     let entered = userns::enter()?;
     let level = Level::of(entered);
     let trial = match global.store() {
-        Ok(store) => doctor::trial(&store),
+        Ok(store) => doctor::trial(&store, driver),
         Err(e) => Trial { step: Err(doctor::Refused { message: e.to_string(), hint: e.hint() }), ..Trial::default() },
     };
     let mut findings = doctor::findings(&situation, level);
@@ -103,7 +104,12 @@ impl Report {
             "schema": SCHEMA,
             "runs": self.trial.step.is_ok(),
             "isolation": { "rung": self.level.rung(), "ids": self.level.ids(), "reason": self.reason },
-            "storage": { "root": self.storage.root, "filesystem": self.storage.kind, "driver": self.trial.driver },
+            "storage": {
+                "root": self.storage.root,
+                "filesystem": self.storage.kind,
+                "driver": self.trial.driver,
+                "reason": self.trial.driver_note,
+            },
             "trial": { "milliseconds": took, "error": error, "hint": hint, "warnings": self.trial.warnings },
             "findings": self.findings,
             "patch": better.first().map(|b| b["patch"].clone()),
@@ -120,8 +126,8 @@ impl Report {
             Ok(took) => writeln!(text, "RUN        works: a step took {} ms", took.as_millis()),
             Err(refused) => writeln!(text, "RUN        does not work: {}", refused.message),
         };
-        for warning in &self.trial.warnings {
-            let _ = writeln!(text, "           {warning}");
+        for note in self.trial.driver_note.iter().chain(&self.trial.warnings) {
+            let _ = writeln!(text, "           {note}");
         }
         text.push('\n');
         let width = self.findings.iter().map(|f| f.name.len()).max().unwrap_or(0);

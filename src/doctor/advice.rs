@@ -111,7 +111,11 @@ pub fn advise(s: &Situation, level: Level, storage: &Storage, runs: bool) -> Vec
             0,
             Advice {
                 to: level,
-                brings: if runs { "the kernel's overlay: nothing is copied" } else { "RUN, over the kernel's overlay" },
+                brings: if runs {
+                    "the kernel's overlay: the base is not copied for each stage"
+                } else {
+                    "RUN, over the kernel's overlay"
+                },
                 standard: "restricted",
                 changes: vec![volume],
                 needs: Vec::new(),

@@ -186,6 +186,8 @@ const TABLE: &[Row] = &[
             &["overlay", "invalid argument"],
             &["own root file system", "overlay"],
             &["cannot carry an overlay"],
+            &["lies on an overlay"],
+            &["mounts no overlay on"],
             &["'overlay' is not supported over overlayfs"],
             &["no overlay file system"],
         ],
@@ -252,7 +254,7 @@ mod tests {
     use super::*;
 
     /// What builders print, and the row that answers it.
-    const MESSAGES: [(&str, &str); 33] = [
+    const MESSAGES: [(&str, &str); 34] = [
         ("unshare(CLONE_NEWUSER): Operation not permitted", "seccomp"),
         (
             "[rootlesskit:parent] error: failed to start the child: fork/exec /proc/self/exe: operation not permitted",
@@ -309,6 +311,7 @@ mod tests {
             "cannot mount an overlay: the store lies on the pod's own root file system (`/tmp/store`), which is an overlay itself",
             "overlay",
         ),
+        ("storage driver `copy`: `/tmp/store` lies on an overlay: the pod's own root file system", "overlay"),
         (
             "the file system of the store cannot carry an overlay (it needs user extended attributes and d_type)",
             "overlay",

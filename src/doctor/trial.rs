@@ -1,7 +1,7 @@
 //! The verdict: one step, on an empty root file system, by the code that runs the steps of builds.
 
 use crate::sandbox::{self, Guard, Mount, MountKind, StepSpec};
-use crate::snapshot::{Links, RootSpec, Snapshots};
+use crate::snapshot::{Choice, Links, RootSpec, Snapshots};
 use crate::store::Store;
 use crate::sys::idmap::IdMap;
 use crate::sys::signal::Cancel;
@@ -13,6 +13,8 @@ use std::time::Duration;
 pub struct Trial {
     /// The driver that made the root file system, where one could be had.
     pub driver: Option<String>,
+    /// Why it is that driver, where it is not the best one.
+    pub driver_note: Option<String>,
     /// How long the step took, or why it did not run.
     pub step: Result<Duration, Refused>,
     /// What it warned of.
@@ -21,7 +23,7 @@ pub struct Trial {
 
 impl Default for Trial {
     fn default() -> Trial {
-        Trial { driver: None, step: Err(Refused::default()), warnings: Vec::new() }
+        Trial { driver: None, driver_note: None, step: Err(Refused::default()), warnings: Vec::new() }
     }
 }
 
@@ -48,15 +50,16 @@ impl Refused {
 const PROGRAM: &str = "/rbuild";
 
 /// Runs this program as the command of a step, in a store. To be called after a user namespace was entered.
-pub fn trial(store: &Store) -> Trial {
+pub fn trial(store: &Store, driver: Choice) -> Trial {
     let mut made = Trial::default();
-    made.step = attempt(store, &mut made.driver, &mut made.warnings);
+    made.step = attempt(store, driver, &mut made);
     made
 }
 
-fn attempt(store: &Store, driver: &mut Option<String>, warnings: &mut Vec<String>) -> Result<Duration, Refused> {
-    let snapshots = Snapshots::new(store, IdMap::current()).map_err(|e| Refused::of(&e))?;
-    *driver = Some(snapshots.driver().map_err(|e| Refused::of(&e))?.name().to_owned());
+fn attempt(store: &Store, driver: Choice, made: &mut Trial) -> Result<Duration, Refused> {
+    let snapshots = Snapshots::new(store, IdMap::current()).map_err(|e| Refused::of(&e))?.with_driver(driver);
+    made.driver = Some(snapshots.driver().map_err(|e| Refused::of(&e))?.name().to_owned());
+    made.driver_note = snapshots.driver_note().map_err(|e| Refused::of(&e))?;
     let active = snapshots.prepare().map_err(|e| Refused::of(&e))?;
     let stub = store.mount_points_dir();
     sandbox::make_stub(&stub).map_err(Refused::io("cannot make the layer of mount points"))?;
@@ -71,7 +74,7 @@ fn attempt(store: &Store, driver: &mut Option<String>, warnings: &mut Vec<String
     let mut output = Vec::new();
     let exit =
         sandbox::run(&spec, &mut |_, piece| output.extend_from_slice(piece), &cancel).map_err(|e| Refused::of(&e))?;
-    warnings.extend(exit.warnings);
+    made.warnings = exit.warnings;
     if exit.code != 0 {
         let said = String::from_utf8_lossy(&output);
         let said = said.lines().last().unwrap_or_default();

@@ -131,7 +131,7 @@ fn the_report_has_what_its_readers_rely_on() {
     let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(keys(&report), "schema runs isolation storage trial findings patch better");
     assert_eq!(keys(&report["isolation"]), "rung ids reason");
-    assert_eq!(keys(&report["storage"]), "root filesystem driver");
+    assert_eq!(keys(&report["storage"]), "root filesystem driver reason");
     assert_eq!(keys(&report["trial"]), "milliseconds error hint warnings");
     let findings = report["findings"].as_array().expect("a list");
     let mut names: BTreeMap<&str, &str> = BTreeMap::new();
