@@ -25,6 +25,8 @@ pub(super) enum Isolation {
     PidNamespace,
     /// The pod's pid namespace; the step is traced, and its `/proc` is put together from the pod's.
     Traced,
+    /// No namespace at all: a supervisor keeps up what the step sees.
+    Supervised,
 }
 
 /// All that init has to know.

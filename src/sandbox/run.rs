@@ -1,7 +1,7 @@
 //! The builder's side of a step: start its init, pass its output on, wait for its end, clean up.
 
 use super::message::{Created, Filter, FilterKind, INIT_NAME, Isolation, Message, Order};
-use super::spec::{Network, Stdin, StepSpec};
+use super::spec::{Network, Root, Stdin, StepSpec};
 use super::{Cancel, Error, Exit, Stream, Usage, etc, gate, one_id, profile};
 use crate::sys::cgroup::{Cgroup, Figures};
 use crate::sys::idmap::{self, IdMap};
@@ -26,12 +26,23 @@ static PROC_REFUSED: AtomicBool = AtomicBool::new(false);
 /// Runs the step and streams its output to `out`, in pieces as they come. Returns when the command ended and everything
 /// that it left running is dead. Raising `cancel` kills the step at once.
 pub fn run(spec: &StepSpec, out: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel) -> Result<Exit, Error> {
-    let rung = allowed()?;
+    let (rung, supervised) = match allowed() {
+        Ok(rung) => (rung, false),
+        // Without a namespace a supervisor can still show the step a world of its own.
+        Err(denied) => match &spec.root {
+            Root::Directory { .. } if entered().is_some() => (Rung::None, true),
+            _ => return Err(denied),
+        },
+    };
     loop {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let isolation = if PROC_REFUSED.load(Ordering::Relaxed) { Isolation::Traced } else { Isolation::PidNamespace };
+        let isolation = match PROC_REFUSED.load(Ordering::Relaxed) {
+            _ if supervised => Isolation::Supervised,
+            true => Isolation::Traced,
+            false => Isolation::PidNamespace,
+        };
         match attempt(spec, rung, isolation, out, cancel)? {
             Some(exit) => return Ok(exit),
             None => PROC_REFUSED.store(true, Ordering::Relaxed),
@@ -136,7 +147,7 @@ fn attempt(
     let mut leash = Some(leash_write);
     if watched.is_err() || cancel.is_cancelled() {
         // A pid namespace dies with its init. Tracees would be killed, too, but init sees to it that they are gone.
-        if isolation == Isolation::Traced {
+        if isolation != Isolation::PidNamespace {
             leash = None;
             let patience = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
             let _ = poll(&mut [PollFd::new(&step.init.pidfd, PollFlags::IN)], Some(&patience));
@@ -354,6 +365,9 @@ enum Source {
 
 /// The namespaces of a step.
 fn namespaces(rung: Rung, isolation: Isolation, network: Network) -> u64 {
+    if isolation == Isolation::Supervised {
+        return 0;
+    }
     let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if isolation == Isolation::PidNamespace {
         flags |= libc::CLONE_NEWPID;

@@ -32,7 +32,7 @@ mod trace;
 mod view;
 mod walk;
 
-pub use view::{Mount, Source};
+pub use view::{Memory, Mount, Source};
 
 use crate::archive::record::Records;
 use crate::sys::process::{self, Fork, Status, exit_now, fork};
@@ -230,6 +230,13 @@ fn prepare(scene: &Scene) -> Result<World, Error> {
     }
     let mut owners = Owners::new();
     owners.load(&scene.records, &*view.root()).map_err(|e| at("cannot read", &scene.root)(e.into()))?;
+    for (mount, mounted) in scene.mounts.iter().zip(view.mounts.iter().skip(1)) {
+        let (Source::Memory(file), Some(fd)) = (&mount.source, &mounted.memory) else { continue };
+        let found = look::look_at(fd).map_err(|e| at("cannot show", &mount.target)(e.into()))?;
+        owners.change(&owners::FileId::of(&found), |owned| {
+            (owned.uid, owned.gid, owned.mode) = (file.uid, file.gid, Some(file.mode & 0o7777));
+        });
+    }
     let mut seed = [0; 8];
     let _ = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut seed));
     Ok(World {

@@ -45,6 +45,27 @@ pub enum Source {
     Path(PathBuf),
     /// The processes of the step.
     Proc,
+    /// A file in memory.
+    Memory(Memory),
+}
+
+/// A file in memory that a step is shown.
+#[derive(Clone)]
+pub struct Memory {
+    /// What it holds.
+    pub content: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a file of {} bytes", self.content.len())
+    }
 }
 
 /// A mount that is set up.
@@ -59,6 +80,8 @@ pub(super) struct Mounted {
     pub(super) no_exec: bool,
     private: bool,
     pub(super) owned: bool,
+    /// The file in memory that is shown.
+    pub(super) memory: Option<OwnedFd>,
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +90,9 @@ enum What {
     /// A file: the directory that it is in, and its name there.
     File(Arc<Dir>, Vec<u8>),
 }
+
+/// What is shown, its path, and the file in memory if it is one.
+type Opened = (What, Vec<u8>, Option<OwnedFd>);
 
 /// A directory of the step's tree.
 #[derive(Debug)]
@@ -193,6 +219,7 @@ impl View {
             no_exec: false,
             private: true,
             owned: true,
+            memory: None,
         });
         Ok(view)
     }
@@ -211,7 +238,7 @@ impl View {
                 continue;
             }
             let number = self.mounts.len();
-            let (what, host) = self.open_source(mount, &at, name, number)?;
+            let (what, host, memory) = self.open_source(mount, &at, name, number)?;
             self.mounts.push(Mounted {
                 host,
                 target: target.to_vec(),
@@ -220,6 +247,7 @@ impl View {
                 no_exec: mount.no_exec,
                 private: mount.private,
                 owned: mount.owned,
+                memory,
             });
             self.points.insert((at.id, name.to_vec()), number);
             self.with_points.insert(at.id, ());
@@ -229,24 +257,36 @@ impl View {
         Err(Errno::INVAL)
     }
 
-    fn open_source(&self, mount: &Mount, at: &Arc<Dir>, name: &[u8], number: usize) -> Result<(What, Vec<u8>), Errno> {
+    fn open_source(&self, mount: &Mount, at: &Arc<Dir>, name: &[u8], number: usize) -> Result<Opened, Errno> {
         let up = Some((Arc::clone(at), name.to_vec()));
         let (path, proc) = match &mount.source {
             Source::Path(path) => (path.as_path(), None),
             Source::Proc => (Path::new("/proc"), Some(ProcPlace::Top)),
+            Source::Memory(memory) => {
+                let fd = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC)?;
+                let mut file = std::fs::File::from(fd);
+                std::io::Write::write_all(&mut file, &memory.content).map_err(|_| Errno::NOMEM)?;
+                let fd = OwnedFd::from(file);
+                // By the link of this process's descriptor.
+                let name = fd.as_raw_fd().to_string().into_bytes();
+                let links = openat(rustix::fs::CWD, "/proc/self/fd", PLACE | OFlags::DIRECTORY, Mode::empty())?;
+                let dir = self.directory(links, up, number, Some(ProcPlace::Descriptors(0)))?;
+                // No path of the kernel's leads there.
+                return Ok((What::File(dir, name), vec![0], Some(fd)));
+            }
         };
         let fd = openat(rustix::fs::CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let host = host_path(fd.as_fd())?;
         let stat = statat(&fd, "", AtFlags::EMPTY_PATH)?;
         if is_dir(stat.st_mode) {
-            return Ok((What::Directory(self.directory(fd, up, number, proc)?), host));
+            return Ok((What::Directory(self.directory(fd, up, number, proc)?), host, None));
         }
         let end = host.iter().rposition(|b| *b == b'/').ok_or(Errno::INVAL)?;
         let (dir, file) = host.split_at(end);
         let dir = if dir.is_empty() { b"/" } else { dir };
         let fd = openat(rustix::fs::CWD, name_of(dir), PLACE | OFlags::DIRECTORY, Mode::empty())?;
         let dir = self.directory(fd, up, number, None)?;
-        Ok((What::File(dir, file.get(1..).unwrap_or_default().to_vec()), host))
+        Ok((What::File(dir, file.get(1..).unwrap_or_default().to_vec()), host, None))
     }
 
     /// The root directory.

@@ -48,6 +48,14 @@ pub fn bound(keep: &[Capability]) -> io::Result<()> {
     caps::clear(None, CapSet::Inheritable).map_err(error)
 }
 
+/// Gives up all capabilities of this process. With no_new_privs it never gets any back.
+pub fn drop_all() -> io::Result<()> {
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(error)?;
+    }
+    Ok(())
+}
+
 /// Forbids this process and its children for ever to gain privilege by exec.
 pub fn set_no_new_privileges() -> io::Result<()> {
     // SAFETY: plain call.

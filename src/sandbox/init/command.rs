@@ -84,7 +84,7 @@ pub(super) fn start(
 }
 
 impl NotStarted {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let value = match self {
             NotStarted::Program { code, message } => (*code, message, 0, &None),
             NotStarted::Other(f) => (0, &f.message, f.errno, &f.hint),
@@ -92,7 +92,7 @@ impl NotStarted {
         serde_json::to_vec(&value).unwrap_or_default()
     }
 
-    fn decode(bytes: &[u8]) -> Option<NotStarted> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<NotStarted> {
         if bytes.is_empty() {
             return None;
         }
@@ -164,7 +164,7 @@ fn prepare(order: &Order, filters: &[Filter], init: &UnixStream) -> Result<(), F
 }
 
 /// Limits and CPUs.
-fn surroundings(step: &StepSpec) -> Result<(), Failure> {
+pub(super) fn surroundings(step: &StepSpec) -> Result<(), Failure> {
     use super::Context as _;
     for limit in &step.rlimits {
         sys::rlimit::set(limit.kind, limit.soft, limit.hard)
@@ -176,7 +176,7 @@ fn surroundings(step: &StepSpec) -> Result<(), Failure> {
     Ok(())
 }
 
-fn enter_directory(cwd: &Path) -> Result<(), Failure> {
+pub(super) fn enter_directory(cwd: &Path) -> Result<(), Failure> {
     let failure = |e: io::Error| {
         Failure::new(
             format!("cannot enter the working directory `{}`: {e}", cwd.display()),
@@ -223,8 +223,8 @@ fn c_string(bytes: Vec<u8>) -> Option<CString> {
     CString::new(bytes).ok()
 }
 
-/// Returns only on failure.
-fn execute(order: &Order) -> NotStarted {
+/// Executes the command. Returns only on failure.
+pub(super) fn execute(order: &Order) -> NotStarted {
     let step = &order.step;
     let program = |code, message| NotStarted::Program { code, message };
     let Some(name) = step.argv.first().filter(|n| !n.is_empty()) else {

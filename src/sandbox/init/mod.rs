@@ -12,6 +12,7 @@ mod mounts;
 mod proc;
 mod reap;
 mod rootfs;
+mod supervised;
 mod tracees;
 
 use super::message::{Filter, INIT_NAME, LEASH_FD, MESSAGE_FD, Message, ORDER_FD, Order};
@@ -113,6 +114,9 @@ fn live(order: Order, filters: Vec<Filter>, reporter: &mut Reporter, leash: Owne
     // Rather the step than the builder, when memory runs out.
     let _ = std::fs::write("/proc/self/oom_score_adj", "200");
     rustix::process::umask(rustix::fs::Mode::empty());
+    if order.isolation == super::message::Isolation::Supervised {
+        return supervised::live(&order, &filters, reporter, leash);
+    }
     sys::mount::make_private().context(|| "cannot make the mounts of the step private".to_owned())?;
 
     let proc = match proc::prepare(order.isolation)? {

@@ -329,6 +329,14 @@ impl Call<'_> {
             let dir = self.world.view.at_host_path(&link, self.tid)?;
             return self.open_directory(&Place::directory(dir), how);
         }
+        if place.mounted && kind == FileType::RegularFile {
+            // A file in memory.
+            let found = rustix::fs::statx(&place.dir, name_of(&place.name), AtFlags::empty(), look::MASK)?;
+            self.permitted(&found, place, how)?;
+            if how.writes() && self.world.view.mounts.get(place.dir.mount).is_none_or(|m| m.read_only) {
+                return Err(Errno::ROFS);
+            }
+        }
         if how.writes()
             && kind == FileType::RegularFile
             && let Some((mount, _)) = self.world.view.path_of(&link)
