@@ -16,6 +16,7 @@ mod xattr;
 
 use super::ids::{Attributes, Credentials, EXECUTE};
 use super::look;
+use super::proc::ProcPlace;
 use super::view::{Dir, host_path, name_of};
 use super::walk::{PATH_BYTES, Place, Start};
 use super::{Errno, World};
@@ -194,7 +195,7 @@ impl Call<'_> {
     pub(super) fn hold(&self, place: &Place) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         match place.dir.proc {
-            Some(super::proc::ProcPlace::Descriptors(_)) if !place.name.is_empty() => {
+            Some(ProcPlace::Descriptors(_)) if !place.name.is_empty() => {
                 openat(&place.dir, name_of(&place.name), flags, Mode::empty())
             }
             _ => {
@@ -223,14 +224,30 @@ impl Call<'_> {
     pub(super) fn hold_at(&mut self, dirfd: i32, path: &[u8], flags: u32) -> Result<Held, Errno> {
         if path.is_empty() && flags & libc::AT_EMPTY_PATH.cast_unsigned() != 0 && dirfd != AT_FDCWD {
             let fd = self.hold_fd(dirfd)?;
-            let mount = host_path(fd.as_fd()).ok().and_then(|host| self.world.view.path_of(&host)).map(|(m, _)| m);
-            return Ok(Held { fd, mount, in_proc: false });
+            return Ok(self.held(fd));
         }
         let path =
             if path.is_empty() && flags & libc::AT_EMPTY_PATH.cast_unsigned() != 0 { b".".as_slice() } else { path };
-        let (_, place) = self.place(dirfd, path, flags & libc::AT_SYMLINK_NOFOLLOW.cast_unsigned() == 0)?;
+        let follow = flags & libc::AT_SYMLINK_NOFOLLOW.cast_unsigned() == 0;
+        let (_, place) = self.place(dirfd, path, follow)?;
         let fd = self.hold(&place)?;
+        // The link of a descriptor leads to whatever that is.
+        if follow
+            && !place.mounted
+            && !place.name.is_empty()
+            && matches!(place.dir.proc, Some(ProcPlace::Descriptors(_)))
+        {
+            let fd = self.world.view.stand_in_of(fd.as_fd()).unwrap_or(fd);
+            return Ok(self.held(fd));
+        }
         Ok(Held { fd, mount: Some(place.dir.mount), in_proc: place.dir.proc.is_some() })
+    }
+}
+
+impl Call<'_> {
+    fn held(&self, fd: OwnedFd) -> Held {
+        let mount = host_path(fd.as_fd()).ok().and_then(|host| self.world.view.path_of(&host)).map(|(m, _)| m);
+        Held { fd, mount, in_proc: false }
     }
 }
 
