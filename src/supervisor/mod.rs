@@ -103,6 +103,7 @@ pub struct Ended {
 struct World {
     view: View,
     owners: Owners,
+    sockets: calls::Sockets,
     /// This process's user and group.
     own: (u32, u32),
     hostname: String,
@@ -242,6 +243,7 @@ fn prepare(scene: &Scene) -> Result<World, Error> {
     Ok(World {
         view,
         owners,
+        sockets: calls::Sockets::default(),
         own: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         hostname: scene.hostname.clone(),
         loader: (path, (found.dev(), found.ino())),

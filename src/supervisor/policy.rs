@@ -123,6 +123,9 @@ pub(super) fn policy() -> Policy {
     rules.insert("clone".to_owned(), namespaces);
     // Of sockets, those whose addresses are paths.
     rules.insert("socket".to_owned(), vec![only(vec![is(0, libc::AF_UNIX as u64)], Action::Notify)]);
+    let datagram = Comparison::Masked { mask: 0xf, value: libc::SOCK_DGRAM as u64 };
+    let pair = vec![is(0, libc::AF_UNIX as u64), Condition { argument: 1, comparison: datagram }];
+    rules.insert("socketpair".to_owned(), vec![only(pair, Action::Notify)]);
     Policy { default: Action::Allow, unknown: Action::Errno(libc::ENOSYS.cast_unsigned() as u16), rules }
 }
 
@@ -136,7 +139,8 @@ impl Table {
     /// The table of this processor.
     pub(super) fn new() -> Table {
         let mut table = Table { native: HashMap::new(), compat: HashMap::new() };
-        let further: [(&str, calls::Handler); 2] = [("prctl", calls::prctl), ("socket", calls::socket)];
+        let further: [(&str, calls::Handler); 3] =
+            [("prctl", calls::prctl), ("socket", calls::socket), ("socketpair", calls::socketpair)];
         for (name, handler) in calls::HANDLERS.iter().copied().chain(further) {
             let Some(numbers) = arch::syscall(name) else { continue };
             if let Some(number) = numbers.native {

@@ -27,7 +27,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 pub(super) use other::{PRCTL_OPTIONS, prctl};
-pub(super) use sockets::socket;
+pub(super) use sockets::{Sockets, socket, socketpair};
 
 /// How a call is answered.
 pub(super) enum Reply {

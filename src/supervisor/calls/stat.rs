@@ -67,7 +67,7 @@ impl Call<'_> {
             let in_proc = place.dir.proc;
             let (name, at): (&[u8], _) = if place.name.is_empty() {
                 (b"", AtFlags::EMPTY_PATH)
-            } else if flags & NOFOLLOW == 0 && matches!(in_proc, Some(ProcPlace::Descriptors(_))) {
+            } else if (flags & NOFOLLOW == 0 || place.mounted) && matches!(in_proc, Some(ProcPlace::Descriptors(_))) {
                 (&place.name, AtFlags::empty())
             } else {
                 if in_proc.is_some() {
