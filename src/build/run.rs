@@ -70,7 +70,7 @@ impl Executor<'_> {
         sandbox::make_stub(&stub).map_err(|source| Error::File { path: stub.clone(), source })?;
         let trusting = self.trust(site)?;
         let extra: Vec<PathBuf> = trusting.iter().map(Trusting::layer).collect();
-        let note = self.snapshots.driver_note()?;
+        let note = sandbox::isolation::note().or(self.snapshots.driver_note()?);
         let say = |text: &String| self.driver_said.call_once(|| self.around.sink.event(&Event::Note { text }));
         note.iter().for_each(say);
         let prepared = self.snapshots.root(&RootSpec {

@@ -60,6 +60,9 @@ pub struct BudArgs {
     /// File of rules in BuildKit's JSON: which images may be used, and which are used in place of others
     #[arg(long, value_name = "PATH")]
     pub source_policy_file: Vec<PathBuf>,
+    /// What keeps RUN steps apart from the pod: auto, namespaces, chroot, trace [env: RBUILD_ISOLATION]
+    #[arg(long, value_name = "HOW")]
+    pub isolation: Option<crate::sandbox::isolation::Choice>,
     /// Value for an ARG; a bare name takes it from the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,

@@ -29,13 +29,6 @@ impl Table for BudFlags {
         text("runtime-flag", Verdict::Ignored(NO_RUNTIME)),
         text("cgroup-parent", Verdict::Ignored("RUN steps stay in the pod's own cgroup")),
         text("cache-from", Verdict::Ignored(LOCAL_CACHE)),
-        text(
-            "isolation",
-            Verdict::Only(
-                &["namespaces", "oci", "rootless", "chroot", "default", ""],
-                "leave it out: rbuild takes the strongest isolation that the pod allows",
-            ),
-        ),
         // Namespaces.
         text("pid", PRIVATE),
         text("ipc", PRIVATE),

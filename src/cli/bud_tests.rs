@@ -250,7 +250,7 @@ fn the_format_without_annotations_takes_none() {
 
 #[test]
 fn flags_without_effect_say_so_once() {
-    let (request, warnings) = lower_in(&ENV, &["--rm", "--force-rm=false", "--isolation", "chroot", "--pid=private"]);
+    let (request, warnings) = lower_in(&ENV, &["--rm", "--force-rm=false", "--pid=private"]);
     assert!(request.is_ok());
     assert_eq!(warnings, ["--rm has no effect here", "--force-rm has no effect here"]);
     let (request, warnings) = lower_in(&ENV, &["--cache-from=a", "--cache-from=b"]);
@@ -289,7 +289,6 @@ fn values_that_mean_nothing_are_refused() {
 fn what_cannot_be_done_is_refused_with_a_hint() {
     let lines: Vec<String> = [
         &["--memory", "2g"][..],
-        &["--isolation=vm"],
         &["--network=bridge"],
         &["--platform=linux/amd64,a/b/c/d"],
         &["--secret=src=x"],
@@ -317,7 +316,6 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     .collect();
     insta::assert_snapshot!(lines.join("\n"), @r#"
     `--memory` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
-    `--isolation=vm` is not supported | leave it out: rbuild takes the strongest isolation that the pod allows
     `--network=bridge` is not supported | use `host` (the network of the pod) or `none`: a pod cannot make networks
     invalid platform `a/b/c/d`: expected `os/arch`, `os/arch/variant` or an architecture | 
     invalid value `src=x` for `--secret`: it has no id | write `id=ID,src=FILE`
@@ -386,7 +384,7 @@ fn no_flag_is_dropped_on_the_way_to_the_request() {
 const OF_OTHERS: &str = "blob-cache=a cache-from=a cache-to=a cdi-config-dir=a cgroup-parent=a \
     cgroupns=host cgroupns=ns:a compress=true cpu-period=5 cpu-profile=a cpu-quota=5 cpu-shares=5 cpuset-mems=0 \
     cw=a decryption-key=a disable-compression=true disable-content-trust=true force-rm=true hooks-dir=a ipc=host \
-    ipc=private isolation=chroot isolation=oci isolation=vm layer-label=a log-rusage=true logsplit=true \
+    ipc=private layer-label=a log-rusage=true logsplit=true \
     memory-profile=a memory-swap=5 memory=5 pid=host pid=private rm=true runtime-flag=a runtime=a \
     rusage-logfile=a save-stages=true sbom-image-output=a sbom-image-purl-output=a sbom-merge-strategy=a \
     sbom-output=a sbom-purl-output=a sbom-scanner-command=a sbom-scanner-image=a sbom=syft sign-by=a \
@@ -423,9 +421,6 @@ fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
     hooks-dir=a: `--hooks-dir` is not supported | rbuild has no runtime that runs hooks: put the work into a RUN step
     ipc=host: `--ipc=host` is not supported | RUN steps always get a namespace of their own
     ipc=private: so anyway
-    isolation=chroot: so anyway
-    isolation=oci: so anyway
-    isolation=vm: `--isolation=vm` is not supported | leave it out: rbuild takes the strongest isolation that the pod allows
     layer-label=a: --layer-label has no effect here
     log-rusage=true: `--log-rusage` is not supported | put `time` in front of the command in the RUN step
     logsplit=true: `--logsplit` is not supported | give each build a `--logfile` of its own

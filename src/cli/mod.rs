@@ -66,6 +66,7 @@ mod version;
 pub use error::Error;
 pub use global::Global;
 
+use crate::sandbox::isolation;
 use crate::ui::Terminal;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use names::Naming;
@@ -193,7 +194,12 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
     // Where there is a limit, `pull` may have to remove layer directories.
     let limited = matches!(cli.verb, Verb::Pull(_)) && global.store_limit(&values::process_var)?.is_some();
     if cli.verb.enters_namespace() || limited {
-        crate::sys::userns::enter()?;
+        let wanted = match &cli.verb {
+            Verb::Bud(args) => args.isolation,
+            Verb::Run(args) => args.isolation,
+            _ => None,
+        };
+        isolation::enter(isolation(wanted, &values::process_var)?)?;
     }
     match cli.verb {
         Verb::Bud(args) => bud::run(&args, global),
@@ -221,6 +227,21 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         Verb::DebugTable => debug_table::run(),
         Verb::Other(words) => Err(other_verb(&words)),
     }
+}
+
+/// What keeps steps apart: the flag, `RBUILD_ISOLATION`, or buildah's `BUILDAH_ISOLATION` where it names a way that there is.
+///
+/// # Errors
+/// Where the first variable names none.
+fn isolation(flag: Option<isolation::Choice>, var: &values::Var<'_>) -> Result<isolation::Choice, Error> {
+    const NAME: &str = "RBUILD_ISOLATION";
+    if let Some(choice) = flag {
+        return Ok(choice);
+    }
+    if let Some(name) = var(NAME).filter(|v| !v.is_empty()) {
+        return name.parse().map_err(|e| Error::usage(format!("`{NAME}`: {e}")));
+    }
+    Ok(var("BUILDAH_ISOLATION").and_then(|name| name.parse().ok()).unwrap_or_default())
 }
 
 /// Verbs of buildah that rbuild does not have, and what to do instead.

@@ -43,6 +43,9 @@ pub struct RunArgs {
     /// Directory of the machine that the command sees
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
     pub volume: Vec<String>,
+    /// What keeps the command apart from the pod: auto, namespaces, chroot, trace [env: RBUILD_ISOLATION]
+    #[arg(long, value_name = "HOW")]
+    pub isolation: Option<crate::sandbox::isolation::Choice>,
     /// Capability that the command gets
     #[arg(long, value_name = "CAP")]
     pub cap_add: Vec<String>,
@@ -83,7 +86,6 @@ impl Table for RunFlags {
         boolean("no-pivot", Verdict::NoEffect),
         text("runtime", Verdict::NoEffect),
         text("runtime-flag", Verdict::NoEffect),
-        text("isolation", Verdict::Only(&["oci", "rootless", "chroot"], "leave it out: rbuild takes the strongest")),
         text("pid", Verdict::Only(&["private"], "the command always gets a namespace of its own")),
         text("ipc", Verdict::Only(&["private"], "the command always gets a namespace of its own")),
         text("uts", Verdict::Only(&["private"], "the command always gets a namespace of its own")),
@@ -120,6 +122,7 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
 
     let driver = global.storage_driver(&values::process_var)?;
     let snapshots = Snapshots::new(&store, IdMap::current())?.with_driver(driver);
+    crate::sandbox::isolation::note().iter().for_each(|text| output::note(&format!("note: {text}")));
     snapshots.driver_note()?.iter().for_each(|text| output::note(&format!("note: {text}")));
     let layers: Vec<LayerRef> = image
         .manifest

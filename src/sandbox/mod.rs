@@ -6,6 +6,7 @@ mod etc;
 mod gate;
 mod hidden;
 mod init;
+pub mod isolation;
 mod message;
 mod one_id;
 mod profile;

@@ -247,7 +247,8 @@ fn dispatch(docker: Docker) -> Result<(), Failure> {
         _ => false,
     };
     if namespaced {
-        crate::sys::userns::enter().map_err(Error::from)?;
+        let wanted = crate::cli::isolation(None, &values::process_var)?;
+        crate::sandbox::isolation::enter(wanted).map_err(Error::from)?;
     }
     match verb {
         Verb::Build(args) => build::run(&args, global),
