@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::Error;
@@ -294,6 +294,32 @@ impl Line {
 }
 
 /// Bytes as UTF-8 text: `%`, control characters and what is not UTF-8 become `%XX`.
+/// The directories that the records of a layer directory mark as opaque, without loading all records.
+///
+/// # Errors
+/// The records cannot be read.
+pub fn opaque_directories(dir: &Path) -> Result<HashSet<PathBuf>, Error> {
+    let path = dir.join(FILE);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HashSet::new()),
+        Err(e) => return Err(Error::file("open", &path)(e)),
+    };
+    let mut out = HashSet::new();
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.map_err(Error::file("read", &path))?;
+        if memchr::memmem::find(&line, b"\"opaque\":true").is_none() {
+            continue;
+        }
+        let line: Line = serde_json::from_slice(&line).map_err(|e| Error::file("read", &path)(e))?;
+        let (name, record) = line.decode().map_err(|e| Error::file("read", &path)(std::io::Error::other(e)))?;
+        if record.opaque {
+            out.insert(node::path(&name).to_owned());
+        }
+    }
+    Ok(out)
+}
+
 fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

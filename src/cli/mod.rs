@@ -32,6 +32,7 @@ pub mod dialect;
 mod doctor;
 mod error;
 mod foreign;
+mod fuse;
 mod global;
 mod history;
 mod images;
@@ -138,6 +139,8 @@ enum Verb {
     /// Answer questions about the Dockerfile language
     #[command(hide = true)]
     DebugTable,
+    #[command(hide = true)]
+    Fuse(fuse::FuseArgs),
     /// Everything else, which is refused by name.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -147,7 +150,7 @@ impl Verb {
     /// See the table in the module's head.
     fn enters_namespace(&self) -> bool {
         match self {
-            Verb::Bud(_) | Verb::Run(_) | Verb::Unshare(_) => true,
+            Verb::Bud(_) | Verb::Run(_) | Verb::Unshare(_) | Verb::Fuse(_) => true,
             Verb::Rmi(_) | Verb::Prune(_) | Verb::Check(_) | Verb::Info(_) => true,
             Verb::Images(_) | Verb::Tag(_) | Verb::Inspect(_) | Verb::History(_) => false,
             Verb::Pull(_) | Verb::Push(_) | Verb::Load(_) | Verb::Save(_) | Verb::Import(_) => false,
@@ -225,6 +228,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         Verb::Lint(args) => lint::run(&args, global),
         Verb::Prune(args) => prune::run(&args, global),
         Verb::DebugTable => debug_table::run(),
+        Verb::Fuse(args) => fuse::run(&args),
         Verb::Other(words) => Err(other_verb(&words)),
     }
 }

@@ -122,6 +122,18 @@ pub enum Root {
         #[serde(with = "super::text::option")]
         stub: Option<PathBuf>,
     },
+    /// An overlay in user space, which the step's init mounts, and a server outside serves. Absolute paths.
+    Fuse {
+        /// Empty directory to mount it on.
+        #[serde(with = "super::text::one")]
+        place: PathBuf,
+        /// Socket on which the server waits for the mounted device.
+        #[serde(with = "super::text::one")]
+        socket: PathBuf,
+        /// Directory that takes the changes.
+        #[serde(with = "super::text::one")]
+        upper: PathBuf,
+    },
     /// A directory that holds all files: one that was put together before the step, or where a file system is mounted.
     Directory {
         /// Absolute path on the builder's side.
@@ -134,7 +146,7 @@ impl Root {
     /// The directory in which a mount point that the step needed is found when the step is over.
     pub fn changes(&self) -> &std::path::Path {
         match self {
-            Root::Overlay { upper, .. } => upper,
+            Root::Overlay { upper, .. } | Root::Fuse { upper, .. } => upper,
             Root::Directory { path } => path,
         }
     }
@@ -144,6 +156,7 @@ impl From<snapshot::Root> for Root {
     fn from(root: snapshot::Root) -> Root {
         match root {
             snapshot::Root::Overlay { lowers, upper, work, stub } => Root::Overlay { lowers, upper, work, stub },
+            snapshot::Root::Fuse { place, socket, upper } => Root::Fuse { place, socket, upper },
             snapshot::Root::Directory { path } => Root::Directory { path },
         }
     }

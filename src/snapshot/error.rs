@@ -38,6 +38,9 @@ pub enum Error {
     /// A storage driver cannot be used.
     #[error("the storage driver `{0}` cannot be used")]
     NoDriver(&'static str),
+    /// The file system of a step failed.
+    #[error("the file system of a step failed: {0}")]
+    Server(io::Error),
     /// The file system refused.
     #[error("{what} `{}`: {source}", path.display())]
     Io {
@@ -63,7 +66,7 @@ impl Classified for Error {
             Error::Archive(e) => e.kind(),
             Error::Unreadable { .. } | Error::WrongDiffId { .. } => Kind::Corrupt,
             Error::NoDriver(_) => Kind::Usage,
-            Error::Io { source, .. } => kind_of_io(source),
+            Error::Io { source, .. } | Error::Server(source) => kind_of_io(source),
         }
     }
 
@@ -78,6 +81,7 @@ impl Classified for Error {
                 Some("leave `--storage-driver` out: rbuild takes the best that the pod allows".into())
             }
             Error::Io { .. } => None,
+            Error::Server(_) => Some("build again, or use another `--storage-driver`".into()),
         }
     }
 }

@@ -16,6 +16,7 @@
 mod check;
 pub mod driver;
 mod error;
+pub mod fuse;
 
 pub use check::Compared;
 pub use driver::{Choice, Driver, Links, Prepared, Root, RootSpec, is_probe, probe_main};
@@ -92,6 +93,20 @@ impl Active {
         remove_tree(&work).map_err(Error::io("cannot empty", &work))?;
         make_dir(&work)?;
         Ok(work)
+    }
+
+    /// An empty directory that a file system can be mounted on.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn mount_place(&self) -> Result<PathBuf, Error> {
+        let place = self.dir.path().join("root");
+        match fs::create_dir(&place) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(Error::io("cannot create directory", &place)(e))
+            }
+            _ => Ok(place),
+        }
     }
 }
 

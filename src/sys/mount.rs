@@ -256,6 +256,16 @@ fn set_attributes(tree: BorrowedFd<'_>, recursive: bool, attributes: Attributes)
     }
 }
 
+/// Mounts the file system that whoever reads from `device`, an open `/dev/fuse`, serves. The device must have been opened
+/// in the user namespace that owns this mount namespace. Does not wait for the server.
+pub fn fuse(device: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Error> {
+    let options =
+        format!("fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other", device.as_raw_fd());
+    let options = CString::new(options).map_err(|e| Error::new("mount(fuse)", io::Error::other(e)))?;
+    rustix::mount::mount("rbuild", magic_link(target), "fuse.rbuild", MountFlags::empty(), options.as_c_str())
+        .map_err(|e| Error::new("mount(fuse)", e))
+}
+
 /// Layers to stack.
 #[derive(Debug)]
 pub struct Overlay<'a> {

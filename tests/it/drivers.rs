@@ -50,19 +50,86 @@ fn digest(lab: &Lab, driver: &str, layers: bool, one_id: bool) -> String {
     digest
 }
 
+/// Why the driver `fuse` cannot be used by the labs' user, if it cannot.
+fn no_fuse(lab: &Lab) -> Option<&'static str> {
+    let opened = lab.program("sh", ["-c", ": 3<>/dev/fuse"]).output();
+    (opened.code != 0).then_some("`/dev/fuse` is missing, or not open to all (`chmod 666 /dev/fuse`)")
+}
+
+#[test]
+fn an_overlay_in_user_space_gives_the_same_image() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let (overlay, fuse) = (lab(), lab());
+    require!(if no_fuse(&fuse).is_some(), no_fuse(&fuse).unwrap_or_default());
+    same_images((&overlay, "overlay"), (&fuse, "fuse"));
+    let said = fuse.rbuild(["check"]).ok().stdout;
+    assert!(said.contains("no problem found") && said.contains("compared"), "{said}");
+    assert_eq!(fs::read_dir(fuse.store().join("tmp")).map_or(0, Iterator::count), 0);
+    let run = root_of(&fuse, &["--storage-driver", "fuse"], &[]);
+    assert!(run.code == 0 && run.stdout.contains("root:fuse.rbuild"), "{run}");
+}
+
+#[test]
+fn a_server_that_dies_fails_the_step_and_nothing_hangs() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = Lab::new();
+    require!(if no_fuse(&lab).is_some(), no_fuse(&lab).unwrap_or_default());
+    lab.import_busybox();
+    let steps =
+        "FROM localhost/busybox\nRUN echo ready; while test -e /bin/busybox; do sleep 0.1; done; cat /etc/passwd\n";
+    let context = lab.context("context", &[("Dockerfile", steps)]);
+    let upper = lab.store().join("tmp").display().to_string();
+    let build = lab.rbuild(["--storage-driver", "fuse", "bud", "--no-cache", "-t", "localhost/x"]).arg(context);
+    let killer = std::thread::spawn(move || {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while std::time::Instant::now() < deadline {
+            for pid in servers(&upper) {
+                // When it is mounted, the step runs.
+                if fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) > 1 {
+                    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+                        .expect("kill");
+                    return;
+                }
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    });
+    let done = build.fails();
+    killer.join().expect("the killer");
+    assert!(done.stderr.contains("Error"), "{done}");
+    lab.rbuild(["check"]).ok();
+}
+
+/// Servers of file systems whose upper directories are below a directory.
+fn servers(below: &str) -> Vec<i32> {
+    let pids = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut arguments = line.split(|b| *b == 0);
+        arguments.next() == Some(b"rbuild-fuse")
+            && arguments.next().is_some_and(|upper| upper.starts_with(below.as_bytes()))
+    })
+    .collect()
+}
+
+/// Builds the steps with each driver, in each of the ways that there are.
+fn same_images((one, first): (&Lab, &str), (other, second): (&Lab, &str)) {
+    for one_id in [false, true] {
+        if !one_id && !one.user().ranged {
+            continue;
+        }
+        for layers in [true, false] {
+            let (a, b) = (digest(one, first, layers, one_id), digest(other, second, layers, one_id));
+            assert_eq!(a, b, "layers: {layers}, one id: {one_id}");
+        }
+    }
+}
+
 #[test]
 fn an_overlay_and_a_copy_give_the_same_image() {
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
     let (overlay, copy) = (lab(), lab());
-    for one_id in [false, true] {
-        if !one_id && !overlay.user().ranged {
-            continue;
-        }
-        for layers in [true, false] {
-            let (a, b) = (digest(&overlay, "overlay", layers, one_id), digest(&copy, "copy", layers, one_id));
-            assert_eq!(a, b, "layers: {layers}, one id: {one_id}");
-        }
-    }
+    same_images((&overlay, "overlay"), (&copy, "copy"));
     // What the layers were made from is what it was.
     let said = copy.rbuild(["check"]).ok().stdout;
     assert!(said.contains("no problem found") && said.contains("compared"), "{said}");
@@ -168,4 +235,7 @@ fn a_pod_whose_storage_is_an_overlay_copies() {
     let (overlay, copy) = (image("localhost/emptydir", false), image("localhost/rootfs", true));
     assert!(overlay.is_some());
     assert_eq!(overlay, copy);
+    if std::path::Path::new("/dev/fuse").exists() {
+        assert_eq!(overlay, image("localhost/fuse", true));
+    }
 }

@@ -5,6 +5,7 @@ use super::super::spec::{self, Unmasked};
 use super::composed::Composed;
 use super::proc::Proc;
 use super::{Context as _, Failure, Reporter, device, mounts, proc};
+use crate::snapshot::fuse;
 use crate::sys::fs::{Missing, exists, resolve_or_create};
 use crate::sys::mount::{self, Attributes, Overlay};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
@@ -40,6 +41,11 @@ pub(super) fn open(root: &spec::Root) -> Result<(OwnedFd, OwnedFd), Failure> {
         |path: &Path| openat(CWD, path, flags, Mode::empty()).context(|| format!("cannot open `{}`", path.display()));
     let (own, upper, work, stub) = match root {
         spec::Root::Overlay { lowers, upper, work, stub } => (lowers, upper, work, stub),
+        spec::Root::Fuse { place, socket, upper } => {
+            let target = open(place)?;
+            fuse::mount_served(socket, target.as_fd()).map_err(|e| explain_fuse(&e))?;
+            return Ok((open(place)?, open(upper)?));
+        }
         spec::Root::Directory { path } => {
             let directory = open(path)?;
             mount::bind(directory.as_fd(), directory.as_fd(), true, Attributes::default())
@@ -65,6 +71,14 @@ pub(super) fn open(root: &spec::Root) -> Result<(OwnedFd, OwnedFd), Failure> {
     let layers = Overlay { lowers: &lowers, upper, work };
     let top = mount::overlay(&layers, place.as_fd()).map_err(|e| explain(&e, upper))?;
     Ok((top, place))
+}
+
+/// What a refused mount of an overlay in user space means.
+fn explain_fuse(e: &std::io::Error) -> Failure {
+    let failure = Failure::new(format!("cannot mount an overlay in user space: {e}"), e.raw_os_error().unwrap_or(0));
+    failure.hint(
+        "the pod needs `/dev/fuse` with mode 0666, as device plugins give it; `--storage-driver=copy` needs no mount",
+    )
 }
 
 /// What a refused overlay means.

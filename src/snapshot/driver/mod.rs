@@ -8,17 +8,21 @@
 //! | driver    | the root of a step                                | what changed                                |
 //! |-----------|---------------------------------------------------|---------------------------------------------|
 //! | `overlay` | the kernel's overlay, mounted by the step's init  | is in the top layer's `fs/` at once         |
+//! | `fuse`    | an overlay of rbuild's own, mounted likewise      | is there when its server has ended          |
 //! | `copy`    | a directory with a copy of every file             | is found by a scan, and copied into `fs/`   |
 //!
 //! Whatever the driver, the top layer directory ends up the same, as far as layers go: `docs/layers.md` says what that means
 //! where an overlay and a directory behave differently.
 
 pub(super) mod copy;
+mod fuse;
 mod overlay;
 mod probe;
 
 pub use copy::Copy;
+pub use fuse::Fuse;
 pub use overlay::Overlay;
+use probe::Refused;
 pub use probe::{is_probe, main as probe_main};
 
 use super::{Active, Error, Snapshots};
@@ -41,6 +45,15 @@ pub enum Root {
         work: PathBuf,
         /// Root directory of the layer of empty mount points, which belongs below all others.
         stub: Option<PathBuf>,
+    },
+    /// An overlay in user space, which the step's init mounts and a server of the builder's serves.
+    Fuse {
+        /// Empty directory to mount it on.
+        place: PathBuf,
+        /// Where the server waits for the mounted device.
+        socket: PathBuf,
+        /// Directory that takes the changes.
+        upper: PathBuf,
     },
     /// A directory that holds all files: one that was put together, or where a file system is mounted.
     Directory {
@@ -117,19 +130,21 @@ impl Choice {
     /// The driver, and why it is not the best one, if it is not.
     pub(super) fn driver(self, store: &Store) -> Result<Chosen, Error> {
         // What the kernel refuses once for a store, it refuses for every build of this process.
-        static REFUSED: Mutex<BTreeMap<PathBuf, Option<String>>> = Mutex::new(BTreeMap::new());
+        static REFUSED: Mutex<BTreeMap<PathBuf, Option<Refused>>> = Mutex::new(BTreeMap::new());
         let overlay: Box<dyn Driver> = Box::new(Overlay);
         let reason = match self {
             Choice::Overlay => return Ok(Chosen { driver: overlay, reason: None }),
-            Choice::Fuse => return Err(Error::NoDriver("fuse")),
+            Choice::Fuse => return Ok(Chosen { driver: Box::new(Fuse), reason: Some("it was asked for".into()) }),
             Choice::Copy => "it was asked for".to_owned(),
             Choice::Best => {
                 let mut known = REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
-                let refused =
-                    known.entry(store.root().to_owned()).or_insert_with(|| probe::overlay_refused(store)).clone();
+                let refused = known.entry(store.root().to_owned()).or_insert_with(|| probe::refused(store)).clone();
                 match refused {
                     None => return Ok(Chosen { driver: overlay, reason: None }),
-                    Some(reason) => reason,
+                    Some(Refused { overlay, fuse: None }) => {
+                        return Ok(Chosen { driver: Box::new(Fuse), reason: Some(overlay) });
+                    }
+                    Some(Refused { overlay, fuse: Some(fuse) }) => format!("{overlay}; {fuse}"),
                 }
             }
         };

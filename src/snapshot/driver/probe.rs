@@ -1,4 +1,4 @@
-//! Whether the kernel mounts an overlay on the file system of the store, found out by mounting one: in a child with a mount
+//! Whether the kernel mounts an overlay on the file system of the store, or else FUSE, found out by mounting one: in a child with a mount
 //! namespace of its own, which nothing is left of.
 
 use crate::archive::merged::FS;
@@ -6,7 +6,7 @@ use crate::store::Store;
 use crate::sys::mount::{self, Overlay};
 use crate::sys::process::{self, Spawn, spawn};
 use crate::sys::userns::{Entered, Rung, entered};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags, openat};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -16,18 +16,42 @@ use std::path::{Path, PathBuf};
 
 /// The name by which the child knows itself.
 const NAME: &str = "rbuild-probe";
+/// Its second argument where FUSE is to be tried.
+const FUSE: &str = "fuse";
 /// `OVERLAYFS_SUPER_MAGIC`.
 const OVERLAY_MAGIC: i64 = 0x794c_7630;
 
+/// Why the kernel's overlay is not to be had in a store.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    /// The reason.
+    pub overlay: String,
+    /// Why rbuild's own is not to be had either, if it is not.
+    pub fuse: Option<String>,
+}
+
+/// What a child tries to mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Overlay,
+    Fuse,
+}
+
 /// Why steps get no overlay of the kernel in this store; `None` where they do.
-pub(super) fn overlay_refused(store: &Store) -> Option<String> {
+pub(super) fn refused(store: &Store) -> Option<Refused> {
     if !matches!(entered(), Some(Entered { rung: Rung::Pod | Rung::Range | Rung::OneId, .. })) {
-        return Some("this pod allows no mounts".into());
+        let overlay = "this pod allows no mounts".to_owned();
+        return Some(Refused { overlay, fuse: Some("nor is there a way around".to_owned()) });
     }
+    let overlay = overlay_refused(store)?;
+    Some(Refused { overlay, fuse: fuse_refused(store) })
+}
+
+fn overlay_refused(store: &Store) -> Option<String> {
     if rustix::fs::statfs(store.root()).is_ok_and(|s| s.f_type == OVERLAY_MAGIC) {
         return Some(format!("`{}` lies on an overlay: the pod's own root file system", store.root().display()));
     }
-    match probe(store) {
+    match probe(store, Kind::Overlay) {
         Ok(0) => None,
         Ok(errno) => {
             let e = io::Error::from_raw_os_error(errno);
@@ -37,15 +61,36 @@ pub(super) fn overlay_refused(store: &Store) -> Option<String> {
     }
 }
 
+/// Why steps get no overlay in user space; `None` where they do.
+fn fuse_refused(store: &Store) -> Option<String> {
+    match rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(_) => {}
+        Err(rustix::io::Errno::NOENT) => return Some("the pod has no `/dev/fuse`".to_owned()),
+        Err(e) => return Some(format!("`/dev/fuse` cannot be opened: {e}")),
+    }
+    match probe(store, Kind::Fuse) {
+        Ok(0) => None,
+        Ok(libc::EOPNOTSUPP) => Some(format!("`{}` has no `user.*` attributes", store.root().display())),
+        Ok(errno) => Some(format!("FUSE cannot be mounted: {}", io::Error::from_raw_os_error(errno))),
+        Err(e) => Some(format!("cannot try to mount FUSE: {e}")),
+    }
+}
+
 /// The error number of a mount; 0 for none.
-fn probe(store: &Store) -> io::Result<i32> {
+fn probe(store: &Store, kind: Kind) -> io::Result<i32> {
     let dir = store.temp_dir("probe").map_err(io::Error::other)?;
     for name in ["lower", FS, "work"] {
         std::fs::create_dir(dir.path().join(name))?;
     }
     let program = File::open("/proc/self/exe")?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    let argv = [CString::new(NAME)?, CString::new(dir.path().as_os_str().as_bytes())?];
+    if kind == Kind::Fuse
+        && let Err(e) = rustix::fs::setxattr(dir.path(), "user.overlay.origin", b"", XattrFlags::empty())
+    {
+        return Ok(e.raw_os_error());
+    }
+    let what = if kind == Kind::Fuse { FUSE } else { "" };
+    let argv = [CString::new(NAME)?, CString::new(dir.path().as_os_str().as_bytes())?, CString::new(what)?];
     let child = spawn(
         &Spawn {
             namespaces: libc::CLONE_NEWNS.unsigned_abs().into(),
@@ -70,16 +115,28 @@ pub fn is_probe(argv0: Option<&OsStr>) -> bool {
 
 /// Tries the mount in the directory of the first argument. The exit code is the error number.
 pub fn main() -> u8 {
-    let dir = PathBuf::from(std::env::args_os().nth(1).unwrap_or_default());
-    let errno = try_mount(&dir).err().map_or(0, |e| e.errno());
+    let mut arguments = std::env::args_os().skip(1);
+    let dir = PathBuf::from(arguments.next().unwrap_or_default());
+    let kind = if arguments.next().is_some_and(|what| what == FUSE) { Kind::Fuse } else { Kind::Overlay };
+    let errno = try_mount(&dir, kind).err().map_or(0, |e| e.errno());
     // All error numbers of the kernel are smaller.
     u8::try_from(errno).unwrap_or(u8::MAX)
 }
 
-fn try_mount(dir: &Path) -> Result<(), mount::Error> {
+fn try_mount(dir: &Path, kind: Kind) -> Result<(), mount::Error> {
     mount::make_private()?;
     let refused = |e: rustix::io::Errno| mount::Error { call: "open", log: String::new(), source: e.into() };
     let (lower, upper, work) = (dir.join("lower"), dir.join(FS), dir.join("work"));
     let place = openat(CWD, &upper, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    mount::overlay(&Overlay { lowers: &[lower], upper: &upper, work: &work }, place.map_err(refused)?.as_fd()).map(drop)
+    let place = place.map_err(refused)?;
+    match kind {
+        Kind::Overlay => {
+            let layers = Overlay { lowers: &[lower], upper: &upper, work: &work };
+            mount::overlay(&layers, place.as_fd()).map(drop)
+        }
+        Kind::Fuse => {
+            let device = openat(CWD, "/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(refused)?;
+            mount::fuse(device.as_fd(), place.as_fd())
+        }
+    }
 }

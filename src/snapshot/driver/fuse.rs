@@ -1,0 +1,57 @@
+//! The fuse driver: layer directories stacked by an overlay file system in user space, for stores on which the kernel mounts
+//! none.
+//!
+//! Its server is a process beside the builder. The step's init opens `/dev/fuse` in its own namespaces, mounts it, and sends the
+//! descriptor to the server's socket; with the step's mount namespace the mount goes, and with the mount the server. So
+//! when the server has ended, everything is in the upper directory.
+
+use super::{Driver, Prepared, Root, RootSpec};
+use crate::snapshot::fuse::{Layers, Lower, SOCKET, Server};
+use crate::snapshot::{Active, Error, Snapshots};
+use std::path::Path;
+
+/// The driver.
+#[derive(Debug)]
+pub struct Fuse;
+
+#[derive(Debug)]
+struct Served {
+    root: Root,
+    server: Server,
+}
+
+impl Driver for Fuse {
+    fn name(&self) -> &'static str {
+        "fuse"
+    }
+
+    fn prepare(&self, _: &Snapshots<'_>, wanted: &RootSpec<'_>) -> Result<Box<dyn Prepared>, Error> {
+        let all = wanted.stub.into_iter().chain(wanted.layers.iter().chain(wanted.extra).map(|dir| &**dir));
+        let mut lowers: Vec<Lower> = all.map(|dir| Lower::Layer(dir.to_owned())).collect();
+        lowers.reverse();
+        serve(lowers, wanted.top)
+    }
+
+    fn prepare_over(&self, _: &Snapshots<'_>, directory: &Path, top: &Active) -> Result<Box<dyn Prepared>, Error> {
+        serve(vec![Lower::Directory(directory.to_owned())], top)
+    }
+}
+
+fn serve(lowers: Vec<Lower>, top: &Active) -> Result<Box<dyn Prepared>, Error> {
+    let layers = Layers { lowers, upper: top.layer(), work: top.work()? };
+    let place = top.mount_place()?;
+    let socket = place.with_file_name(SOCKET);
+    let server = Server::start(&layers, &socket).map_err(Error::io("cannot serve a file system at", &socket))?;
+    let root = Root::Fuse { place, socket, upper: top.upper() };
+    Ok(Box::new(Served { root, server }))
+}
+
+impl Prepared for Served {
+    fn root(&self) -> Root {
+        self.root.clone()
+    }
+
+    fn collect(self: Box<Self>) -> Result<(), Error> {
+        self.server.end().map_err(Error::Server)
+    }
+}
