@@ -4,6 +4,7 @@
 //! knows; `fd/N` is the kernel's link, which is followed for descriptors of the step only.
 
 use super::Errno;
+use super::ids::{Capabilities, Credentials, Ids};
 use super::view::{Child, Dir, View, is_dir, name_of};
 use super::walk::Place;
 use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags};
@@ -175,10 +176,9 @@ pub(super) fn rewritten(view: &View, place: &Place) -> Result<Option<OwnedFd>, E
         b"mounts" => view.mount_lines(false),
         b"mountinfo" => view.mount_lines(true),
         b"mountstats" => return Err(Errno::NOENT),
-        b"status" => status(&read(place)?),
+        b"status" => status(&read(place)?, &*view.tasks.credentials(task).ok_or(Errno::NOENT)?),
         _ => return Ok(None),
     };
-    let _ = task;
     let mut file = File::from(memfd_create("proc", MemfdFlags::CLOEXEC)?);
     file.write_all(&text).and_then(|()| file.rewind()).map_err(|_| Errno::NOMEM)?;
     Ok(Some(file.into()))
@@ -211,17 +211,30 @@ fn with_own_paths(view: &View, text: &[u8]) -> Vec<u8> {
     out
 }
 
-fn status(text: &[u8]) -> Vec<u8> {
+fn status(text: &[u8], who: &Credentials) -> Vec<u8> {
+    let ids = |ids: Ids| format!("{}\t{}\t{}\t{}", ids.real, ids.effective, ids.saved, ids.file);
+    let set = |set: Capabilities| format!("{:016x}", set.0);
     let mut out = Vec::with_capacity(text.len());
     for line in text.split_inclusive(|b| *b == b'\n') {
-        if line.starts_with(b"TracerPid:") {
-            out.extend_from_slice(b"TracerPid:\t0\n");
-        } else if line.starts_with(b"Uid:") || line.starts_with(b"Gid:") {
-            out.extend_from_slice(line.get(..4).unwrap_or_default());
-            out.extend_from_slice(b"\t0\t0\t0\t0\n");
-        } else {
-            out.extend_from_slice(line);
-        }
+        let name = line.split(|b| *b == b':').next().unwrap_or_default();
+        let value = match name {
+            b"TracerPid" => "0".to_owned(),
+            b"Uid" => ids(who.uid),
+            b"Gid" => ids(who.gid),
+            b"Groups" => who.groups.iter().map(|gid| format!("{gid} ")).collect(),
+            b"CapInh" => set(who.caps.inheritable),
+            b"CapPrm" => set(who.caps.permitted),
+            b"CapEff" => set(who.caps.effective),
+            b"CapBnd" => set(who.caps.bounding),
+            b"CapAmb" => set(who.caps.ambient),
+            b"NoNewPrivs" => u8::from(who.no_new_privileges).to_string(),
+            _ => {
+                out.extend_from_slice(line);
+                continue;
+            }
+        };
+        out.extend_from_slice(name);
+        out.extend_from_slice(format!(":\t{value}\n").as_bytes());
     }
     out
 }

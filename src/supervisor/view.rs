@@ -501,7 +501,13 @@ impl View {
         let mut out = Vec::new();
         for (number, mounted) in self.mounts.iter().enumerate() {
             let kind = if matches!(&mounted.what, What::Directory(d) if d.proc.is_some()) { "proc" } else { "rbuild" };
-            let access = if mounted.read_only { "ro" } else { "rw" };
+            let mut access = if mounted.read_only { "ro" } else { "rw" }.to_owned();
+            if number > 0 {
+                access.push_str(",nosuid,nodev");
+            }
+            if mounted.no_exec {
+                access.push_str(",noexec");
+            }
             if long {
                 out.extend_from_slice(format!("{} {} 0:{} / ", number + 20, 20, number + 20).as_bytes());
             } else {
