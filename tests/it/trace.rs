@@ -132,7 +132,7 @@ chmod 644 /u && no /u && no /none && no /etc
 printf '#!/none\n' >/v && chmod 755 /v && no /v
 i=0; while [ $i -lt 50 ]; do (exit 3) || test $? = 3; i=$((i+1)); done
 (sleep 60 & kill $!; wait $!) || test $? = 143
-cp /bin/busybox /bin/other && test "$(/bin/other readlink /proc/self/exe)" = /bin/other
+mkdir /o && cp /bin/busybox /o && test "$(/o/busybox readlink /proc/self/exe)" = /o/busybox
 yes | head -n 1 >/dev/null; sleep 1000 & trap 'exit 0' TERM; kill $$"##,
     );
     let done = supervised(&lab, &text);
