@@ -1,5 +1,6 @@
 //! Storage drivers: however a step gets its root file system, the image is the same.
 
+use crate::fuse;
 use crate::harness::{Lab, busybox_is_missing, require};
 use crate::pods;
 use std::fs;
@@ -50,22 +51,18 @@ fn digest(lab: &Lab, driver: &str, layers: bool, one_id: bool) -> String {
     digest
 }
 
-/// Why the driver `fuse` cannot be used by the labs' user, if it cannot.
-fn no_fuse(lab: &Lab) -> Option<&'static str> {
-    let opened = lab.program("sh", ["-c", ": 3<>/dev/fuse"]).output();
-    (opened.code != 0).then_some("`/dev/fuse` is missing, or not open to all (`chmod 666 /dev/fuse`)")
-}
-
 #[test]
 fn an_overlay_in_user_space_gives_the_same_image() {
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
-    let (overlay, fuse) = (lab(), lab());
-    require!(if no_fuse(&fuse).is_some(), no_fuse(&fuse).unwrap_or_default());
-    same_images((&overlay, "overlay"), (&fuse, "fuse"));
-    let said = fuse.rbuild(["check"]).ok().stdout;
+    let (overlay, other) = (lab(), lab());
+    if fuse::missing(&other) {
+        return;
+    }
+    same_images((&overlay, "overlay"), (&other, "fuse"));
+    let said = other.rbuild(["check"]).ok().stdout;
     assert!(said.contains("no problem found") && said.contains("compared"), "{said}");
-    assert_eq!(fs::read_dir(fuse.store().join("tmp")).map_or(0, Iterator::count), 0);
-    let run = root_of(&fuse, &["--storage-driver", "fuse"], &[]);
+    assert_eq!(fs::read_dir(other.store().join("tmp")).map_or(0, Iterator::count), 0);
+    let run = root_of(&other, &["--storage-driver", "fuse"], &[]);
     assert!(run.code == 0 && run.stdout.contains("root:fuse.rbuild"), "{run}");
 }
 
@@ -73,7 +70,9 @@ fn an_overlay_in_user_space_gives_the_same_image() {
 fn a_server_that_dies_fails_the_step_and_nothing_hangs() {
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
     let lab = Lab::new();
-    require!(if no_fuse(&lab).is_some(), no_fuse(&lab).unwrap_or_default());
+    if fuse::missing(&lab) {
+        return;
+    }
     lab.import_busybox();
     let steps =
         "FROM localhost/busybox\nRUN echo ready; while test -e /bin/busybox; do sleep 0.1; done; cat /etc/passwd\n";

@@ -175,7 +175,7 @@ impl Overlay {
             return Ok(known);
         }
         let fd = self.file(dir, false)?;
-        let has = rustix::fs::fgetxattr(&*fd, "system.posix_acl_default", &mut [0; 0][..]).is_ok_and(|n| n > 0);
+        let has = rustix::fs::fgetxattr_query(&*fd, "system.posix_acl_default").is_ok_and(|n| n > 0);
         dir.place().default_acl = Some(has);
         Ok(has)
     }
