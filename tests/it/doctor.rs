@@ -92,6 +92,19 @@ fn patches_reach_what_they_promise_where_namespaces_are_allowed() {
     }
 }
 
+/// Minutes long: `cargo test --test it every_cell -- --ignored --nocapture`.
+#[test]
+#[ignore = "all 36 cells, with all patches of each, take minutes"]
+fn patches_reach_what_they_promise_in_every_cell() {
+    require!(if missing().is_some(), missing().unwrap_or_default());
+    for cell in Run::new("python3", [script()]).arg("--list").ok().stdout.lines() {
+        let report = promises_hold(cell);
+        let (rung, ids) = level(&report["isolation"]);
+        let better = report["better"].as_array().map_or(0, Vec::len);
+        println!("{cell}: {rung}, {ids}, {}; {better} patches hold", report["storage"]["driver"]);
+    }
+}
+
 #[test]
 fn why_newuidmap_fails() {
     require!(if missing().is_some(), missing().unwrap_or_default());
