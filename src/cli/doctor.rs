@@ -3,7 +3,7 @@
 use super::registry_flags::AccessArgs;
 use super::{Error, Global, output, registry_flags, values};
 use crate::doctor::{self, Finding, Level, Situation, State, Storage, Trial, advice, explain, patch};
-use crate::sys::userns;
+use crate::sandbox::isolation;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::{Instant, SystemTime};
@@ -20,6 +20,9 @@ pub struct DoctorArgs {
     /// Find out whether this image can be pulled, too
     #[arg(long, value_name = "IMAGE")]
     pub registry: Option<String>,
+    /// What keeps the trial step apart from the pod: auto, namespaces, chroot, trace [env: RBUILD_ISOLATION]
+    #[arg(long, value_name = "HOW")]
+    pub isolation: Option<isolation::Choice>,
     /// Name of the container that patches are for
     #[arg(long, value_name = "NAME", default_value = "rbuild")]
     pub container: String,
@@ -40,12 +43,12 @@ pub fn run(args: &DoctorArgs, global: &Global) -> Result<(), Error> {
     let root = global.root_dir(&values::process_var)?;
     let storage = Storage::at(&root);
     let driver = global.storage_driver(&values::process_var)?;
-    let entered = userns::enter()?;
-    let level = Level::of(entered);
+    let entered = isolation::enter(super::isolation(args.isolation, &values::process_var)?)?;
     let trial = match global.store() {
         Ok(store) => doctor::trial(&store, driver),
         Err(e) => Trial { step: Err(doctor::Refused { message: e.to_string(), hint: e.hint() }), ..Trial::default() },
     };
+    let level = Level::of(entered, trial.step.is_ok());
     let mut findings = doctor::findings(&situation, level);
     findings.extend(storage.findings());
     findings.push(doctor::clock(SystemTime::now()));

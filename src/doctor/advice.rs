@@ -49,19 +49,19 @@ pub fn advise(s: &Situation, level: Level, storage: &Storage, runs: bool) -> Vec
         let changes = advice.changes.into_iter().chain(volume.clone()).collect();
         all.push(Advice { changes, ..advice });
     };
-    let refused = level == Level::None;
+    let refused = level <= Level::Trace;
     let mut base = Vec::new();
     let mut needs = Vec::new();
-    if refused && s.filtered {
+    if refused && s.filtered && s.user_namespace.is_err() {
         base.push(Change::Seccomp);
         needs.push(SECCOMP_FILE);
     }
-    if refused && s.confined_by_apparmor() {
+    if s.mount.is_err() && s.confined_by_apparmor() {
         base.push(Change::AppArmor);
         needs.push(APPARMOR_FILE);
     }
 
-    if refused && !base.is_empty() {
+    if !base.is_empty() {
         let ranged = s.root_maps_ranges() || (s.uid != 0 && s.tools == Tools::Ready);
         let mut changes = base.clone();
         if s.uid == 0 && !ranged {
@@ -70,7 +70,7 @@ pub fn advise(s: &Situation, level: Level, storage: &Storage, runs: bool) -> Vec
         }
         add(Advice {
             to: if ranged { Level::Range } else { Level::One },
-            brings: "RUN, at full speed, in namespaces of its own",
+            brings: if runs { "RUN at full speed: nothing is supervised, and no base is copied" } else { "RUN" },
             standard: if s.uid == 0 { "baseline" } else { "restricted" },
             changes,
             needs: needs.clone(),
@@ -104,9 +104,24 @@ pub fn advise(s: &Situation, level: Level, storage: &Storage, runs: bool) -> Vec
             needs: if s.own_users { Vec::new() } else { vec![USER_NAMESPACES] },
         });
     }
-    if level > Level::None
-        && let Some(volume) = volume
+    // A supervisor needs a place that can be written, and has no use for an overlay.
+    let supervised = !runs && storage.writable.is_err() && s.supervisor.is_ok() && s.tracing.is_ok();
+    if refused
+        && supervised
+        && let Some(volume) = &volume
     {
+        all.insert(
+            0,
+            Advice {
+                to: Level::Trace,
+                brings: "RUN, under a supervisor",
+                standard: "restricted",
+                changes: vec![volume.clone()],
+                needs: Vec::new(),
+            },
+        );
+    }
+    if !refused && let Some(volume) = volume {
         all.insert(
             0,
             Advice {
@@ -149,7 +164,7 @@ mod tests {
             bounding: caps,
             label: None,
             user_namespace: if filtered { Err("refused".into()) } else { Ok("".into()) },
-            mount: Ok(String::new()),
+            mount: if filtered { Err("refused".into()) } else { Ok(String::new()) },
             proc: Ok(String::new()),
             emulators: Ok(String::new()),
             tools: Tools::Held(vec![Hold::Escalation, Hold::Capabilities]),
@@ -167,6 +182,7 @@ mod tests {
         let all = advise(s, level, storage, level != Level::None);
         for a in &all {
             assert!(a.to >= level && !a.changes.is_empty(), "{a:?}");
+            assert!(a.brings.len() > 2);
         }
         all.into_iter().map(|a| (a.to, a.changes)).collect()
     }
@@ -182,6 +198,7 @@ mod tests {
             (Level::Pod, vec![OwnUsers]),
         ];
         assert_eq!(restricted, wanted);
+        assert_eq!(levels(&pod(1000, true), Level::Trace, &volume), wanted);
         assert_eq!(levels(&pod(0, true), Level::None, &volume)[0], (Level::Range, vec![Seccomp]));
         let mut hostusers = pod(0, true);
         hostusers.own_users = true;
@@ -194,6 +211,10 @@ mod tests {
         let mut apparmor = pod(1000, true);
         apparmor.label = Some("cri-containerd.apparmor.d (enforce)".into());
         assert_eq!(levels(&apparmor, Level::None, &volume)[0].1, [Seccomp, AppArmor]);
+        // Namespaces are there, and mounts are not.
+        let mut denied = pod(1000, false);
+        (denied.label, denied.mount) = (apparmor.label, Err("denied".into()));
+        assert_eq!(levels(&denied, Level::One, &volume)[0], (Level::One, vec![AppArmor]));
         let mut lacking = pod(1000, true);
         lacking.tools = Tools::Lacking("none".into());
         assert_eq!(levels(&lacking, Level::None, &volume).len(), 2);
@@ -207,6 +228,7 @@ mod tests {
         }
         assert_eq!(levels(&pod(0, false), Level::Range, &on(Place::Network)), [(Level::Range, vec![volume.clone()])]);
         let closed = Storage { writable: Err("read-only".into()), ..on(Place::Volume) };
-        assert_eq!(levels(&pod(0, false), Level::Range, &closed), [(Level::Range, vec![volume])]);
+        assert_eq!(levels(&pod(0, false), Level::Range, &closed), [(Level::Range, vec![volume.clone()])]);
+        assert_eq!(levels(&pod(1000, true), Level::None, &closed)[0], (Level::Trace, vec![volume]));
     }
 }

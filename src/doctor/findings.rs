@@ -57,7 +57,9 @@ fn ids(s: &Situation, level: Level) -> Finding {
         Level::Range => Finding::new("ids", State::Yes, "a range"),
         Level::Pod => Finding::new("ids", State::Yes, format!("{} of the pod", s.ids)),
         Level::One => Finding::new("ids", State::Partly, "one: other owners are recorded"),
-        Level::None => Finding::new("ids", State::Partly, "those of this process: other owners are recorded"),
+        Level::None | Level::Trace => {
+            Finding::new("ids", State::Partly, "those of this process: other owners are recorded")
+        }
     }
 }
 

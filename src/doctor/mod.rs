@@ -72,6 +72,8 @@ impl Finding {
 pub enum Level {
     /// Nowhere: only images without RUN can be built.
     None,
+    /// Under a supervisor, without namespaces; owners are recorded.
+    Trace,
     /// Namespaces with a single id.
     One,
     /// Namespaces with a range of ids.
@@ -81,9 +83,10 @@ pub enum Level {
 }
 
 impl Level {
-    /// The level of a process that entered.
-    pub fn of(entered: &Entered) -> Level {
+    /// The level of a process that entered, and whose trial step ran or did not.
+    pub fn of(entered: &Entered, runs: bool) -> Level {
         match entered.rung {
+            Rung::None if runs => Level::Trace,
             Rung::None => Level::None,
             Rung::OneId => Level::One,
             Rung::Range => Level::Range,
@@ -95,6 +98,7 @@ impl Level {
     pub fn rung(self) -> &'static str {
         match self {
             Level::None => "none",
+            Level::Trace => "trace",
             Level::One | Level::Range | Level::Pod => "namespaces",
         }
     }
@@ -102,7 +106,8 @@ impl Level {
     /// How ids are held.
     pub fn ids(self) -> &'static str {
         match self {
-            Level::None | Level::One => "one",
+            Level::None | Level::Trace => "recorded",
+            Level::One => "one",
             Level::Range => "range",
             Level::Pod => "pod",
         }
@@ -112,6 +117,7 @@ impl Level {
     pub fn text(self) -> &'static str {
         match self {
             Level::None => "none",
+            Level::Trace => "a supervisor, without namespaces",
             Level::One => "namespaces with one id",
             Level::Range => "namespaces with a range of ids",
             Level::Pod => "namespaces, with the ids of the pod's own user namespace",

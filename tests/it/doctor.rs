@@ -16,7 +16,7 @@ fn examine(lab: &Lab, cell: &str, patch: Option<&Value>) -> (Value, bool, String
     }
     lab.write("context/Dockerfile", "FROM localhost/busybox\nRUN cat /proc/self/uid_map\n");
     let shell = "rbuild doctor --json; echo \"code $?\"; cd /context && rbuild import busybox.tar localhost/busybox >/dev/null \
-        && rbuild bud -t localhost/x --ignorefile=/dev/null ."
+        && rbuild bud -t localhost/x --ignorefile=/dev/null . 2>&1"
         .to_owned();
     let options: &[&str] = if patch.is_some() { &["--patch", "-"] } else { &[] };
     let run = in_pod(lab, cell, options, &shell);
@@ -45,6 +45,7 @@ fn promises_hold(cell: &str) -> Value {
     let lab = Lab::new();
     let (report, built, output) = examine(&lab, cell, None);
     assert_eq!(report["runs"].as_bool(), Some(built), "{cell}: the verdict is that of the build: {report:#}\n{output}");
+    assert_eq!(output.contains("(`--isolation trace`"), report["isolation"]["rung"] == "trace", "{cell}: {output}");
     let better = report["better"].as_array().expect("a list");
     assert!(built || !better.is_empty(), "{cell}: a way out is offered: {report:#}");
     assert_eq!(report["patch"], better.first().map_or(Value::Null, |b| b["patch"].clone()));
@@ -52,9 +53,13 @@ fn promises_hold(cell: &str) -> Value {
         let (there, built, output) = examine(&lab, cell, Some(&promise["patch"]));
         assert!(built, "{cell}: {promise:#}\nled to {there:#}\n{output}");
         assert_eq!(level(&there["isolation"]), level(promise), "{cell}: {promise:#}\nled to {there:#}");
-        assert_eq!(there["storage"]["driver"], "overlay", "{cell}: {promise:#}");
+        let driver = if promise["rung"] == "trace" { "copy" } else { "overlay" };
+        assert_eq!(there["storage"]["driver"], driver, "{cell}: {promise:#}");
+        // What the build itself says of its rung.
+        let supervised = output.contains("(`--isolation trace`");
+        assert_eq!(supervised, promise["rung"] == "trace", "{cell}: {output}");
         let ranged = output.contains("65536") || output.contains("4294967295");
-        assert_eq!(ranged, promise["ids"] != "one", "{cell}: the ids of a step: {output}");
+        assert_eq!(ranged || supervised, promise["ids"] != "one", "{cell}: the ids of a step: {output}");
     }
     report
 }
