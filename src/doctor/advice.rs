@@ -127,7 +127,7 @@ pub fn advise(s: &Situation, level: Level, storage: &Storage, runs: bool) -> Vec
             Advice {
                 to: level,
                 brings: if runs {
-                    "the kernel's overlay: the base is not copied for each stage"
+                    "the kernel's overlay: nothing is copied, nothing goes through FUSE"
                 } else {
                     "RUN, over the kernel's overlay"
                 },
