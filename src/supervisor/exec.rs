@@ -8,7 +8,8 @@ use super::ids::{Credentials, EXECUTE, FileCapabilities, Program};
 use super::look;
 use super::walk::Start;
 use super::{Errno, World};
-use crate::sys::loader;
+use crate::sys::arch;
+use crate::sys::loader::{self, Form};
 use rustix::fs::{FileType, Mode, OFlags, openat};
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -24,6 +25,10 @@ const PROGRAM_BASE: u64 = 0x5555_5555_4000;
 /// Where dynamic linkers go.
 const LINKER_BASE: u64 = 0x5480_0000_0000;
 const MOVED_PAGES: u64 = 1 << 16;
+/// The same for 32-bit programs.
+const COMPAT_PROGRAM_BASE: u64 = 0x5655_5000;
+const COMPAT_LINKER_BASE: u64 = 0xdd00_0000;
+const COMPAT_MOVED_PAGES: u64 = 1 << 8;
 const PAGE: u64 = 4096;
 
 const AT_NULL: u64 = 0;
@@ -124,9 +129,6 @@ pub(super) fn prepare(world: &mut World, start: &Start, path: &[u8], name: Vec<u
         current = interpreter;
     }
     let elf = Elf::parse(&found.head).ok_or(Errno::NOEXEC)?;
-    if elf.compat {
-        return Err(Errno::NOEXEC);
-    }
     elf.extent().ok_or(Errno::NOEXEC)?;
     let linker = match elf.interpreter {
         None => None,
@@ -164,11 +166,25 @@ fn interpreter(head: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
 
 /// The orders of the loader.
 struct Orders {
+    form: Form,
     words: Vec<i64>,
     strings: Vec<u8>,
+    /// The kernel's numbers of the calls that are made.
+    map: i64,
+    close: i64,
+    prctl: i64,
 }
 
 impl Orders {
+    fn new(form: Form) -> Orders {
+        let number = |name| {
+            let numbers = arch::syscall(name);
+            numbers.and_then(|n| if form == loader::NATIVE { n.native } else { n.compat }).map_or(-1, i64::from)
+        };
+        let map = number(if form == loader::NATIVE { "mmap" } else { "mmap2" });
+        Orders { form, words: Vec::new(), strings: Vec::new(), map, close: number("close"), prctl: number("prctl") }
+    }
+
     fn add(&mut self, order: [i64; loader::ORDER_WORDS]) {
         self.words.extend_from_slice(&order);
     }
@@ -184,7 +200,7 @@ impl Orders {
 
     /// Keeps a string; the answer is its address.
     fn string(&mut self, text: &[u8]) -> u64 {
-        let address = loader::STRINGS + self.strings.len() as u64;
+        let address = self.form.strings() + self.strings.len() as u64;
         self.strings.extend_from_slice(text);
         self.strings.push(0);
         address
@@ -206,8 +222,10 @@ impl Orders {
             let end = address.wrapping_add(s.in_memory);
             let mapped_end = if s.in_file == 0 { start } else { (file_end + PAGE - 1) & !(PAGE - 1) };
             if s.in_file > 0 {
-                let args = [start, file_end - start, protection, fixed, fd, s.offset & !(PAGE - 1)];
-                self.call(libc::SYS_mmap, &args);
+                // mmap2 counts in pages.
+                let unit = if self.form == loader::NATIVE { 1 } else { PAGE };
+                let args = [start, file_end - start, protection, fixed, fd, (s.offset & !(PAGE - 1)) / unit];
+                self.call(self.map, &args);
                 if s.in_memory > s.in_file && s.flags & 2 != 0 && mapped_end > file_end {
                     // To the end of the page, as programs expect.
                     let rest = mapped_end - file_end;
@@ -216,7 +234,7 @@ impl Orders {
             }
             if end > mapped_end {
                 let flags = fixed | libc::MAP_ANONYMOUS.cast_signed_u64();
-                self.call(libc::SYS_mmap, &[mapped_end, end - mapped_end, protection, flags, u64::MAX, 0]);
+                self.call(self.map, &[mapped_end, end - mapped_end, protection, flags, u64::MAX, 0]);
             }
         }
     }
@@ -240,6 +258,11 @@ pub(super) struct Written {
 }
 
 impl Launch {
+    /// The loader that starts it.
+    pub(super) fn form(&self) -> Form {
+        if self.program.1.compat { loader::COMPAT } else { loader::NATIVE }
+    }
+
     /// The files that the loader maps; the last is the dynamic linker, if there are two.
     pub(super) fn files(&self) -> Vec<std::os::fd::BorrowedFd<'_>> {
         let mut files = vec![self.program.0.as_fd()];
@@ -255,24 +278,26 @@ impl Launch {
         (stack, block, vector): (u64, &[u8], usize),
         chance: u64,
     ) -> Result<Written, Errno> {
-        let mut orders = Orders { words: Vec::new(), strings: Vec::new() };
+        let form = self.form();
+        let word = form.word as u64;
+        let mut orders = Orders::new(form);
         let elf = &self.program.1;
-        let bias = place(elf, PROGRAM_BASE, chance);
+        let bias = place(elf, false, chance);
         let [program_fd, rest @ ..] = fds else { return Err(Errno::BADF) };
         orders.map(elf, bias, *program_fd);
-        orders.call(libc::SYS_close, &[program_fd.cast_signed_u64()]);
+        orders.call(orders.close, &[program_fd.cast_signed_u64()]);
         let mut goal = bias.wrapping_add(elf.entry);
         let mut linker_base = 0;
         if let (Some((_, linker)), [fd, ..]) = (&self.linker, rest) {
-            linker_base = place(linker, LINKER_BASE, chance >> 20);
+            linker_base = place(linker, true, chance >> 20);
             orders.map(linker, linker_base, *fd);
-            orders.call(libc::SYS_close, &[fd.cast_signed_u64()]);
+            orders.call(orders.close, &[fd.cast_signed_u64()]);
             goal = linker_base.wrapping_add(linker.entry);
         }
         let name = orders.string(&self.name);
         let short = self.name.rsplit(|b| *b == b'/').next().unwrap_or_default();
         let short = orders.string(short.get(..short.len().min(15)).unwrap_or_default());
-        orders.call(libc::SYS_prctl, &[libc::PR_SET_NAME.cast_signed_u64(), short]);
+        orders.call(orders.prctl, &[libc::PR_SET_NAME.cast_signed_u64(), short]);
 
         let (uid, gid) = (self.credentials.uid, self.credentials.gid);
         let secure = uid.real != uid.effective || gid.real != gid.effective;
@@ -284,18 +309,18 @@ impl Launch {
         } else {
             // The first argument gives way to several; the stack stays a multiple of 16.
             let extra = self.script.len() as u64 - 1;
-            top -= (extra * 8).next_multiple_of(16);
-            let (count, rest) = pointers.split_first_chunk::<8>().ok_or(Errno::FAULT)?;
-            let count = u64::from_ne_bytes(*count);
+            top -= (extra * word).next_multiple_of(16);
+            let (count, rest) = pointers.split_at_checked(form.word).ok_or(Errno::FAULT)?;
+            let count = number(count);
             // Without any argument there is none to give way.
-            let (count, rest) = if count == 0 { (1, rest) } else { (count, rest.get(8..).unwrap_or_default()) };
-            changed.extend_from_slice(&(count + extra).to_ne_bytes());
+            let (count, rest) = if count == 0 { (1, rest) } else { (count, rest.get(form.word..).unwrap_or_default()) };
+            push(&mut changed, form, count + extra);
             for text in &self.script {
-                changed.extend_from_slice(&orders.string(text).to_ne_bytes());
+                push(&mut changed, form, orders.string(text));
             }
             changed.extend_from_slice(rest);
         }
-        let mut words = vector.chunks_exact(8).filter_map(|c| c.first_chunk::<8>()).map(|c| u64::from_ne_bytes(*c));
+        let mut words = vector.chunks_exact(form.word).map(number);
         while let (Some(kind), Some(value)) = (words.next(), words.next()) {
             let value = match kind {
                 AT_PHDR => bias.wrapping_add(elf.headers),
@@ -311,26 +336,44 @@ impl Launch {
                 AT_EXECFN => name,
                 _ => value,
             };
-            changed.extend_from_slice(&kind.to_ne_bytes());
-            changed.extend_from_slice(&value.to_ne_bytes());
+            push(&mut changed, form, kind);
+            push(&mut changed, form, value);
             if kind == AT_NULL {
                 break;
             }
         }
         orders.add([loader::JUMP, goal.cast_signed(), top.cast_signed(), 0, 0, 0, 0]);
-        let words: Vec<u8> = orders.words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        let mut words = Vec::new();
+        orders.words.iter().for_each(|w| push(&mut words, form, w.cast_unsigned()));
         if words.len() > loader::ORDERS_BYTES || orders.strings.len() > loader::STRINGS_BYTES {
             return Err(Errno::TOOBIG);
         }
-        Ok(Written { parts: vec![(top, changed), (loader::ORDERS, words), (loader::STRINGS, orders.strings)] })
+        Ok(Written { parts: vec![(top, changed), (form.orders(), words), (form.strings(), orders.strings)] })
     }
 }
 
-/// How far the addresses of a program are moved so that it lies near `base`.
-fn place(elf: &Elf, base: u64, chance: u64) -> u64 {
+/// How far the addresses of a program, or of a dynamic linker, are moved.
+fn place(elf: &Elf, linker: bool, chance: u64) -> u64 {
     if !elf.movable {
         return 0;
     }
+    let (base, pages) = match (elf.compat, linker) {
+        (false, false) => (PROGRAM_BASE, MOVED_PAGES),
+        (false, true) => (LINKER_BASE, MOVED_PAGES),
+        (true, false) => (COMPAT_PROGRAM_BASE, COMPAT_MOVED_PAGES),
+        (true, true) => (COMPAT_LINKER_BASE, COMPAT_MOVED_PAGES),
+    };
     let low = elf.extent().map_or(0, |(low, _)| low);
-    (base + (chance % MOVED_PAGES) * PAGE).next_multiple_of(elf.align()).wrapping_sub(low)
+    (base + (chance % pages) * PAGE).next_multiple_of(elf.align()).wrapping_sub(low)
+}
+
+/// Appends a word of the form's size.
+fn push(bytes: &mut Vec<u8>, form: Form, value: u64) {
+    let word = value.to_le_bytes();
+    bytes.extend_from_slice(word.get(..form.word).unwrap_or(&word));
+}
+
+/// The number that a word is.
+fn number(word: &[u8]) -> u64 {
+    word.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

@@ -107,12 +107,18 @@ struct World {
     /// This process's user and group.
     own: (u32, u32),
     hostname: String,
-    /// The loader: its path, and which file it is.
-    loader: (CString, (u64, u64)),
+    /// The loaders, the native one first: path, and which file it is.
+    loaders: [(CString, (u64, u64)); 2],
     chance: u64,
 }
 
 impl World {
+    /// The path of a loader, and which file it is.
+    fn loader(&self, form: loader::Form) -> &(CString, (u64, u64)) {
+        let [native, compat] = &self.loaders;
+        if form == loader::NATIVE { native } else { compat }
+    }
+
     /// A number that programs cannot foresee well enough to rely on.
     fn chance(&mut self) -> u64 {
         self.chance ^= self.chance << 13;
@@ -212,17 +218,7 @@ fn prepare(scene: &Scene) -> Result<World, Error> {
     for dir in [&listing, &nowhere] {
         std::fs::create_dir(dir).map_err(at("cannot make", dir))?;
     }
-    let program = scene.scratch.join("loader");
-    let path = CString::new(program.as_os_str().as_bytes())
-        .map_err(|e| Error { what: "the store's path holds a zero byte".to_owned(), source: e.into() })?;
-    let image = loader::image(&path).ok_or_else(|| Error {
-        what: format!("the path `{}` is too long", program.display()),
-        source: io::Error::from_raw_os_error(libc::ENAMETOOLONG),
-    })?;
-    std::fs::write(&program, image).map_err(at("cannot write", &program))?;
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o555))
-        .map_err(at("cannot change", &program))?;
-    let found = std::fs::metadata(&program).map_err(at("cannot read", &program))?;
+    let loaders = loaders(scene)?;
     let hard = rlimit::Kind::named("nofile").and_then(rlimit::Kind::hard_limit).unwrap_or(MAX_KNOWN * 2);
     let limit = usize::try_from((hard / 2).min(MAX_KNOWN)).unwrap_or(0);
     let mut view = View::new(&scene.root, listing, limit).map_err(|e| at("cannot open", &scene.root)(e.into()))?;
@@ -246,7 +242,33 @@ fn prepare(scene: &Scene) -> Result<World, Error> {
         sockets: calls::Sockets::default(),
         own: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         hostname: scene.hostname.clone(),
-        loader: (path, (found.dev(), found.ino())),
+        loaders,
         chance: u64::from_ne_bytes(seed) | 1,
     })
+}
+
+/// Writes the loaders.
+fn loaders(scene: &Scene) -> Result<[(CString, (u64, u64)); 2], Error> {
+    let at = |what: &str, path: &std::path::Path| Error::new(format!("{what} `{}`", path.display()));
+    let files = ["loader", "loader-32"].map(|name| scene.scratch.join(name));
+    let path = |file: &PathBuf| {
+        CString::new(file.as_os_str().as_bytes())
+            .map_err(|e| Error { what: "the store's path holds a zero byte".to_owned(), source: e.into() })
+    };
+    let [native, compat] = &files;
+    let paths = [path(native)?, path(compat)?];
+    let texts = [paths[0].as_c_str(), paths[1].as_c_str()];
+    let mut ids = [(0, 0); 2];
+    for ((form, file), id) in [loader::NATIVE, loader::COMPAT].into_iter().zip(&files).zip(&mut ids) {
+        let image = form.image(texts).ok_or_else(|| Error {
+            what: format!("the path `{}` is too long", file.display()),
+            source: io::Error::from_raw_os_error(libc::ENAMETOOLONG),
+        })?;
+        std::fs::write(file, image).map_err(at("cannot write", file))?;
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o555)).map_err(at("cannot change", file))?;
+        let found = std::fs::metadata(file).map_err(at("cannot read", file))?;
+        *id = (found.dev(), found.ino());
+    }
+    let [native, compat] = paths;
+    Ok([(native, ids[0]), (compat, ids[1])])
 }

@@ -3,6 +3,7 @@
 use super::exec::Launch;
 use super::ids::Credentials;
 use super::view::Dir;
+use crate::sys::loader::Form;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -132,6 +133,11 @@ impl Tasks {
         process.program = launch.program_path.clone();
         process.launch = Some(launch);
         true
+    }
+
+    /// The loader that a thread was told to execute.
+    pub(super) fn form_of(&self, tid: i32) -> Option<Form> {
+        self.launches.get(&tid).map(Launch::form)
     }
 
     /// Takes what a process is about to start.

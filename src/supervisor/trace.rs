@@ -144,7 +144,10 @@ impl Trace<'_> {
             }
         }
         let launch = exec::prepare(&mut world, &start, &real, name)?;
-        let place = place_path(tid, registers.stack(), world.loader.0.as_bytes_with_nul())?;
+        let form = launch.form();
+        let caller = if registers.is_compat() { loader::COMPAT } else { loader::NATIVE };
+        let there = caller.path_of(form);
+        let place = place_path(tid, registers.stack(), there, world.loader(form).0.as_bytes_with_nul())?;
         world.view.tasks.launching(tid, launch);
         drop(world);
         registers.set_call(execve, [place, argv, envp, 0, 0, 0]);
@@ -155,16 +158,17 @@ impl Trace<'_> {
     fn executed(&mut self, pid: i32, former: i32) -> bool {
         let mut world = self.world();
         let found = std::fs::metadata(format!("/proc/{pid}/exe"));
-        found.is_ok_and(|m| (m.dev(), m.ino()) == world.loader.1) && world.view.tasks.executed(pid, former)
+        let told = world.view.tasks.form_of(former).map(|form| world.loader(form).1);
+        found.is_ok_and(|m| Some((m.dev(), m.ino())) == told) && world.view.tasks.executed(pid, former)
     }
 }
 
 /// Where in the memory of a thread the path of the loader stands: in the page of the loader that started its program, or,
 /// where that is gone, below its stack.
-fn place_path(tid: i32, stack: u64, path: &[u8]) -> Result<u64, Errno> {
+fn place_path(tid: i32, stack: u64, usual: u64, path: &[u8]) -> Result<u64, Errno> {
     let mut there = vec![0; path.len()];
-    if remote::read_exact(tid, loader::PATH, &mut there).is_ok() && there == path {
-        return Ok(loader::PATH);
+    if remote::read_exact(tid, usual, &mut there).is_ok() && there == path {
+        return Ok(usual);
     }
     // Beyond the bytes below the stack pointer that a function may use.
     let below = (stack.wrapping_sub(256 + path.len() as u64)) & !15;
