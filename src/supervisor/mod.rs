@@ -99,6 +99,9 @@ pub struct Ended {
     pub records: Records,
 }
 
+/// The path of a loader, and which file it is.
+type Loader = (CString, (u64, u64));
+
 /// What the supervisor knows.
 struct World {
     view: View,
@@ -108,13 +111,13 @@ struct World {
     own: (u32, u32),
     hostname: String,
     /// The loaders, the native one first: path, and which file it is.
-    loaders: [(CString, (u64, u64)); 2],
+    loaders: [Loader; 2],
     chance: u64,
 }
 
 impl World {
     /// The path of a loader, and which file it is.
-    fn loader(&self, form: loader::Form) -> &(CString, (u64, u64)) {
+    fn loader(&self, form: loader::Form) -> &Loader {
         let [native, compat] = &self.loaders;
         if form == loader::NATIVE { native } else { compat }
     }
@@ -146,7 +149,8 @@ impl Gate {
 /// its path in the step; what it returns is a report of why that failed. `leash` is readable when the step is to end.
 /// To be called by a process with one thread.
 pub fn run(scene: &Scene, first: impl FnOnce(&Gate) -> Vec<u8>, leash: OwnedFd) -> Result<Ended, Error> {
-    let filter = seccomp::compile(&policy::policy())
+    let times_are_free = !scene.mounts.iter().any(|m| m.read_only && m.owned && matches!(m.source, Source::Path(_)));
+    let filter = seccomp::compile(&policy::policy(times_are_free))
         .map_err(|e| Error { what: "cannot make the supervisor's filter".to_owned(), source: io::Error::other(e) })?;
     let mut world = prepare(scene)?;
     let broken = || Error::new("cannot start a step");
@@ -248,7 +252,7 @@ fn prepare(scene: &Scene) -> Result<World, Error> {
 }
 
 /// Writes the loaders.
-fn loaders(scene: &Scene) -> Result<[(CString, (u64, u64)); 2], Error> {
+fn loaders(scene: &Scene) -> Result<[Loader; 2], Error> {
     let at = |what: &str, path: &std::path::Path| Error::new(format!("{what} `{}`", path.display()));
     let files = ["loader", "loader-32"].map(|name| scene.scratch.join(name));
     let path = |file: &PathBuf| {

@@ -1,10 +1,13 @@
 //! The threads and processes of a step, and what the supervisor keeps for each.
 
+use super::Errno;
 use super::exec::Launch;
 use super::ids::Credentials;
 use super::view::Dir;
 use crate::sys::loader::Form;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What threads share that were made with CLONE_FS.
@@ -30,6 +33,14 @@ pub(super) struct Thread {
     pub(super) surroundings: Shared,
     /// Who it is.
     pub(super) credentials: Arc<Credentials>,
+    /// The directory of links to its descriptors, once it was needed.
+    pub(super) descriptors: Option<Arc<OwnedFd>>,
+}
+
+impl Thread {
+    fn new(process: i32, surroundings: Shared, credentials: Arc<Credentials>) -> Thread {
+        Thread { process, surroundings, credentials, descriptors: None }
+    }
 }
 
 /// A process that is alive.
@@ -58,7 +69,7 @@ impl Tasks {
     /// Takes in the first.
     pub(super) fn first(&mut self, pid: i32, surroundings: Surroundings, credentials: Credentials) {
         let surroundings = Arc::new(Mutex::new(surroundings));
-        self.threads.insert(pid, Thread { process: pid, surroundings, credentials: Arc::new(credentials) });
+        self.threads.insert(pid, Thread::new(pid, surroundings, Arc::new(credentials)));
         self.processes.insert(pid, Process::default());
     }
 
@@ -80,7 +91,7 @@ impl Tasks {
             let program = self.processes.get(&maker.process).map(|p| p.program.clone()).unwrap_or_default();
             self.processes.insert(new, Process { program, launch: None });
         }
-        self.threads.insert(new, Thread { process, surroundings, credentials: maker.credentials });
+        self.threads.insert(new, Thread::new(process, surroundings, maker.credentials));
         match self.waiting.iter().position(|tid| *tid == new) {
             Some(at) => {
                 self.waiting.swap_remove(at);
@@ -128,7 +139,7 @@ impl Tasks {
         // The program has its own, whoever shared it with the process before.
         let surroundings = Arc::new(Mutex::new(lock(&thread.surroundings).clone()));
         let credentials = Arc::clone(&launch.credentials);
-        self.threads.insert(pid, Thread { process: pid, surroundings, credentials });
+        self.threads.insert(pid, Thread::new(pid, surroundings, credentials));
         let process = self.processes.entry(pid).or_default();
         process.program = launch.program_path.clone();
         process.launch = Some(launch);
@@ -151,6 +162,18 @@ impl Tasks {
 
     pub(super) fn process(&self, pid: i32) -> Option<&Process> {
         self.processes.get(&pid)
+    }
+
+    /// The directory of links to a thread's descriptors.
+    pub(super) fn descriptors(&mut self, tid: i32) -> Result<Arc<OwnedFd>, Errno> {
+        let thread = self.threads.get_mut(&tid).ok_or(Errno::SRCH)?;
+        if let Some(fd) = &thread.descriptors {
+            return Ok(Arc::clone(fd));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = Arc::new(openat(CWD, format!("/proc/{tid}/fd"), flags, Mode::empty())?);
+        thread.descriptors = Some(Arc::clone(&fd));
+        Ok(fd)
     }
 
     /// Who a thread is.

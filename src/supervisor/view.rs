@@ -16,7 +16,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Which file: device and inode.
 pub(super) type FileId = (u64, u64);
@@ -190,7 +190,18 @@ pub(super) fn is_dir(mode: u32) -> bool {
 
 /// The path of an open file as the kernel writes it.
 pub(super) fn host_path(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
-    Ok(readlinkat(rustix::fs::CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?.into_bytes())
+    Ok(readlinkat(links()?, fd.as_raw_fd().to_string(), Vec::new())?.into_bytes())
+}
+
+/// The directory of links to this process's descriptors, held open: looking up `/proc/self` each time costs more than most
+/// calls.
+pub(super) fn links() -> Result<BorrowedFd<'static>, Errno> {
+    static LINKS: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(fd) = LINKS.get() {
+        return Ok(fd.as_fd());
+    }
+    let fd = openat(rustix::fs::CWD, "/proc/self/fd", PLACE | OFlags::DIRECTORY, Mode::empty())?;
+    Ok(LINKS.get_or_init(|| fd).as_fd())
 }
 
 impl View {

@@ -5,7 +5,7 @@ use crate::archive::record::Device;
 use crate::supervisor::ids::{Inherited, WRITE, cap, may_delete};
 use crate::supervisor::look::{self, disk_mode, is_directory, look};
 use crate::supervisor::owners::FileId;
-use crate::supervisor::view::{Dir, name_of};
+use crate::supervisor::view::{Dir, links, name_of};
 use rustix::fs::{AtFlags, FileType, RenameFlags};
 use rustix::fs::{linkat as kernel_linkat, mkdirat as kernel_mkdirat, mknodat as kernel_mknodat};
 use rustix::fs::{renameat_with, symlinkat as kernel_symlinkat, unlinkat as kernel_unlinkat};
@@ -217,7 +217,7 @@ impl Call<'_> {
 
     /// By the link to the descriptor, as linking a descriptor itself needs privilege.
     fn link_held(&self, held: &Held, dir: &Dir, name: &[u8]) -> Result<(), Errno> {
-        kernel_linkat(rustix::fs::CWD, held.by_link(), dir, name_of(name), AtFlags::SYMLINK_FOLLOW)
+        kernel_linkat(links()?, held.name(), dir, name_of(name), AtFlags::SYMLINK_FOLLOW)
     }
 
     fn move_name(&mut self, old: (i32, &[u8]), new: (i32, &[u8]), flags: u32) -> Answer {

@@ -22,7 +22,7 @@ use super::walk::{PATH_BYTES, Place, Start};
 use super::{Errno, World};
 use crate::sys::remote;
 use crate::sys::seccomp::{Listener, Notification};
-use rustix::fs::{CWD, Mode, OFlags, Statx, openat, readlinkat};
+use rustix::fs::{Mode, OFlags, Statx, openat, readlinkat};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -138,20 +138,21 @@ impl Call<'_> {
     }
 
     /// What the kernel says that a descriptor of the caller's is.
-    pub(super) fn link_of(&self, fd: i32) -> Result<Vec<u8>, Errno> {
-        if fd < 0 {
-            return Err(Errno::BADF);
-        }
-        match readlinkat(CWD, self.link(fd), Vec::new()) {
+    pub(super) fn link_of(&mut self, fd: i32) -> Result<Vec<u8>, Errno> {
+        let (links, name) = self.link(fd)?;
+        match readlinkat(&links, name, Vec::new()) {
             Ok(link) => Ok(link.into_bytes()),
             Err(Errno::NOENT) => Err(Errno::BADF),
             Err(e) => Err(e),
         }
     }
 
-    /// The link to a descriptor of the caller's.
-    pub(super) fn link(&self, fd: i32) -> String {
-        format!("/proc/{}/fd/{fd}", self.tid)
+    /// The link to a descriptor of the caller's: the directory that it is in, and its name.
+    pub(super) fn link(&mut self, fd: i32) -> Result<(Arc<OwnedFd>, String), Errno> {
+        if fd < 0 {
+            return Err(Errno::BADF);
+        }
+        Ok((self.world.view.tasks.descriptors(self.tid)?, fd.to_string()))
     }
 
     /// The place that a path argument names; `follow`: what a link there leads to.
@@ -207,10 +208,8 @@ impl Call<'_> {
 
     /// A file of the caller's by its descriptor.
     pub(super) fn hold_fd(&mut self, fd: i32) -> Result<OwnedFd, Errno> {
-        if fd < 0 {
-            return Err(Errno::BADF);
-        }
-        let held = match openat(CWD, self.link(fd), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        let (links, name) = self.link(fd)?;
+        let held = match openat(&links, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
             Err(Errno::NOENT) => return Err(Errno::BADF),
             other => other?,
         };
@@ -263,6 +262,12 @@ impl Held {
     pub(super) fn by_link(&self) -> String {
         use std::os::fd::AsRawFd as _;
         format!("/proc/self/fd/{}", self.fd.as_raw_fd())
+    }
+
+    /// The name of that link in the directory of this process's.
+    pub(super) fn name(&self) -> String {
+        use std::os::fd::AsRawFd as _;
+        self.fd.as_raw_fd().to_string()
     }
 
     /// Which file it is, and its kind and mode on disk.

@@ -4,7 +4,8 @@ use super::{AT_FDCWD, Answer, Call, DONE, Errno, Held};
 use crate::supervisor::ids::{WRITE, cap};
 use crate::supervisor::look::{disk_mode, is_directory, kind};
 use crate::supervisor::owners::FileId;
-use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps};
+use crate::supervisor::view::links;
+use rustix::fs::{AtFlags, FileType, Timespec, Timestamps};
 
 const NOFOLLOW: u32 = libc::AT_SYMLINK_NOFOLLOW.cast_unsigned();
 const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
@@ -41,7 +42,7 @@ impl Call<'_> {
         if !mount.is_some_and(|m| m.owned) {
             // The kernel's word counts for what is not of the image.
             let access = rustix::fs::Access::from_bits_retain(wanted);
-            return rustix::fs::accessat(CWD, held.by_link(), access, AtFlags::empty()).and(DONE);
+            return rustix::fs::accessat(links()?, held.name(), access, AtFlags::empty()).and(DONE);
         }
         let (who, seen) = (self.who()?, held.seen(self.world, &found));
         let effective = flags & libc::AT_EACCESS.cast_unsigned() != 0;
@@ -98,7 +99,7 @@ impl Call<'_> {
         };
         let on_disk = disk_mode(mode, directory);
         // Even where the bits on disk stay: that sets the change time.
-        rustix::fs::chmodat(CWD, held.by_link(), on_disk, AtFlags::empty())?;
+        rustix::fs::chmodat(links()?, held.name(), on_disk, AtFlags::empty())?;
         if held.mount.is_none() {
             // A pipe, a socket, a file in memory.
             return DONE;
@@ -126,6 +127,13 @@ pub(in crate::supervisor) fn lchown(call: &mut Call<'_>) -> Answer {
 }
 
 pub(in crate::supervisor) fn fchown(call: &mut Call<'_>) -> Answer {
+    let keeps = |id: u32| id == 0 || id == UNCHANGED;
+    if keeps(call.id(1)) && keeps(call.id(2)) && call.world.owners.is_empty() && call.who()?.can(cap::CHOWN) {
+        // Everything belongs to root already.
+        let host = call.link_of(call.int(0))?;
+        let mount = call.world.view.path_of(&host).and_then(|(m, _)| call.world.view.mounts.get(m));
+        return if mount.is_some_and(|m| m.read_only) { Err(Errno::ROFS) } else { DONE };
+    }
     let held = call.hold_at(call.int(0), b"", EMPTY_PATH)?;
     call.set_owner(&held, call.id(1), call.id(2))
 }
@@ -269,7 +277,7 @@ impl Call<'_> {
             who.may_set_times(held.seen(self.world, &held.look()?), now)?;
         }
         // The link to a descriptor leads to the file itself, be it a link.
-        rustix::fs::utimensat(CWD, held.by_link(), times, AtFlags::empty())?;
+        rustix::fs::utimensat(links()?, held.name(), times, AtFlags::empty())?;
         DONE
     }
 }
@@ -293,7 +301,7 @@ pub(in crate::supervisor) fn truncate(call: &mut Call<'_>) -> Answer {
         _ => return Err(Errno::INVAL),
     }
     let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-    let file = rustix::fs::openat(CWD, held.by_link(), flags, rustix::fs::Mode::empty())?;
+    let file = rustix::fs::openat(links()?, held.name(), flags, rustix::fs::Mode::empty())?;
     rustix::fs::ftruncate(&file, length)?;
     DONE
 }

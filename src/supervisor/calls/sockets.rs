@@ -9,7 +9,7 @@ use crate::supervisor::ids::WRITE;
 use crate::supervisor::look::{disk_mode, look};
 use crate::supervisor::view::name_of;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::AtFlags;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
@@ -145,11 +145,8 @@ pub(in crate::supervisor) fn connect(call: &mut Call<'_>) -> Answer {
 
 impl Call<'_> {
     /// The socket of the first argument, if its addresses are local ones.
-    fn local_socket(&self) -> Result<Option<(u64, OwnedFd)>, Errno> {
-        let link = match rustix::fs::readlinkat(CWD, self.link(self.int(0)), Vec::new()) {
-            Err(Errno::NOENT) => return Err(Errno::BADF),
-            other => other?.into_bytes(),
-        };
+    fn local_socket(&mut self) -> Result<Option<(u64, OwnedFd)>, Errno> {
+        let link = self.link_of(self.int(0))?;
         let text = link.strip_prefix(b"socket:[").and_then(|l| l.strip_suffix(b"]"));
         let inode = text.and_then(|t| std::str::from_utf8(t).ok()).and_then(|t| t.parse().ok());
         let Some(inode) = inode else { return Err(Errno::NOTSOCK) };

@@ -5,7 +5,7 @@ use crate::supervisor::attributes;
 use crate::supervisor::look;
 use crate::supervisor::proc::ProcPlace;
 use crate::supervisor::view::name_of;
-use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, readlinkat as kernel_readlinkat, statx as kernel_statx};
+use rustix::fs::{AtFlags, Statx, StatxFlags, readlinkat as kernel_readlinkat, statx as kernel_statx};
 
 const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
 const NOFOLLOW: u32 = libc::AT_SYMLINK_NOFOLLOW.cast_unsigned();
@@ -93,10 +93,8 @@ impl Call<'_> {
     }
 
     fn look_fd(&mut self, fd: i32, mask: StatxFlags) -> Result<Statx, Errno> {
-        if fd < 0 {
-            return Err(Errno::BADF);
-        }
-        let mut found = match kernel_statx(CWD, self.link(fd), AtFlags::empty(), mask) {
+        let (links, name) = self.link(fd)?;
+        let mut found = match kernel_statx(&links, name, AtFlags::empty(), mask) {
             Err(Errno::NOENT) => return Err(Errno::BADF),
             other => other?,
         };
