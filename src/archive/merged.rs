@@ -262,6 +262,22 @@ impl Merged {
         Ok(all)
     }
 
+    /// What is recorded of the files of this view, by path.
+    ///
+    /// # Errors
+    /// A file-system call fails.
+    pub fn records(&self) -> Result<Records, Error> {
+        let mut all = Records::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            for (path, record) in layer.records.iter() {
+                if self.lookup(path)?.is_some_and(|node| node.layer == index) {
+                    all.insert(path, Record { opaque: false, ..record.clone() });
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// The owner that the file of a layer carries as its mark.
     pub(crate) fn owner_mark(&self, node: &Node) -> Result<Option<(u32, u32)>, Error> {
         let layer = self.layer(node.layer)?;

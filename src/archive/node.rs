@@ -227,6 +227,11 @@ pub(crate) fn mark_owner(fd: impl AsFd, uid: u32, gid: u32) {
     let _ = rustix::fs::fsetxattr(fd, OWNER, format!("{uid}:{gid}").as_bytes(), rustix::fs::XattrFlags::empty());
 }
 
+/// Takes the mark of an owner out of attributes.
+pub(crate) fn take_owner(all: &mut Xattrs) {
+    all.remove(OWNER.as_bytes());
+}
+
 /// The owner that a file is marked with.
 pub(crate) fn owner_mark(fd: impl AsFd) -> rustix::io::Result<Option<(u32, u32)>> {
     let mut value = [0; 32];

@@ -152,7 +152,7 @@ impl Executor<'_> {
         };
         sink.event(&Event::StepUsage { step: key, usage });
         if exit.success() {
-            prepared.collect()?;
+            prepared.collect(None)?;
         }
         self.forget(trusting, site)?;
         for text in &exit.warnings {

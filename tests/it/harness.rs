@@ -206,6 +206,10 @@ impl Lab {
         run.command.current_dir(self.dir()).env("HOME", self.path("home")).env("TMPDIR", self.path("tmp"));
         // Without it, tools look for credentials in `/run/containers`, which may be closed to this user.
         run.command.env("RBUILD_ROOT", self.store()).env("XDG_RUNTIME_DIR", self.path("run"));
+        // All tests with another driver: `RBUILD_TEST_STORAGE_DRIVER=copy cargo test --test it`.
+        if let Some(driver) = std::env::var_os("RBUILD_TEST_STORAGE_DRIVER") {
+            run.command.env("STORAGE_DRIVER", driver);
+        }
         if is_root() {
             run.command.uid(self.user.uid).gid(self.user.gid);
             run.ids = Some((self.user.uid, self.user.gid));

@@ -39,12 +39,16 @@ impl Plain {
     /// Puts what has changed since the tree was settled into the layer directory `top`, over `lower`. What the tree is now
     /// is what the next call compares with, once it was settled.
     ///
+    /// `kept` is what a supervisor of the step kept of the files, and had of them before: each by path, and complete. Then it
+    /// says whose the files are; else that is inherited by the marks that they carry (`docs/records.md`).
+    ///
     /// # Errors
     /// A file cannot be read or copied. `top` is then good for nothing, and so is the tree.
-    pub fn collect(&mut self, lower: &Merged, top: &Path) -> Result<(), Error> {
+    pub fn collect(&mut self, lower: &Merged, top: &Path, kept: Option<&Kept<'_>>) -> Result<(), Error> {
         let new = State::scan(&self.fd).map_err(|(path, e)| self.failed("inspect", &path, e))?;
         let old = std::mem::take(&mut self.state);
         let shared = self.sharing == Sharing::Broken;
+        let forced = kept.map(|kept| kept.changed(&new)).unwrap_or_default();
         let mut transfer = std::mem::take(&mut self.transfer);
         let mut collector = Collector {
             tree: self,
@@ -53,15 +57,17 @@ impl Plain {
             fs: merged::open_fs(top)?,
             records: Records::load(top)?,
             recorded: false,
-            families: families(&old, &new, shared),
+            families: families(&old, &new, shared, &forced),
             // Marks of copies are looked at where something can be inherited.
-            known: if lower.has_records() { known(&old) } else { HashSet::new() },
+            known: if kept.is_none() && lower.has_records() { known(&old) } else { HashSet::new() },
+            kept: kept.map(|kept| kept.after),
+            forced: &forced,
             old: &old,
             new: &new,
             transfer: &mut transfer,
             levels: vec![],
         };
-        for change in Changes::new(&old, &new, shared) {
+        for change in Changes::new(&old, &new, shared, &forced) {
             collector.take(change)?;
         }
         if collector.recorded {
@@ -70,6 +76,24 @@ impl Plain {
         self.transfer = transfer;
         self.state = new;
         Ok(())
+    }
+}
+
+/// What a supervisor of a step keeps of the files of a tree: what their file system cannot store.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept<'k> {
+    /// When the step began.
+    pub before: &'k Records,
+    /// When it had ended.
+    pub after: &'k Records,
+}
+
+impl Kept<'_> {
+    /// Files of which something else is recorded now.
+    fn changed(&self, new: &State) -> HashSet<usize> {
+        let differs = |path: &Path| self.before.get(path) != self.after.get(path);
+        let all = self.before.iter().chain(self.after.iter()).map(|(path, _)| path);
+        all.filter(|path| differs(path)).filter_map(|path| new.find(path)).collect()
     }
 }
 
@@ -89,14 +113,14 @@ struct Family {
 }
 
 /// All families that a step changed.
-fn families(old: &State, new: &State, shared: bool) -> HashMap<Identity, Family> {
+fn families(old: &State, new: &State, shared: bool, forced: &HashSet<usize>) -> HashMap<Identity, Family> {
     let mut all: HashMap<Identity, Family> = HashMap::new();
     let lose = |all: &mut HashMap<Identity, Family>, index: usize| {
         for entry in old.subtree(index).filter_map(|i| old.entry(i)).filter(|e| e.linked) {
             all.entry(entry.identity).or_default().lost += 1;
         }
     };
-    for change in Changes::new(old, new, shared) {
+    for change in Changes::new(old, new, shared, forced) {
         match change {
             Change::Gone { old } => lose(&mut all, old),
             Change::Enter { instead: Some(old), .. } => lose(&mut all, old),
@@ -150,6 +174,9 @@ struct Collector<'a> {
     recorded: bool,
     families: HashMap<Identity, Family>,
     known: HashSet<Identity>,
+    /// What is recorded now, where a supervisor says so.
+    kept: Option<&'a Records>,
+    forced: &'a HashSet<usize>,
     old: &'a State,
     new: &'a State,
     transfer: &'a mut Transfer,
@@ -180,7 +207,7 @@ impl Collector<'_> {
         let path = self.path(self.new.name(new));
         let root = self.levels.is_empty();
         if old.is_some() || root {
-            let touched = old.is_none_or(|old| self.old.touched(old, self.new, new));
+            let touched = old.is_none_or(|old| self.old.touched(old, self.new, new)) || self.forced.contains(&new);
             let known = root.then_some(true);
             let lower = root.then(|| self.lower.layers() > 0);
             self.levels.push(Level { path, in_top: known, lower, touched, dirty: root && touched, kept: true });
@@ -216,19 +243,53 @@ impl Collector<'_> {
         let set = || -> Result<(), Errno> {
             let mut attributes = raw::of_tree(&from)?;
             let copied = node::take_copied(&mut attributes);
+            if self.kept.is_some() {
+                node::take_owner(&mut attributes);
+            }
             let stale = raw::of_layer(&to)?;
             for name in stale.keys().filter(|name| !attributes.contains_key(*name)) {
                 rustix::fs::fremovexattr(&to, name.as_slice())?;
             }
             let basics = Basics::of(&rustix::fs::fstat(&from)?);
             raw::apply(&to, &basics, &self.tree.map, || raw::set_in_layer(&to, &attributes))?;
-            if copied || level.kept && !self.known.is_empty() {
+            if self.kept.is_none() && (copied || level.kept && !self.known.is_empty()) {
                 mark_origin(&to)?;
-                // The mark does not change the time of modification.
             }
             Ok(())
         };
-        set().map_err(|e| self.failed("set the metadata of", path, e))
+        set().map_err(|e| self.failed("set the metadata of", path, e))?;
+        self.note(path, Some(&to))
+    }
+
+    /// Records what a supervisor says of a file of the layer directory, and marks the file as rbuild marks those that it
+    /// makes itself.
+    fn note(&mut self, path: &Path, file: Option<&OwnedFd>) -> Result<(), Error> {
+        let Some(kept) = self.kept else { return Ok(()) };
+        let mut record = kept.get(path).map(|record| Record::clone(record)).unwrap_or_default();
+        if let (Some(file), Some(_)) = (file, record.uid.or(record.gid)) {
+            node::mark_owner(file, record.uid.unwrap_or(0), record.gid.unwrap_or(0));
+        }
+        // Said outright, so that nobody takes the file for one that has the lower one's owner.
+        if !matches!(self.tree.map, IdMap::Ranged { .. }) && self.lower.has_recorded_owner(path)? {
+            record.uid.get_or_insert(0);
+            record.gid.get_or_insert(0);
+        }
+        let old = self.records.get(path);
+        record.opaque = old.is_some_and(|old| old.opaque);
+        record.device = record.device.or(old.and_then(|old| old.device));
+        self.records.insert(path, record);
+        self.recorded = true;
+        Ok(())
+    }
+
+    /// Whether the same is recorded of a file as of the lower one.
+    fn same_record(&self, path: &Path, below: &Node) -> bool {
+        let Some(kept) = self.kept else { return true };
+        let key = |record: Option<&Record>| {
+            let record = record.cloned().unwrap_or_default();
+            (record.uid.unwrap_or(0), record.gid.unwrap_or(0), record.mode, record.device, record.xattrs)
+        };
+        key(kept.get(path).map(|record| &**record)) == key(below.record.as_deref())
     }
 
     /// Whether the directory that is being left has the metadata of the lower one.
@@ -243,7 +304,8 @@ impl Collector<'_> {
         let from = self.tree.open_dir(&path)?;
         let stat = rustix::fs::fstat(&from).map_err(|e| self.failed("inspect", &path, e))?;
         let attributes = raw::of_tree(&from).map_err(|e| self.failed("inspect", &path, e))?;
-        Ok(same_basics(&stat, &below) && self.lower_attributes(&below)? == attributes)
+        let same = same_basics(&stat, &below) && self.same_record(&path, &below);
+        Ok(same && self.lower_attributes(&below)? == attributes)
     }
 
     fn lower_attributes(&self, below: &Node) -> Result<Attributes, Error> {
@@ -296,8 +358,11 @@ impl Collector<'_> {
             false => None,
         };
         match first {
-            Some(first) => rustix::fs::linkat(&self.fs, &first, &self.fs, &path, AtFlags::empty())
-                .map_err(|e| self.failed("link", &path, e))?,
+            Some(first) => {
+                rustix::fs::linkat(&self.fs, &first, &self.fs, &path, AtFlags::empty())
+                    .map_err(|e| self.failed("link", &path, e))?;
+                self.note(&path, None)?;
+            }
             None => {
                 let known = kept || self.known.contains(&entry.identity);
                 self.copy(&path, &stat, &entry, known)?;
@@ -317,18 +382,22 @@ impl Collector<'_> {
         let map = self.tree.map;
         let kind = FileType::from_raw_mode(stat.st_mode);
         let done = match kind {
-            FileType::Symlink => self.symlink(path, &to, name, &basics, &map),
+            FileType::Symlink => self.symlink(path, &to, name, &basics, &map).map(|()| None),
             FileType::Fifo | FileType::Socket => rustix::fs::mknodat(&to, name, kind, Mode::from_raw_mode(0o600), 0)
                 .and_then(|()| raw::apply_named(&to, name, &basics, &map, false))
+                .map(|()| None)
                 .map_err(Into::into),
-            FileType::CharacterDevice | FileType::BlockDevice => self.device(path, &to, name, stat, &basics),
+            FileType::CharacterDevice | FileType::BlockDevice => {
+                self.device(path, &to, name, stat, &basics).map(|()| None)
+            }
             _ => {
                 // Where files may be shared, the next step changes no file of a layer directory either.
                 let shared = self.tree.sharing == Sharing::Broken && entry.kind == Kind::File;
                 self.regular(path, &to, name, &basics, known, shared)
             }
         };
-        done.map_err(|e| self.failed("copy to", path, e))
+        let file: Option<OwnedFd> = done.map_err(|e| self.failed("copy to", path, e))?;
+        self.note(path, file.as_ref())
     }
 
     fn symlink(
@@ -362,21 +431,24 @@ impl Collector<'_> {
         basics: &Basics,
         known: bool,
         shared: bool,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<Option<OwnedFd>> {
         let from = merged::open_file(&self.tree.fd, path)?;
         let mut attributes = raw::of_tree(&from)?;
         let known = node::take_copied(&mut attributes) || known;
+        if self.kept.is_some() {
+            node::take_owner(&mut attributes);
+        }
         let plain = attributes.is_empty() && (self.known.is_empty() || !known);
         if shared && plain && rustix::fs::linkat(&self.tree.fd, path, to, name, AtFlags::empty()).is_ok() {
-            return Ok(());
+            return Ok(None);
         }
         let file = File::from(rustix::fs::openat(to, name, CREATE, Mode::from_raw_mode(0o600))?);
         self.transfer.run(&File::from(from), &file)?;
         raw::apply(&file, basics, &self.tree.map, || raw::set_in_layer(&file, &attributes))?;
-        if known && self.lower.has_records() {
+        if known && self.kept.is_none() && self.lower.has_records() {
             mark_origin(&file)?;
         }
-        Ok(())
+        Ok(Some(file.into()))
     }
 
     /// Whether a file that counts as changed is what the lower layers have: its names or its times of change are others.
@@ -386,7 +458,7 @@ impl Collector<'_> {
             false => None,
         };
         let Some(below) = below else { return Ok(false) };
-        if !same_basics(stat, &below) {
+        if !same_basics(stat, &below) || !self.same_record(path, &below) {
             return Ok(false);
         }
         let failed = |e: std::io::Error| self.failed("read", path, e);

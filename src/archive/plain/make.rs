@@ -274,6 +274,11 @@ fn copy(
 /// Gives a regular file that is shared with a layer directory a copy of its own, under the same name; whoever has it open
 /// keeps the old one. The time of the directory stays. The copy is marked as one, as overlayfs marks what it copies up.
 ///
+/// Which files those are: regular ones with several names that were made before the step began. Files that the step made,
+/// and gave several names, have been made later. Before such a file gets a further name, it is given its own copy, too; so
+/// the names of a lower file come apart exactly where overlayfs would break them. The copy has another inode: what is known
+/// of the file by its inode has to be carried over.
+///
 /// # Errors
 /// It cannot be copied. Then it is what it was.
 pub fn break_link(dir: BorrowedFd<'_>, name: &OsStr, map: &IdMap) -> std::io::Result<()> {

@@ -42,6 +42,7 @@ use super::node;
 use crate::sys::idmap::IdMap;
 use state::State;
 
+pub use collect::Kept;
 pub use make::break_link;
 
 /// Whether files of a tree may be the same as files of layer directories.

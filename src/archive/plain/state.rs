@@ -5,6 +5,7 @@
 
 use rustix::fs::{AtFlags, FileType, StatxFlags};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -148,6 +149,26 @@ impl State {
         OsStr::from_bytes(name.unwrap_or_default())
     }
 
+    /// The place of a path.
+    pub fn find(&self, path: &Path) -> Option<usize> {
+        let mut at = 0;
+        for name in path {
+            let inside = self.subtree(at);
+            let mut child = inside.start + 1;
+            loop {
+                if child >= inside.end {
+                    return None;
+                }
+                if self.name(child) == name {
+                    break;
+                }
+                child = self.subtree(child).end.max(child + 1);
+            }
+            at = child;
+        }
+        (at < self.entries.len()).then_some(at)
+    }
+
     /// The places of a file and of everything below it.
     pub fn subtree(&self, index: usize) -> std::ops::Range<usize> {
         index..self.entries.get(index).map_or(index, |e| e.end as usize)
@@ -207,14 +228,16 @@ pub(super) struct Changes<'a> {
     new: &'a State,
     /// Files that are still in a layer directory count as unchanged, whatever their time of change says.
     shared: bool,
+    /// Files of the new state that count as changed in any case.
+    forced: &'a HashSet<usize>,
     /// For each directory on the way: the next files in the old and the new state, and their ends.
     levels: Vec<[usize; 4]>,
     started: bool,
 }
 
 impl<'a> Changes<'a> {
-    pub fn new(old: &'a State, new: &'a State, shared: bool) -> Self {
-        Changes { old, new, shared, levels: vec![], started: false }
+    pub fn new(old: &'a State, new: &'a State, shared: bool, forced: &'a HashSet<usize>) -> Self {
+        Changes { old, new, shared, forced, levels: vec![], started: false }
     }
 
     fn enter(&mut self, old: Option<usize>, new: usize) {
@@ -277,7 +300,7 @@ impl Iterator for Changes<'_> {
                 self.enter(old, new);
                 return Some(Change::Enter { old, new, instead });
             }
-            if !was.is_some_and(|was| self.same(was, is)) {
+            if self.forced.contains(&new) || !was.is_some_and(|was| self.same(was, is)) {
                 return Some(Change::Put { old: before, new });
             }
         }

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use super::{Glance, Plain, Sharing, break_link};
+use super::{Glance, Kept, Plain, Sharing, break_link};
 use crate::archive::diff::{Times, write_layer};
 use crate::archive::merged::{FS, Merged};
 use crate::archive::record::{Device, Record, Records};
@@ -50,7 +50,7 @@ impl Bench {
         let mut tree = self.tree(Sharing::Never);
         step(tree.root());
         let top = self.top();
-        tree.collect(&self.view(), &top).unwrap();
+        tree.collect(&self.view(), &top, None).unwrap();
         (tree, top)
     }
 
@@ -257,7 +257,7 @@ fn the_next_step_goes_on_with_the_tree() {
     fs::remove_file(tree.root().join("new/y")).unwrap();
     bench.trees += 1;
     let top = bench.top();
-    tree.collect(&bench.view(), &top).unwrap();
+    tree.collect(&bench.view(), &top, None).unwrap();
     assert_eq!(bench.entries(&top), ["etc/", "etc/other=again", "new/", "new/.wh.y="]);
 }
 
@@ -279,7 +279,7 @@ fn one_layer_takes_the_changes_of_several_steps() {
     fs::remove_file(at("new/z")).unwrap();
     write(at("lib/again"), "again");
     fs::write(at("etc/other"), "again").unwrap();
-    tree.collect(&bench.view(), &top).unwrap();
+    tree.collect(&bench.view(), &top, None).unwrap();
     let wanted =
         ["etc/", "etc/other=again", "lib/", "lib/.wh..wh..opq=", "lib/again=again", "new/", "new/x=X", "new/y==new/x"];
     assert_eq!(bench.entries(&top), wanted);
@@ -287,7 +287,7 @@ fn one_layer_takes_the_changes_of_several_steps() {
     fs::remove_dir_all(at("lib")).unwrap();
     fs::remove_dir_all(at("new")).unwrap();
     fs::remove_file(at("etc/other")).unwrap();
-    tree.collect(&bench.view(), &top).unwrap();
+    tree.collect(&bench.view(), &top, None).unwrap();
     assert_eq!(bench.entries(&top), [".wh.lib=", "etc/", "etc/.wh.other="]);
 }
 
@@ -432,7 +432,7 @@ fn a_shared_tree_leaves_the_layers_as_they_are() {
     fs::write(at("etc/new"), "new").unwrap();
     fs::remove_file(at("two")).unwrap();
     let top = bench.top();
-    tree.collect(&bench.view(), &top).unwrap();
+    tree.collect(&bench.view(), &top, None).unwrap();
     assert_eq!(bench.entries(&top), [".wh.two=", "etc/", "etc/conf=changed", "etc/new=new"]);
     assert_eq!(listing(&layer), before);
 }
@@ -447,7 +447,7 @@ fn a_change_in_the_same_moment_is_seen() {
         tree.settle().unwrap();
         // The same size, written at once.
         fs::write(tree.root().join("etc/conf"), format!("c{round:03}")).unwrap();
-        tree.collect(&bench.view(), &top).unwrap();
+        tree.collect(&bench.view(), &top, None).unwrap();
         assert_eq!(fs::read_to_string(top.join("fs/etc/conf")).unwrap(), format!("c{round:03}"));
     }
 }
@@ -467,4 +467,42 @@ fn many_files_need_little_memory() {
     use super::state::Entry;
     // A million files, before and after, with names of 15 bytes: less than 200 MB.
     assert!(2 * (size_of::<Entry>() + 15) * 1_000_000 < 200_000_000, "{} bytes", size_of::<Entry>());
+}
+
+#[test]
+fn what_a_supervisor_kept_is_recorded() {
+    let owner = |uid: u32, gid: u32| Record { uid: Some(uid), gid: Some(gid), ..Record::default() };
+    let mut bench = Bench::new();
+    let layer = bench.layer(base);
+    let mut records = Records::new();
+    records.insert(Path::new("etc/conf"), owner(5, 6));
+    records.insert(Path::new("etc/other"), Record { mode: Some(0o4755), ..Record::default() });
+    records.insert(Path::new("lib"), owner(7, 8));
+    records.insert(Path::new("lib/a"), owner(9, 9));
+    records.save(&layer).unwrap();
+    let mut tree = bench.tree(Sharing::Never);
+    let before = bench.view().records().unwrap();
+    assert_eq!(before.len(), 4);
+    // Nothing on disk says that an owner has changed.
+    let mut after = before.clone();
+    after.remove(Path::new("lib/a"));
+    after.insert(Path::new("lib/sub"), owner(1, 2));
+    after.insert(Path::new("one"), owner(3, 3));
+    after.insert(Path::new("two"), owner(3, 3));
+    after.insert(Path::new("new"), owner(0, 4));
+    fs::write(tree.root().join("new"), "new").unwrap();
+    let top = bench.top();
+    tree.collect(&bench.view(), &top, Some(&Kept { before: &before, after: &after })).unwrap();
+    let wanted = ["lib/", "lib/a=a", "lib/sub/", "new=new", "one=1", "two=1"];
+    assert_eq!(bench.entries(&top), wanted);
+    let records = Records::load(&top).unwrap();
+    let of = |path: &str| records.get(Path::new(path)).map(|r| (r.uid, r.gid)).unwrap_or_default();
+    assert_eq!((of("lib"), of("lib/a"), of("lib/sub")), ((Some(7), Some(8)), (Some(0), Some(0)), (Some(1), Some(2))));
+    assert_eq!((of("one"), of("new")), ((Some(3), Some(3)), (Some(0), Some(4))));
+    // The same again is no change.
+    let mut tree = bench.tree(Sharing::Never);
+    let top = bench.top();
+    tree.settle().unwrap();
+    tree.collect(&bench.view(), &top, Some(&Kept { before: &before, after: &before })).unwrap();
+    assert_eq!(bench.entries(&top), Vec::<String>::new());
 }

@@ -6,7 +6,8 @@
 
 use super::{Driver, Links, Prepared, Root, RootSpec};
 use crate::archive::merged::{Layer, Merged};
-use crate::archive::plain::{Glance, Plain, Sharing};
+use crate::archive::plain::{Glance, Kept, Plain, Sharing};
+use crate::archive::record::Records;
 use crate::snapshot::{Active, Error, Snapshots};
 use crate::store::TempDir;
 use std::collections::BTreeSet;
@@ -131,7 +132,7 @@ impl Driver for Copy {
         }
         tree.plain.settle()?;
         let (top, slot) = (wanted.top.layer(), wanted.top.slot.clone());
-        Ok(Box::new(Copied { tree, lower, top, slot }))
+        Ok(Box::new(Copied { tree, lower, view, top, slot }))
     }
 
     fn prepare_over(
@@ -183,6 +184,8 @@ fn files(view: &Merged, all: &mut BTreeSet<PathBuf>) -> Result<(), Error> {
 struct Copied {
     tree: Tree,
     lower: Merged,
+    /// All that the tree showed when the step began.
+    view: Merged,
     top: PathBuf,
     slot: Slot,
 }
@@ -192,8 +195,18 @@ impl Prepared for Copied {
         Root::Directory { path: self.tree.plain.root().to_owned() }
     }
 
-    fn collect(mut self: Box<Self>) -> Result<(), Error> {
-        self.tree.plain.collect(&self.lower, &self.top)?;
+    fn records(&self) -> Result<Records, Error> {
+        Ok(self.view.records()?)
+    }
+
+    fn collect(mut self: Box<Self>, kept: Option<Records>) -> Result<(), Error> {
+        match &kept {
+            Some(after) => {
+                let before = self.view.records()?;
+                self.tree.plain.collect(&self.lower, &self.top, Some(&Kept { before: &before, after }))?;
+            }
+            None => self.tree.plain.collect(&self.lower, &self.top, None)?,
+        }
         let top = Glance::at(&self.top.join(crate::archive::merged::FS))?;
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Left { tree: self.tree, top });
         Ok(())
@@ -212,7 +225,11 @@ impl Prepared for Over {
         Root::Directory { path: self.root.clone() }
     }
 
-    fn collect(self: Box<Self>) -> Result<(), Error> {
+    fn records(&self) -> Result<Records, Error> {
+        Ok(Records::new())
+    }
+
+    fn collect(self: Box<Self>, _: Option<Records>) -> Result<(), Error> {
         Ok(())
     }
 }

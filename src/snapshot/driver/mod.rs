@@ -26,6 +26,7 @@ use probe::Refused;
 pub use probe::{is_probe, main as probe_main};
 
 use super::{Active, Error, Snapshots};
+use crate::archive::record::Records;
 use crate::store::Store;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -180,10 +181,19 @@ pub trait Prepared: Debug + Send {
     /// Where it is.
     fn root(&self) -> Root;
 
+    /// What is recorded of the files of the root file system when the step begins, by path.
+    ///
+    /// # Errors
+    /// Where a file cannot be looked up.
+    fn records(&self) -> Result<Records, Error>;
+
     /// Puts what the step changed into the top layer directory. To be called when the step and all its processes have
     /// ended, and its mounts are gone.
     ///
+    /// `kept` is what a supervisor of the step, if it had one, kept of the files when the step had ended: complete, for all
+    /// files that the step saw, or for those in the top layer directory where the driver puts them there at once.
+    ///
     /// # Errors
     /// Where a file cannot be read or copied. The top layer directory is then good for nothing.
-    fn collect(self: Box<Self>) -> Result<(), Error>;
+    fn collect(self: Box<Self>, kept: Option<Records>) -> Result<(), Error>;
 }

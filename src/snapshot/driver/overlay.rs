@@ -1,41 +1,59 @@
 //! The overlay driver: layer directories stacked by the kernel's overlayfs, which the step's init mounts.
 
 use super::{Driver, Prepared, Root, RootSpec};
-use crate::archive::merged::FS;
+use crate::archive::merged::{FS, Merged};
+use crate::archive::record::Records;
 use crate::snapshot::{Active, Error, Snapshots};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The driver.
 #[derive(Debug)]
 pub struct Overlay;
 
 #[derive(Debug)]
-struct Stacked(Root);
+struct Stacked {
+    root: Root,
+    /// The layers below; `None` where they are none.
+    lower: Option<Merged>,
+    top: PathBuf,
+}
 
 impl Driver for Overlay {
     fn name(&self) -> &'static str {
         "overlay"
     }
 
-    fn prepare(&self, _: &Snapshots<'_>, wanted: &RootSpec<'_>) -> Result<Box<dyn Prepared>, Error> {
+    fn prepare(&self, snapshots: &Snapshots<'_>, wanted: &RootSpec<'_>) -> Result<Box<dyn Prepared>, Error> {
         let all = wanted.layers.iter().chain(wanted.extra);
         let lowers = all.map(|dir| dir.join(FS)).collect();
         let stub = wanted.stub.map(|dir| dir.join(FS));
-        Ok(Box::new(Stacked(Root::Overlay { lowers, upper: wanted.top.upper(), work: wanted.top.work()?, stub })))
+        let root = Root::Overlay { lowers, upper: wanted.top.upper(), work: wanted.top.work()?, stub };
+        let lower = Some(snapshots.view(wanted.layers)?);
+        Ok(Box::new(Stacked { root, lower, top: wanted.top.layer() }))
     }
 
     fn prepare_over(&self, _: &Snapshots<'_>, directory: &Path, top: &Active) -> Result<Box<dyn Prepared>, Error> {
         let lowers = vec![directory.to_owned()];
-        Ok(Box::new(Stacked(Root::Overlay { lowers, upper: top.upper(), work: top.work()?, stub: None })))
+        let root = Root::Overlay { lowers, upper: top.upper(), work: top.work()?, stub: None };
+        Ok(Box::new(Stacked { root, lower: None, top: top.layer() }))
     }
 }
 
 impl Prepared for Stacked {
     fn root(&self) -> Root {
-        self.0.clone()
+        self.root.clone()
     }
 
-    fn collect(self: Box<Self>) -> Result<(), Error> {
-        Ok(())
+    fn records(&self) -> Result<Records, Error> {
+        let mut all = self.lower.as_ref().map(Merged::records).transpose()?.unwrap_or_default();
+        for (path, record) in Records::load(&self.top)?.iter() {
+            all.insert(path, record.clone());
+        }
+        Ok(all)
+    }
+
+    fn collect(self: Box<Self>, kept: Option<Records>) -> Result<(), Error> {
+        // Files of the top layer directory that it does not name are what inheritance makes of them.
+        Ok(kept.map(|kept| kept.save(&self.top)).transpose().map(drop)?)
     }
 }
