@@ -351,6 +351,8 @@ impl Executor<'_> {
         }
         // What is there at all: the sandbox says what is wrong with a path that leads nowhere.
         let part = tree.view.resolve(&inside, true).ok().filter(|found| found.node.is_some());
+        // Links on the way need not be in a part.
+        let inside = part.as_ref().map_or(inside, |found| found.path.clone());
         let (part, links) = (part.map(|found| found.path).unwrap_or_default(), Links::Own);
         let wanted = RootSpec { layers: &layers, extra: &[], stub: None, top: &active, links, part: &part };
         let prepared = self.snapshots.root(&wanted)?;

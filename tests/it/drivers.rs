@@ -144,6 +144,7 @@ fn root_of(lab: &Lab, flags: &[&str], vars: Vars) -> crate::harness::Done {
         "FROM localhost/busybox\nRUN awk '$2 == \"/\" {kind = $3} END {print \"root:\" kind}' /proc/self/mounts\n";
     let context = lab.context("kind", &[("Dockerfile", steps)]);
     let run = lab.rbuild(flags.iter().chain(&["bud", "--no-cache", "-t", "localhost/kind"])).arg(context);
+    let run = run.env("STORAGE_DRIVER", "");
     vars.iter().fold(run, |run, (name, value)| run.env(name, value)).output()
 }
 

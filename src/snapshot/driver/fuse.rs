@@ -5,10 +5,13 @@
 //! descriptor to the server's socket; with the step's mount namespace the mount goes, and with the mount the server. So
 //! when the server has ended, everything is in the upper directory.
 
+use super::overlay::stacked_records;
 use super::{Driver, Prepared, Root, RootSpec};
+use crate::archive::merged::Merged;
+use crate::archive::record::Records;
 use crate::snapshot::fuse::{Layers, Lower, SOCKET, Server};
 use crate::snapshot::{Active, Error, Snapshots};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The driver.
 #[derive(Debug)]
@@ -17,6 +20,9 @@ pub struct Fuse;
 #[derive(Debug)]
 struct Served {
     root: Root,
+    /// The layers below; `None` where they are none.
+    lower: Option<Merged>,
+    top: PathBuf,
     server: Server,
 }
 
@@ -25,25 +31,25 @@ impl Driver for Fuse {
         "fuse"
     }
 
-    fn prepare(&self, _: &Snapshots<'_>, wanted: &RootSpec<'_>) -> Result<Box<dyn Prepared>, Error> {
+    fn prepare(&self, snapshots: &Snapshots<'_>, wanted: &RootSpec<'_>) -> Result<Box<dyn Prepared>, Error> {
         let all = wanted.stub.into_iter().chain(wanted.layers.iter().chain(wanted.extra).map(|dir| &**dir));
         let mut lowers: Vec<Lower> = all.map(|dir| Lower::Layer(dir.to_owned())).collect();
         lowers.reverse();
-        serve(lowers, wanted.top)
+        serve(lowers, Some(snapshots.view(wanted.layers)?), wanted.top)
     }
 
     fn prepare_over(&self, _: &Snapshots<'_>, directory: &Path, top: &Active) -> Result<Box<dyn Prepared>, Error> {
-        serve(vec![Lower::Directory(directory.to_owned())], top)
+        serve(vec![Lower::Directory(directory.to_owned())], None, top)
     }
 }
 
-fn serve(lowers: Vec<Lower>, top: &Active) -> Result<Box<dyn Prepared>, Error> {
+fn serve(lowers: Vec<Lower>, lower: Option<Merged>, top: &Active) -> Result<Box<dyn Prepared>, Error> {
     let layers = Layers { lowers, upper: top.layer(), work: top.work()? };
     let place = top.mount_place()?;
     let socket = place.with_file_name(SOCKET);
     let server = Server::start(&layers, &socket).map_err(Error::io("cannot serve a file system at", &socket))?;
     let root = Root::Fuse { place, socket, upper: top.upper() };
-    Ok(Box::new(Served { root, server }))
+    Ok(Box::new(Served { root, lower, top: top.layer(), server }))
 }
 
 impl Prepared for Served {
@@ -51,7 +57,12 @@ impl Prepared for Served {
         self.root.clone()
     }
 
-    fn collect(self: Box<Self>) -> Result<(), Error> {
-        self.server.end().map_err(Error::Server)
+    fn records(&self) -> Result<Records, Error> {
+        stacked_records(self.lower.as_ref(), &self.top)
+    }
+
+    fn collect(self: Box<Self>, kept: Option<Records>) -> Result<(), Error> {
+        self.server.end().map_err(Error::Server)?;
+        Ok(kept.map(|kept| kept.save(&self.top)).transpose().map(drop)?)
     }
 }

@@ -39,17 +39,22 @@ impl Driver for Overlay {
     }
 }
 
+/// What is recorded of the files of layers, and of a top layer directory on them.
+pub(super) fn stacked_records(lower: Option<&Merged>, top: &Path) -> Result<Records, Error> {
+    let mut all = lower.map(Merged::records).transpose()?.unwrap_or_default();
+    for (path, record) in Records::load(top)?.iter() {
+        all.insert(path, record.clone());
+    }
+    Ok(all)
+}
+
 impl Prepared for Stacked {
     fn root(&self) -> Root {
         self.root.clone()
     }
 
     fn records(&self) -> Result<Records, Error> {
-        let mut all = self.lower.as_ref().map(Merged::records).transpose()?.unwrap_or_default();
-        for (path, record) in Records::load(&self.top)?.iter() {
-            all.insert(path, record.clone());
-        }
-        Ok(all)
+        stacked_records(self.lower.as_ref(), &self.top)
     }
 
     fn collect(self: Box<Self>, kept: Option<Records>) -> Result<(), Error> {
