@@ -102,9 +102,6 @@ fn own(target: Target<'_>, attrs: &Attrs, map: &IdMap, record: &mut Record) -> R
     if !gid {
         record.gid = Some(attrs.gid);
     }
-    if let (true, Target::Open(fd)) = (record.uid.is_some() || record.gid.is_some(), target) {
-        node::mark_owner(fd, attrs.uid, attrs.gid);
-    }
     if matches!(map, IdMap::Ranged { .. }) {
         let uid = Some(Uid::from_raw(if uid { attrs.uid } else { 0 }));
         let gid = Some(Gid::from_raw(if gid { attrs.gid } else { 0 }));

@@ -23,7 +23,6 @@ use rustix::fs::{FileType, Stat};
 use super::emit::{Data, Emitter};
 use super::error::Error;
 use super::extract::{OPAQUE, WHITEOUT};
-use super::inherit::Inheritance;
 use super::merged::{self, FS, Merged};
 use super::node::{self, Kind, Meta, Node, Time, Xattrs};
 use super::record::{Record, Records};
@@ -58,60 +57,26 @@ pub struct LayerStats {
     pub size: u64,
     /// Entries; 0 means that nothing changed.
     pub entries: u64,
-    /// Files that have another file's owner.
-    pub replaced: Replaced,
-}
-
-/// Files that a step put in the place of files with a recorded owner: they were given that owner.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Replaced {
-    /// How many there are.
-    pub count: u64,
-    /// The first few of them, relative to the root.
-    pub first: Vec<PathBuf>,
 }
 
 /// Writes what the layer directory `upper` changes in `lower` as a tar archive.
-///
-/// Recorded metadata that files keep through overlayfs' copy-up (see `docs/records.md`) is added to the records of
-/// `upper`, so that it reads right as a lower layer later.
 ///
 /// # Errors
 /// A file-system call fails, `out` fails, or a file has a name that means a whiteout in layers.
 pub fn write_layer(upper: &Path, lower: &Merged, times: &Times, out: impl Write) -> Result<LayerStats, Error> {
     let fs = merged::open_fs(upper)?;
-    let (stats, records) = walk(upper, &fs, lower, times, out, Some(Inheritance::new(upper, &fs, lower)))?;
-    if let Some(records) = records {
-        records.save(upper)?;
-    }
-    Ok(stats)
+    let records = Records::load(upper)?;
+    let mut walk = Walk { dir: upper, fs: &fs, lower, records: &records, emitter: Emitter::new(out, *times) };
+    walk.run()?;
+    walk.emitter.finish()
 }
 
-/// The digest of the layer that a finished layer directory makes. All its records are there, so it is only read.
+/// The digest of the layer that a layer directory makes.
 ///
 /// # Errors
 /// As [`write_layer`].
 pub fn layer_digest(dir: &Path, lower: &Merged) -> Result<DiffId, Error> {
-    let fs = merged::open_fs(dir)?;
-    Ok(walk(dir, &fs, lower, &Times::default(), std::io::sink(), None)?.0.diff_id)
-}
-
-/// Writes the layer; returns the records of `dir` too if files inherited some.
-fn walk<'a>(
-    dir: &'a Path,
-    fs: &'a OwnedFd,
-    lower: &'a Merged,
-    times: &Times,
-    out: impl Write,
-    inheritance: Option<Inheritance<'a>>,
-) -> Result<(LayerStats, Option<Records>), Error> {
-    let mut records = Records::load(dir)?;
-    let emitter = Emitter::new(out, *times);
-    let mut walk = Walk { dir, fs, lower, records: &mut records, changed: false, inheritance, emitter };
-    walk.run()?;
-    let (replaced, changed) = (walk.inheritance.map(|i| i.replaced).unwrap_or_default(), walk.changed);
-    let stats = LayerStats { replaced, ..walk.emitter.finish()? };
-    Ok((stats, changed.then_some(records)))
+    Ok(write_layer(dir, lower, &Times::default(), std::io::sink())?.diff_id)
 }
 
 /// Writes a whole tree as a tar archive: for `--squash` and for exports.
@@ -161,11 +126,7 @@ struct Walk<'a, W: Write> {
     dir: &'a Path,
     fs: &'a OwnedFd,
     lower: &'a Merged,
-    records: &'a mut Records,
-    /// Whether `records` has to be saved.
-    changed: bool,
-    /// `None`: the records are complete.
-    inheritance: Option<Inheritance<'a>>,
+    records: &'a Records,
     emitter: Emitter<W>,
 }
 
@@ -329,13 +290,6 @@ impl<W: Write> Walk<'_, W> {
             Some(fd) => node::read_xattrs(fd.as_fd()).map_err(|e| self.failed("read attributes of", path, e))?,
             None => Xattrs::new(),
         };
-        if let (None, Some(inheritance)) = (self.records.get(path), &mut self.inheritance) {
-            let record = inheritance.record(path, stat, fd.as_ref(), below.as_ref(), &xattrs)?;
-            if !record.is_empty() {
-                self.records.insert(path, record);
-                self.changed = true;
-            }
-        }
         let record: Option<Arc<Record>> = self.records.get(path).cloned();
         if let Some(record) = &record {
             xattrs.extend(record.xattrs.clone());

@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::diff::{LayerStats, Replaced, Times};
+use super::diff::{LayerStats, Times};
 use super::error::Error;
 use super::extract::{AUFS, WHITEOUT};
 use super::hashed::HashedWriter;
@@ -161,7 +161,7 @@ impl<W: Write> Emitter<W> {
         let buffered = self.tar.finish().map_err(Error::Output)?;
         let hashing = buffered.into_inner().map_err(|e| Error::Output(e.into_error()))?;
         let (digest, size) = hashing.finish().map_err(Error::Output)?;
-        Ok(LayerStats { diff_id: DiffId(digest), size, entries, replaced: Replaced::default() })
+        Ok(LayerStats { diff_id: DiffId(digest), size, entries })
     }
 }
 

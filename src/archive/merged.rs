@@ -183,20 +183,6 @@ pub(crate) fn opaque_mark(fd: impl AsFd) -> rustix::io::Result<bool> {
     Ok(false)
 }
 
-/// Whether overlayfs made a file as a copy of a lower one.
-pub(crate) fn origin_mark(fd: impl AsFd) -> rustix::io::Result<bool> {
-    use rustix::io::Errno;
-    for name in ["user.overlay.origin", "trusted.overlay.origin"] {
-        let mut value = [0; 256];
-        match rustix::fs::fgetxattr(&fd, name, &mut value) {
-            Ok(_) | Err(Errno::RANGE) => return Ok(true),
-            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(false)
-}
-
 /// The names in an open directory, unsorted.
 pub(crate) fn names(fd: impl AsFd) -> rustix::io::Result<Vec<OsString>> {
     Ok(typed_names(fd)?.into_iter().map(|(name, _)| name).collect())
@@ -246,22 +232,6 @@ impl Merged {
         self.layers.iter().any(|layer| !layer.records.is_empty())
     }
 
-    /// What is recorded of the files of the view: of each path the record of the layer that its file comes from.
-    ///
-    /// # Errors
-    /// A file-system call fails.
-    pub fn recorded(&self) -> Result<Records, Error> {
-        let mut all = Records::new();
-        for (index, layer) in self.layers.iter().enumerate() {
-            for (path, record) in layer.records.iter() {
-                if self.lookup(path)?.is_some_and(|node| node.layer == index) {
-                    all.insert(path, record.clone());
-                }
-            }
-        }
-        Ok(all)
-    }
-
     /// What is recorded of the files of this view, by path.
     ///
     /// # Errors
@@ -276,14 +246,6 @@ impl Merged {
             }
         }
         Ok(all)
-    }
-
-    /// The owner that the file of a layer carries as its mark.
-    pub(crate) fn owner_mark(&self, node: &Node) -> Result<Option<(u32, u32)>, Error> {
-        let layer = self.layer(node.layer)?;
-        open_file(&layer.fs, &node.path)
-            .and_then(node::owner_mark)
-            .map_err(|e| Error::file("read attributes of", &layer.absolute(&node.path))(e))
     }
 
     /// Whether the lower layers have a record of the owner of what is at `path`.

@@ -26,7 +26,6 @@ mod emit;
 pub mod error;
 pub mod extract;
 mod hashed;
-mod inherit;
 pub mod merged;
 pub mod node;
 pub mod plain;

@@ -218,11 +218,11 @@ pub(crate) fn xattr_carried(name: &[u8]) -> bool {
         || (name.starts_with(b"user.") && name.len() > 5 && name != OWNER.as_bytes() && name != COPIED.as_bytes())
 }
 
-/// The mark of a file whose owner is recorded: `uid:gid`. It goes wherever a step moves, links or copies the file, where a
-/// record, which is kept by path, cannot follow.
+/// The mark of a file that has several names and a recorded owner: `uid:gid`. When a step writes to such a file, overlayfs
+/// makes a copy that shares nothing with it, not even the number, but its attributes.
 const OWNER: &str = "user.rbuild.owner";
 
-/// Marks an open file with its recorded owner. A file system that takes no attributes loses no more than moves.
+/// Marks an open file with its recorded owner. A file system that takes no attributes loses the owner of such copies.
 pub(crate) fn mark_owner(fd: impl AsFd, uid: u32, gid: u32) {
     let _ = rustix::fs::fsetxattr(fd, OWNER, format!("{uid}:{gid}").as_bytes(), rustix::fs::XattrFlags::empty());
 }
@@ -232,17 +232,14 @@ pub(crate) fn take_owner(all: &mut Xattrs) {
     all.remove(OWNER.as_bytes());
 }
 
-/// The owner that a file is marked with.
-pub(crate) fn owner_mark(fd: impl AsFd) -> rustix::io::Result<Option<(u32, u32)>> {
+/// The owner that an open file is marked with.
+pub(crate) fn owner_mark(fd: impl AsFd) -> Option<(u32, u32)> {
     let mut value = [0; 32];
-    let length = match rustix::fs::fgetxattr(fd, OWNER, &mut value) {
-        Ok(length) => length,
-        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::RANGE) => return Ok(None),
-        Err(e) => return Err(e),
-    };
+    let length = rustix::fs::fgetxattr(fd, OWNER, &mut value).ok()?;
     // A step may have written anything there.
-    let text = value.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok());
-    Ok(text.and_then(|text| text.split_once(':')).and_then(|(u, g)| Some((u.parse().ok()?, g.parse().ok()?))))
+    let text = std::str::from_utf8(value.get(..length)?).ok()?;
+    let (uid, gid) = text.split_once(':')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
 }
 
 /// The mark of a file in a plain tree that was a layer's, and was given a copy of its own.

@@ -3,7 +3,7 @@
 //! Steps run with the times that they really have; `SOURCE_DATE_EPOCH` and `--timestamp` are applied to what leaves the
 //! build. The result has the bytes that the layer writer would have written for the new times.
 
-use super::diff::{LayerStats, Replaced, Times};
+use super::diff::{LayerStats, Times};
 use super::error::Error;
 use crate::oci::{DiffId, Hashing};
 use std::io::{self, Read, Write};
@@ -21,7 +21,7 @@ pub fn retime(tar: impl Read, times: &Times, out: impl Write) -> Result<LayerSta
     let mut output = Hashing::new(out);
     let entries = copy(&mut input, times, &mut output).map_err(Error::Input)?;
     let (_, digest, size) = output.finish();
-    Ok(LayerStats { diff_id: DiffId(digest), size, entries, replaced: Replaced::default() })
+    Ok(LayerStats { diff_id: DiffId(digest), size, entries })
 }
 
 fn copy(input: &mut impl Read, times: &Times, output: &mut impl Write) -> io::Result<u64> {

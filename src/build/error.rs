@@ -7,7 +7,7 @@ use crate::dockerfile::Span;
 use crate::error::{Classified, Kind};
 use crate::lint;
 use crate::plan;
-use crate::sandbox::{self, RefusedCall};
+use crate::sandbox;
 use crate::snapshot;
 use crate::source;
 use crate::store;
@@ -80,8 +80,6 @@ pub enum Error {
         command: String,
         /// Its exit code.
         code: i32,
-        /// Calls that failed because the pod maps one id only.
-        refused: Vec<RefusedCall>,
         /// A limit of the pod that was reached meanwhile.
         shortage: Option<Shortage>,
     },
@@ -213,15 +211,6 @@ impl Classified for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Error::RunFailed { refused, .. } if !refused.is_empty() => {
-                let calls: Vec<String> =
-                    refused.iter().take(3).map(|r| format!("{} by `{}`", r.call, r.program)).collect();
-                Some(format!(
-                    "this pod maps one user id only, and the kernel refused: {}; allow a range of ids \
-                     (`allowPrivilegeEscalation: true` with newuidmap and /etc/subuid, or `hostUsers: false`)",
-                    calls.join(", ")
-                ))
-            }
             Error::RunFailed { shortage: Some(shortage), .. } | Error::NoSpace { shortage, .. } => {
                 Some(shortage.hint())
             }

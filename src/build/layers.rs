@@ -10,7 +10,6 @@ use crate::archive::{diff, retime, upper::Upper};
 use crate::oci::{Descriptor, DiffId, media};
 use crate::plan::Step;
 use crate::snapshot::Active;
-use crate::ui::Event;
 use std::sync::PoisonError;
 
 impl Executor<'_> {
@@ -34,9 +33,6 @@ impl Executor<'_> {
             .map_err(|e| self.explain_shortage(e.into()))?;
         if stats.entries == 0 && !always {
             return Ok(None);
-        }
-        if let Some(text) = kept_owners(&stats.replaced) {
-            self.around.sink.event(&Event::Warning { text: &text });
         }
         blob.commit(&stats.diff_id.0)?;
         let layer = made_layer(stats.diff_id, stats.size);
@@ -94,22 +90,6 @@ impl Executor<'_> {
         store.remember_compressed(&layer.diff_id, &memo, &Descriptor::new(media::OCI_LAYER, digest, size))?;
         Ok(made_layer(DiffId(digest), size))
     }
-}
-
-/// What the user is told of files whose owner is a guess.
-fn kept_owners(replaced: &diff::Replaced) -> Option<String> {
-    let named: Vec<String> = replaced.first.iter().map(|path| format!("`/{}`", path.display())).collect();
-    let more = match replaced.count.saturating_sub(replaced.first.len() as u64) {
-        0 => String::new(),
-        n => format!(" and {n} more"),
-    };
-    (replaced.count > 0).then(|| {
-        format!(
-            "{}{more}: the step made the file anew; with one id, nothing tells whether it meant to change the owner, so the \
-             owner of the file before is kept",
-            named.join(", ")
-        )
-    })
 }
 
 /// A layer that a step made: it lies uncompressed in the store.

@@ -22,6 +22,7 @@ use super::{
 use crate::archive::{
     content::{self, Memo},
     copy::{self, Item, Tree, tree},
+    record::Records,
     upper::Upper,
 };
 use crate::dockerfile::{self, MountKind, Sharing, ignore::Patterns};
@@ -306,7 +307,12 @@ impl Executor<'_> {
                 let (root, inside) = (prepared.root().into(), PathBuf::new());
                 ready._roots.push(prepared);
                 ready._layers.push(active);
-                sandbox::MountKind::Tree { root, inside, guard: Guard::read_only(volume.read_only) }
+                sandbox::MountKind::Tree {
+                    recorded: Records::default(),
+                    root,
+                    inside,
+                    guard: Guard::read_only(volume.read_only),
+                }
             } else {
                 sandbox::MountKind::Bind { source, inside: PathBuf::new(), guard: Guard::read_only(volume.read_only) }
             };
@@ -357,9 +363,10 @@ impl Executor<'_> {
         let wanted = RootSpec { layers: &layers, extra: &[], stub: None, top: &active, links, part: &part };
         let prepared = self.snapshots.root(&wanted)?;
         let root = prepared.root().into();
+        let recorded = tree.view.records()?;
         ready._roots.push(prepared);
         ready._layers.push(active);
-        Ok(sandbox::MountKind::Tree { root, inside, guard })
+        Ok(sandbox::MountKind::Tree { recorded, root, inside, guard })
     }
 
     /// A part of a build context as a layer directory.

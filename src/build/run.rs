@@ -13,7 +13,7 @@ use super::{
 use crate::dockerfile::MountKind;
 use crate::oci::Platform;
 use crate::plan::{Network, Run, Step};
-use crate::sandbox::{self, Emulator, StepSpec};
+use crate::sandbox::{self, Emulator, Recorded, StepSpec};
 use crate::snapshot::{Links, RootSpec};
 use crate::sys::{limits::Memory, passwd};
 use crate::ui::{Event, StepKey, Stream, Usage};
@@ -82,6 +82,7 @@ impl Executor<'_> {
             part: Path::new(""),
         })?;
         let mut spec = StepSpec::new(prepared.root().into(), argv);
+        spec.recorded = Recorded::of(site.view, &site.active.layer())?;
         spec.env = run.env.iter().chain(&run.proxy_env).map(|(n, v)| (n.into(), v.into())).collect();
         if !run.env.iter().any(|(n, _)| n == "HOME") {
             spec.env.push(("HOME".into(), ids.home.clone().unwrap_or_else(|| "/".into()).into()));
@@ -132,7 +133,7 @@ impl Executor<'_> {
         let [stdout, stderr] = &mut maskers;
         stdout.end(&mut |data| show(Stream::Stdout, data));
         stderr.end(&mut |data| show(Stream::Stderr, data));
-        let exit = exit.map_err(|e| match e.map_text(|text| patterns.text(text)) {
+        let mut exit = exit.map_err(|e| match e.map_text(|text| patterns.text(text)) {
             sandbox::Error::NotStarted { message, code: 126 } if foreign => Error::Foreign {
                 platform: platform.clone(),
                 message,
@@ -152,7 +153,7 @@ impl Executor<'_> {
         };
         sink.event(&Event::StepUsage { step: key, usage });
         if exit.success() {
-            prepared.collect(None)?;
+            prepared.collect(exit.records.take())?;
         }
         self.forget(trusting, site)?;
         for text in &exit.warnings {
@@ -166,21 +167,13 @@ impl Executor<'_> {
             Some(limit) if memory.kills > kills => Some(Shortage::Memory { used: exit.usage.max_rss, limit }),
             _ => self.storage_shortage(),
         };
-        let refused = exit.refused.into_iter();
-        let refused = refused.map(|r| sandbox::RefusedCall { program: patterns.text(&r.program), ..r }).collect();
-        Err(Error::RunFailed { command: patterns.text(&run.argv.join(" ")), code: exit.code, refused, shortage })
+        Err(Error::RunFailed { command: patterns.text(&run.argv.join(" ")), code: exit.code, shortage })
     }
 
     /// The groups of `--group-add`.
     fn add_groups(&self, ids: &mut passwd::UserIds, groups: &[u8]) -> Result<(), Error> {
         for group in &self.request.security.groups {
             let gid = passwd::resolve_chown(&format!(":{group}"), b"", groups)?.1;
-            if !self.snapshots.map().can_own(0, gid) {
-                return Err(Error::Unsupported {
-                    what: format!("`--group-add {group}` in this pod"),
-                    hint: sandbox::ONE_ID_HINT.into(),
-                });
-            }
             if !ids.groups.contains(&gid) {
                 ids.groups.push(gid);
             }

@@ -7,7 +7,7 @@ use crate::archive::merged::Merged;
 use crate::archive::upper::Upper;
 use crate::oci::{ContainerConfig, Platform};
 use crate::plan::Network;
-use crate::sandbox::{self, Guard, HostEntry, Mount, MountKind, Stdin, StepSpec, Stream};
+use crate::sandbox::{self, Guard, HostEntry, Mount, MountKind, Recorded, Stdin, StepSpec, Stream};
 use crate::snapshot::{LayerRef, Links, RootSpec, Snapshots};
 use crate::source::image::{Images, Pull};
 use crate::sys::{idmap::IdMap, passwd};
@@ -153,6 +153,7 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
         part: Path::new(""),
     })?;
     let mut spec = StepSpec::new(prepared.root().into(), argv);
+    spec.recorded = Recorded::of(&view, &active.layer()).map_err(|e| Error::Failed(Box::new(e)))?;
     spec.env = environment(args, config, ids.home.as_deref())?;
     let cwd = args.workingdir.clone().unwrap_or_else(|| config.working_dir.clone());
     spec.cwd = Path::new("/").join(cwd);

@@ -3,8 +3,9 @@
 //! To init: a sealed file in memory on descriptor 3: the length of the JSON text (8 bytes, little endian), the text of an
 //! [`Order`], then the seccomp filters, one after the other. From init: one [`Message`] a line, as JSON, on descriptor 4.
 
-use super::RefusedCall;
 use super::spec::StepSpec;
+use crate::archive::record::Records;
+use crate::supervisor::keeper;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -36,8 +37,8 @@ pub(super) struct Order {
     pub step: StepSpec,
     /// How it is kept apart.
     pub isolation: Isolation,
-    /// Whether id 0 is the only one.
-    pub one_id: bool,
+    /// What init keeps up of files and processes because the pod cannot give it.
+    pub keeps: keeper::Kind,
     /// Whether root of the step is the node's root as far as file permissions go, so that `/proc` needs covers.
     pub node_root: bool,
     /// Text of `/etc/resolv.conf`; `None`: the image's.
@@ -60,8 +61,8 @@ pub(super) enum FilterKind {
     Profile,
     /// It asks the tracer.
     Gate,
-    /// It notifies init of what one id makes fail.
-    OneId,
+    /// It asks init.
+    Keeper,
 }
 
 impl Order {
@@ -117,8 +118,8 @@ pub(super) enum Message {
     Warning(String),
     /// A mount point that had to be made in the upper directory.
     Created(Created),
-    /// A call that one id makes fail.
-    Refused(RefusedCall),
+    /// What is to be recorded of the files of the step's layer.
+    Records(Records),
     /// The command ended.
     Exited {
         /// Code as a shell reports it.
@@ -162,11 +163,11 @@ mod tests {
         let order = Order {
             step,
             isolation: Isolation::Traced,
-            one_id: true,
+            keeps: keeper::Kind::Ids,
             node_root: false,
             resolv_conf: None,
             hosts: Some("x".to_owned()),
-            filters: vec![(FilterKind::Profile, 3), (FilterKind::Gate, 0), (FilterKind::OneId, 2)],
+            filters: vec![(FilterKind::Profile, 3), (FilterKind::Gate, 0), (FilterKind::Keeper, 2)],
             scope_signals: false,
         };
         let mut bytes = order.encode().unwrap();

@@ -8,7 +8,6 @@ mod hidden;
 mod init;
 pub mod isolation;
 mod message;
-mod one_id;
 mod profile;
 mod run;
 mod spec;
@@ -23,12 +22,13 @@ pub use hidden::Hidden;
 pub use init::{is_init, main as init_main};
 pub use run::run;
 pub use spec::{
-    Capability, Device, Guard, HostEntry, Mount, MountKind, Network, PipeFile, ResolvConf, Rlimit, Root, Seccomp,
-    Stdin, StepSpec, Unmasked,
+    Capability, Device, Guard, HostEntry, Mount, MountKind, Network, PipeFile, Recorded, ResolvConf, Rlimit, Root,
+    Seccomp, Stdin, StepSpec, Unmasked,
 };
 pub use stub::make_stub;
 pub use unshare::unshare;
 
+use crate::archive::record::Records;
 use crate::sys::cgroup::Figures;
 use crate::sys::process::Rusage;
 use std::time::Duration;
@@ -53,8 +53,8 @@ pub struct Exit {
     pub usage: Usage,
     /// From the start of the step to its end.
     pub duration: Duration,
-    /// Calls that this pod's single id made fail; empty with a range of ids.
-    pub refused: Vec<RefusedCall>,
+    /// What was kept of the files that the step saw, for the storage driver; `None` where the step failed.
+    pub records: Option<Records>,
     /// What the user should know: fall-backs that change what the step sees.
     pub warnings: Vec<String>,
 }
@@ -96,20 +96,6 @@ pub struct Usage {
     pub read: u64,
     /// Written to storage, in bytes.
     pub written: u64,
-}
-
-/// What lifts the limits of a pod that has one id.
-pub const ONE_ID_HINT: &str = "this pod maps one id only: chown, setuid, setgroups and mknod fail in it; for a range of ids set \
-    `hostUsers: false` with the capability `SYS_ADMIN`, or `allowPrivilegeEscalation: true` with `newuidmap` and \
-    `/etc/subuid` in the builder's image";
-
-/// A system call that changes ids, and that the kernel refused because the pod has one id only.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct RefusedCall {
-    /// The call with its ids: `fchownat to 0:42`.
-    pub call: String,
-    /// Name of the program that made it.
-    pub program: String,
 }
 
 /// A step that could not be run.

@@ -1,8 +1,10 @@
 //! The builder's side of a step: start its init, pass its output on, wait for its end, clean up.
 
 use super::message::{Created, Filter, FilterKind, INIT_NAME, Isolation, Message, Order};
-use super::spec::{Network, Root, Stdin, StepSpec};
-use super::{Cancel, Error, Exit, Stream, Usage, etc, gate, one_id, profile};
+use super::spec::{Network, Root, Seccomp, Stdin, StepSpec};
+use super::{Cancel, Error, Exit, Stream, Usage, etc, gate, profile};
+use crate::archive::record::Records;
+use crate::supervisor::keeper;
 use crate::sys::cgroup::{Cgroup, Figures};
 use crate::sys::idmap::{self, IdMap};
 use crate::sys::landlock::can_scope_signals;
@@ -80,13 +82,16 @@ fn attempt(
 ) -> Result<Option<Exit>, Error> {
     let started = Instant::now();
     let broken = setup("cannot start a step");
-    let one_id = IdMap::current() == IdMap::One;
+    let keeps = match IdMap::current() {
+        IdMap::Ranged { .. } => keeper::Kind::Devices,
+        IdMap::One | IdMap::Plain => keeper::Kind::Ids,
+    };
     let scope_signals = isolation == Isolation::Traced && can_scope_signals();
-    let filters = filters(spec, isolation, one_id, scope_signals)?;
+    let filters = filters(spec, isolation, keeps, scope_signals)?;
     let order = Order {
         step: spec.clone(),
         isolation,
-        one_id,
+        keeps,
         node_root: node_root(),
         resolv_conf: etc::resolv_conf(spec),
         hosts: etc::hosts(spec),
@@ -169,14 +174,20 @@ fn attempt(
 }
 
 /// The filters of a step, in the order in which they are loaded: the profile comes last, since it may refuse loading.
-fn filters(spec: &StepSpec, isolation: Isolation, one_id: bool, scope_signals: bool) -> Result<Vec<Filter>, Error> {
+fn filters(
+    spec: &StepSpec,
+    isolation: Isolation,
+    keeps: keeper::Kind,
+    scope_signals: bool,
+) -> Result<Vec<Filter>, Error> {
     let mut filters = Vec::new();
     let mut add = |kind, policy: &Policy| {
         let invalid = |e: seccomp::Error| Error::Setup { message: e.to_string(), errno: 0, hint: None };
         compile(policy).map(|filter| filters.push((kind, filter))).map_err(invalid)
     };
-    if one_id {
-        add(FilterKind::OneId, &one_id::policy())?;
+    // Who wants no filter gets none but where the step cannot do without.
+    if keeps == keeper::Kind::Ids || spec.seccomp != Seccomp::Unconfined {
+        add(FilterKind::Keeper, &keeper::policy(keeps))?;
     }
     if isolation == Isolation::Traced {
         add(FilterKind::Gate, &gate::policy(!scope_signals))?;
@@ -192,7 +203,7 @@ struct Report {
     failed: Option<Error>,
     proc_refused: bool,
     warnings: Vec<String>,
-    refused: Vec<super::RefusedCall>,
+    records: Option<Records>,
     created: Vec<Created>,
 }
 
@@ -204,7 +215,7 @@ impl Report {
             Message::NotStarted { code, message } => self.failed = Some(Error::NotStarted { message, code }),
             Message::Warning(text) => self.warnings.push(text),
             Message::Created(created) => self.created.push(created),
-            Message::Refused(call) => self.refused.push(call),
+            Message::Records(records) => self.records = Some(records),
             Message::Exited { code, signal } => self.exited = Some((code, signal)),
         }
     }
@@ -235,7 +246,7 @@ impl Report {
             signal,
             usage: Usage::of(rusage, figures),
             duration: started.elapsed(),
-            refused: self.refused,
+            records: self.records,
             warnings: self.warnings,
         }))
     }

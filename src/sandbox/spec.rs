@@ -1,6 +1,7 @@
 //! What a step is: the input of [`run`](super::run).
 
 use super::hidden::Hidden;
+use crate::archive::{self, merged::Merged, record::Records};
 use crate::snapshot;
 use crate::sys::passwd::UserIds;
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,8 @@ pub struct StepSpec {
     pub masked: Vec<PathBuf>,
     /// What is not covered although it usually is.
     pub unmasked: Unmasked,
+    /// What is recorded of the files of the root.
+    pub recorded: Recorded,
 }
 
 impl StepSpec {
@@ -98,7 +101,27 @@ impl StepSpec {
             cpus: Vec::new(),
             masked: Vec::new(),
             unmasked: Unmasked::default(),
+            recorded: Recorded::default(),
         }
+    }
+}
+
+/// What is recorded of the files of a step's root, by path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Of all files that can be seen.
+    pub visible: Records,
+    /// Of those that are in the step's own layer already.
+    pub own: Records,
+}
+
+impl Recorded {
+    /// What `view` shows, of which the layer directory `own` is a part, or will be.
+    ///
+    /// # Errors
+    /// A layer cannot be read.
+    pub fn of(view: &Merged, own: &std::path::Path) -> Result<Recorded, archive::Error> {
+        Ok(Recorded { visible: view.records()?, own: Records::load(own)? })
     }
 }
 
@@ -324,6 +347,8 @@ pub enum MountKind {
     },
     /// A file or directory of another root file system.
     Tree {
+        /// What is recorded of its files.
+        recorded: Records,
         /// That root file system; of an overlay, at least one layer.
         root: Root,
         /// Path in that root file system, resolved inside it; empty for all of it.

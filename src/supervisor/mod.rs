@@ -22,6 +22,7 @@ mod calls;
 mod elf;
 mod exec;
 pub mod ids;
+pub mod keeper;
 mod look;
 pub mod owners;
 mod policy;
@@ -208,7 +209,7 @@ pub fn run(scene: &Scene, first: impl FnOnce(&Gate) -> Vec<u8>, leash: OwnedFd) 
     let mut report = Vec::new();
     // All who could write there are dead.
     let _ = report_read.read_to_end(&mut report);
-    let world = world.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
     let root = world.view.root();
     let records = world.owners.records(root.as_fd(), root.as_fd());
     let records = records.map_err(|e| Error::new("cannot read the step's root directory")(e.into()))?;
@@ -230,7 +231,7 @@ fn prepare(scene: &Scene) -> Result<World, Error> {
         view.mount(mount).map_err(|e| at("cannot show", &mount.target)(e.into()))?;
     }
     let mut owners = Owners::new();
-    owners.load(&scene.records, &*view.root()).map_err(|e| at("cannot read", &scene.root)(e.into()))?;
+    owners.load(&scene.records, &scene.records, &*view.root()).map_err(|e| at("cannot read", &scene.root)(e.into()))?;
     for (mount, mounted) in scene.mounts.iter().zip(view.mounts.iter().skip(1)) {
         let (Source::Memory(file), Some(fd)) = (&mount.source, &mounted.memory) else { continue };
         let found = look::look_at(fd).map_err(|e| at("cannot show", &mount.target)(e.into()))?;

@@ -9,15 +9,17 @@
 //! inode, an owner goes with its file through renames and links. A number that a removed file leaves is given to another
 //! one: so each entry holds the time at which its file was made, and is void for a file of another time. Files of lower
 //! layers keep their inode, under the step's eyes, even when they are copied up, and it is never free: their entries have
-//! no such time, which a copy would change.
+//! no such time, which a copy would change. The exception are files of lower layers with several names: what overlayfs copies
+//! of them has a number of its own. They carry their owner as an attribute, which is looked for where a layer has any.
 
 use crate::archive::Xattrs;
+use crate::archive::node;
 use crate::archive::record::{Device, Record, Records};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Statx, StatxFlags, openat, statx};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +52,7 @@ impl FileId {
 }
 
 type Key = ((u32, u32), u64);
+type Born = Option<(i64, u32)>;
 
 /// What is kept of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -94,7 +97,7 @@ impl Owned {
 #[derive(Debug)]
 struct Entry {
     /// `None`: whatever the inode's time is.
-    born: Option<(i64, u32)>,
+    born: Born,
     owned: Owned,
 }
 
@@ -102,6 +105,12 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct Owners {
     by_file: HashMap<Key, Entry>,
+    /// Numbers that are another name's of a file with an entry of its own number: overlayfs gives a link to what it has just
+    /// copied up the number of the copy.
+    aliases: HashMap<Key, (Born, Key)>,
+    /// Whether lower layers have recorded files with several names. Then no entry is ever dropped: its file may have a mark
+    /// that is no longer true.
+    linked: bool,
 }
 
 impl Owners {
@@ -120,21 +129,24 @@ impl Owners {
         self.by_file.len()
     }
 
-    /// Takes in what layers recorded: `records` has what counts for each path, and `root` is the root directory as the step
-    /// sees it. Paths that are not there are left out.
+    /// Takes in what layers recorded: `visible` has what counts for each path, and `root` is the root directory as the step
+    /// sees it. Paths that are not there are left out. Those that `own` names, too, are of the step's own layer.
     ///
     /// # Errors
     /// A file cannot be looked up.
-    pub fn load(&mut self, records: &Records, root: impl AsFd) -> rustix::io::Result<()> {
-        for (path, record) in records.iter() {
+    pub fn load(&mut self, visible: &Records, own: &Records, root: impl AsFd) -> rustix::io::Result<()> {
+        for (path, record) in visible.iter() {
             let owned = Owned::of(record);
             if owned == Owned::default() {
                 continue;
             }
-            match statx(&root, at(path), AtFlags::SYMLINK_NOFOLLOW, ID) {
+            match statx(&root, at(path), AtFlags::SYMLINK_NOFOLLOW, ID | StatxFlags::TYPE | StatxFlags::NLINK) {
                 Ok(stat) => {
-                    let key = FileId::of(&stat).key();
-                    self.by_file.insert(key, Entry { born: None, owned });
+                    let regular = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile;
+                    self.linked |= regular && stat.stx_nlink > 1 && own.get(path).is_none();
+                    let id = FileId::of(&stat);
+                    let born = id.born.filter(|_| own.get(path).is_some());
+                    self.by_file.insert(id.key(), Entry { born, owned });
                 }
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
                 Err(e) => return Err(e),
@@ -145,20 +157,55 @@ impl Owners {
 
     /// What is kept of a file.
     pub fn get(&self, file: &FileId) -> Option<&Owned> {
-        let entry = self.by_file.get(&file.key())?;
+        let entry = self.by_file.get(&self.key(file))?;
         (entry.born.is_none() || file.born.is_none() || entry.born == file.born).then_some(&entry.owned)
     }
 
     /// Changes what is kept of a file.
     pub fn change(&mut self, file: &FileId, change: impl FnOnce(&mut Owned)) {
+        let key = self.key(file);
         if self.get(file).is_none() {
-            self.by_file.insert(file.key(), Entry { born: file.born, owned: Owned::default() });
+            self.by_file.insert(key, Entry { born: file.born, owned: Owned::default() });
         }
-        if let Some(entry) = self.by_file.get_mut(&file.key()) {
+        if let Some(entry) = self.by_file.get_mut(&key) {
             change(&mut entry.owned);
-            if entry.owned == Owned::default() {
-                self.by_file.remove(&file.key());
+            if entry.owned == Owned::default() && !self.linked {
+                self.by_file.remove(&key);
             }
+        }
+    }
+
+    fn key(&self, file: &FileId) -> Key {
+        match self.aliases.get(&file.key()) {
+            Some((born, key)) if *born == file.born => *key,
+            _ => file.key(),
+        }
+    }
+
+    /// `link` is a new name of `file`.
+    pub fn linked(&mut self, file: &FileId, link: &FileId) {
+        let key = self.key(file);
+        if link.key() != key {
+            self.aliases.insert(link.key(), (link.born, key));
+        }
+    }
+
+    /// Whether a file without an entry may be one for [`Owners::adopt`].
+    pub fn has_linked(&self) -> bool {
+        self.linked
+    }
+
+    /// Takes in a file without an entry if it is a copy of one with several names. `open` opens it for reading.
+    pub fn adopt(&mut self, stat: &Statx, open: impl FnOnce() -> rustix::io::Result<OwnedFd>) {
+        let regular = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile;
+        let file = FileId::of(stat);
+        if self.linked
+            && regular
+            && stat.stx_nlink == 1
+            && self.get(&file).is_none()
+            && let Some((uid, gid)) = open().ok().and_then(node::owner_mark)
+        {
+            self.change(&file, |owned| (owned.uid, owned.gid) = (uid, gid));
         }
     }
 
@@ -168,14 +215,14 @@ impl Owners {
     ///
     /// # Errors
     /// A file-system call fails.
-    pub fn records(&self, names: BorrowedFd<'_>, view: BorrowedFd<'_>) -> rustix::io::Result<Records> {
+    pub fn records(&mut self, names: BorrowedFd<'_>, view: BorrowedFd<'_>) -> rustix::io::Result<Records> {
         let mut records = Records::new();
         if self.is_empty() {
             return Ok(records);
         }
         let mut pending = vec![PathBuf::new()];
         while let Some(path) = pending.pop() {
-            self.note(&path, view, &mut records)?;
+            self.note(&path, names, view, &mut records)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let directory = openat(names, at(&path), flags, Mode::empty())?;
             for entry in Dir::read_from(&directory)? {
@@ -193,21 +240,37 @@ impl Owners {
                         let stat = statx(names, &below, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)?;
                         match FileType::from_raw_mode(stat.stx_mode.into()) {
                             FileType::Directory => pending.push(below),
-                            _ => self.note(&below, view, &mut records)?,
+                            _ => self.note(&below, names, view, &mut records)?,
                         }
                     }
-                    _ => self.note(&below, view, &mut records)?,
+                    _ => self.note(&below, names, view, &mut records)?,
                 }
             }
         }
         Ok(records)
     }
 
-    fn note(&self, path: &Path, view: BorrowedFd<'_>, records: &mut Records) -> rustix::io::Result<()> {
-        match statx(view, at(path), AtFlags::SYMLINK_NOFOLLOW, ID) {
+    fn note(
+        &mut self,
+        path: &Path,
+        names: BorrowedFd<'_>,
+        view: BorrowedFd<'_>,
+        records: &mut Records,
+    ) -> rustix::io::Result<()> {
+        match statx(view, at(path), AtFlags::SYMLINK_NOFOLLOW, ID | StatxFlags::TYPE | StatxFlags::NLINK) {
             Ok(stat) => {
+                let regular = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile;
+                let open =
+                    || openat(names, at(path), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+                if self.linked && regular {
+                    self.adopt(&stat, open);
+                }
                 if let Some(owned) = self.get(&FileId::of(&stat)) {
-                    records.insert(path, owned.record());
+                    let record = owned.record();
+                    if regular && stat.stx_nlink > 1 && (record.uid.is_some() || record.gid.is_some()) {
+                        node::mark_owner(open()?, owned.uid, owned.gid);
+                    }
+                    records.insert(path, record);
                 }
                 Ok(())
             }
@@ -249,7 +312,7 @@ mod tests {
         before.insert(Path::new("d/c"), owner(3, 0));
         before.insert(Path::new("gone"), owner(4, 4));
         let mut owners = Owners::new();
-        owners.load(&before, &root).unwrap();
+        owners.load(&before, &Records::new(), &root).unwrap();
         assert_eq!(owners.len(), 2);
 
         fs::rename(path("a"), path("d/moved")).unwrap();

@@ -372,6 +372,15 @@ pub fn kill(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// Kills every process but this one, which is the first of a pid namespace, and waits until they are gone.
+pub fn end_all() {
+    kill(-1, libc::SIGKILL);
+    // SAFETY: no status is asked for.
+    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::__WALL) } != -1
+        || io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
+}
+
 /// Replaces this process by a program. Returns only on failure.
 pub fn exec(path: &std::ffi::CStr, argv: &[CString], env: &[CString]) -> io::Error {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
@@ -399,6 +408,21 @@ pub fn group_of(pid: i32) -> Option<i32> {
         -1 => None,
         group => Some(group),
     }
+}
+
+/// A copy of a descriptor of another process. Filters may refuse the call.
+pub fn descriptor_of(pid: i32, number: RawFd) -> io::Result<OwnedFd> {
+    let take = |fd: libc::c_long| -> io::Result<OwnedFd> {
+        match RawFd::try_from(fd) {
+            // SAFETY: the kernel has just made this descriptor for us.
+            Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: plain calls.
+    let process = take(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: as above.
+    take(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
 }
 
 /// Sends a descriptor to the process at the other end.

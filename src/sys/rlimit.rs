@@ -80,6 +80,30 @@ pub fn cpus() -> Vec<usize> {
         .unwrap_or_default()
 }
 
+/// The number that a process carries in the place of a limit that Linux does not use (`RLIMIT_LOCKS`); `None` where the
+/// limit is as it always is, unlimited. Children have the number of their parent, and `execve` keeps it.
+pub fn mark(pid: i32) -> io::Result<Option<u64>> {
+    // SAFETY: plain data, which the kernel fills in.
+    let (answer, limit) = unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        (libc::prlimit(pid, libc::RLIMIT_LOCKS, std::ptr::null(), &mut limit), limit)
+    };
+    match answer {
+        0 => Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives a process another number.
+pub fn set_mark(pid: i32, number: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: number, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the struct lives during the call, and the kernel only reads it.
+    match unsafe { libc::prlimit(pid, libc::RLIMIT_LOCKS, &limit, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

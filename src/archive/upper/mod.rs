@@ -273,7 +273,13 @@ impl<'a> Upper<'a> {
         done.map_err(|e| self.failed("link", path, e))?;
         self.forget(path);
         match self.records.get(target).cloned() {
-            Some(record) => self.records.insert(path, (*record).clone()),
+            Some(record) => {
+                if node.is_file() && (record.uid.is_some() || record.gid.is_some()) {
+                    let file = merged::open_file(&to, Path::new(&name)).map_err(|e| self.failed("open", path, e))?;
+                    super::node::mark_owner(file, record.uid.unwrap_or(0), record.gid.unwrap_or(0));
+                }
+                self.records.insert(path, (*record).clone());
+            }
             None => self.records.remove(path),
         }
         Ok(())
@@ -482,9 +488,8 @@ impl<'a> Upper<'a> {
         }
         fill(&mut file)?;
         let made = attrs::created_mode(mode);
-        let mut record = attrs::apply(Target::Open(file.as_fd()), kind, attrs, &self.map, made)
+        let record = attrs::apply(Target::Open(file.as_fd()), kind, attrs, &self.map, made)
             .map_err(|e| self.failed("set the metadata of", path, e))?;
-        self.own_outright(path, attrs, &mut record)?;
         self.records.insert(path, record);
         Ok(())
     }
@@ -512,19 +517,9 @@ impl<'a> Upper<'a> {
         if parent.lower {
             self.forget(path);
         }
-        let mut record = attrs::apply(Target::Named(fd.as_fd(), &name), kind, attrs, &self.map, None)
+        let record = attrs::apply(Target::Named(fd.as_fd(), &name), kind, attrs, &self.map, None)
             .map_err(|e| self.failed("set the metadata of", path, e))?;
-        self.own_outright(path, attrs, &mut record)?;
         self.records.insert(path, record);
-        Ok(())
-    }
-
-    /// Records the owner of a file that lies where a lower layer has recorded one, though the disk holds it: a file without
-    /// a record that replaces a recorded one is taken for a step's, which may mean to keep the owner.
-    fn own_outright(&self, path: &Path, attrs: &Attrs, record: &mut Record) -> Result<(), Error> {
-        if (record.uid.is_none() || record.gid.is_none()) && self.lower.has_recorded_owner(path)? {
-            (record.uid, record.gid) = (Some(attrs.uid), Some(attrs.gid));
-        }
         Ok(())
     }
 

@@ -3,9 +3,11 @@
 use super::super::message::{Filter, FilterKind, Order};
 use super::super::spec::{Stdin, StepSpec};
 use super::Failure;
+use crate::supervisor::keeper::{Keeper, Kind};
 use crate::sys;
 use crate::sys::process::{Fork, exec, exit_now, fork};
 use crate::sys::seccomp::Listener;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
@@ -13,6 +15,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where programs are looked for when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -34,14 +37,13 @@ pub(super) enum NotStarted {
 pub(super) struct Started {
     /// Its pid.
     pub(super) pid: i32,
-    /// Where its calls are reported that one id makes fail.
-    pub(super) listener: Option<Listener>,
 }
 
 /// Starts the command. `adopt`, where there is one, is called with its pid before it does anything.
 pub(super) fn start(
     order: &Order,
     filters: &[Filter],
+    keeper: &Arc<Keeper>,
     adopt: Option<&mut dyn FnMut(i32) -> io::Result<()>>,
 ) -> Result<Started, NotStarted> {
     let other = |e: io::Error| {
@@ -64,6 +66,9 @@ pub(super) fn start(
         }
         Fork::Parent(pid) => {
             drop((write, go_read, theirs));
+            // From its first call on: even starting the program is one that is asked about.
+            let keeper = keeper.clone();
+            std::thread::Builder::new().name("keeper".into()).spawn(move || attend(&keeper, &ours)).map_err(other)?;
             if let Some(adopt) = adopt {
                 adopt(pid).and_then(|()| go_write.write_all(&[1])).map_err(|e| {
                     sys::process::kill(pid, libc::SIGKILL);
@@ -74,13 +79,38 @@ pub(super) fn start(
             // The pipe closes when the program starts.
             let mut report = Vec::new();
             read.read_to_end(&mut report).map_err(other)?;
-            let listener = sys::process::receive_descriptor(&ours).ok().flatten().map(Listener::new);
             match NotStarted::decode(&report) {
-                None => Ok(Started { pid, listener }),
+                None => Ok(Started { pid }),
                 Some(error) => Err(error),
             }
         }
     }
+}
+
+/// Answers the calls of the step as soon as its first process has handed over where they arrive.
+fn attend(keeper: &Keeper, child: &UnixStream) {
+    // A directory of its own: the keeper may have to change into that of a process.
+    if sys::process::unshare(rustix::thread::UnshareFlags::FS).is_err() {
+        return;
+    }
+    let ready = loop {
+        let mut fds = [PollFd::new(child, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other,
+        }
+    };
+    if let (Ok(_), Ok(Some(listener))) = (ready, sys::process::receive_descriptor(child)) {
+        keeper.serve(&Listener::new(listener));
+    }
+}
+
+fn no_listener(e: &io::Error) -> Failure {
+    let failure = Failure::new(format!("cannot watch the calls of the step: {e}"), e.raw_os_error().unwrap_or(0));
+    failure.hint(
+        "where a pod has one id, owners of files are kept by a seccomp listener, which needs Linux 5.5 and a seccomp profile \
+         that allows `seccomp`",
+    )
 }
 
 impl NotStarted {
@@ -149,12 +179,13 @@ fn prepare(order: &Order, filters: &[Filter], init: &UnixStream) -> Result<(), F
     // While there is still the privilege to load one without no_new_privs.
     for (kind, filter) in filters {
         match kind {
-            // Only for better messages: kernels before 5.5 do without.
-            FilterKind::OneId => {
-                if let Ok(listener) = sys::seccomp::load_with_listener(filter) {
-                    let _ = sys::process::send_descriptor(init, listener.as_fd());
-                }
-            }
+            FilterKind::Keeper => match sys::seccomp::load_with_patient_listener(filter) {
+                Ok(listener) => sys::process::send_descriptor(init, listener.as_fd())
+                    .context(|| "cannot hand over the seccomp listener".to_owned())?,
+                // With real ids only device nodes need it.
+                Err(_) if order.keeps == Kind::Devices => {}
+                Err(e) => return Err(no_listener(&e)),
+            },
             FilterKind::Gate | FilterKind::Profile => {
                 sys::seccomp::load(filter).context(|| "cannot load the seccomp filter".to_owned())?;
             }
@@ -196,14 +227,8 @@ fn change_user(order: &Order) -> Result<(), Failure> {
     let failure = |call: &str, e: &io::Error| {
         Failure::new(format!("cannot become user {}:{}: {call}: {e}", ids.uid, ids.gid), e.raw_os_error().unwrap_or(0))
     };
-    if order.one_id {
-        // Not tried: the filter would report the call to init, which waits for us to start.
-        let (call, id) = if ids.gid == 0 { ("setresuid", ids.uid) } else { ("setresgid", ids.gid) };
-        if id != 0 {
-            return Err(failure(&format!("{call}({id})"), &io::Error::from_raw_os_error(libc::EINVAL))
-                .hint(super::super::ONE_ID_HINT));
-        }
-        // setgroups is refused for good, and there is no group to join anyway.
+    if order.keeps == Kind::Ids {
+        // To the keeper the process has these ids already.
         return Ok(());
     }
     sys::caps::become_user(ids.uid, ids.gid, Some(&ids.groups)).map_err(|(call, e)| {

@@ -157,16 +157,15 @@ impl Composed {
         let _ = unlinkat(&self.store, &name, AtFlags::REMOVEDIR);
     }
 
+    /// The pod's own proc.
+    pub(super) fn real(&self) -> io::Result<OwnedFd> {
+        self.real.try_clone()
+    }
+
     /// The children of this process.
     pub(super) fn children(&self) -> Vec<i32> {
         let file = openat(&self.real, "thread-self/children", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let text = file.map(|f| io::read_to_string(std::fs::File::from(f)).unwrap_or_default()).unwrap_or_default();
         text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
-    }
-
-    /// The name of the program that a process runs.
-    pub(super) fn program(&self, pid: i32) -> Option<String> {
-        let file = openat(&self.real, format!("{pid}/comm"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        io::read_to_string(std::fs::File::from(file)).ok().map(|t| t.trim_end().to_owned())
     }
 }

@@ -5,6 +5,7 @@
 use super::super::message::{Message, Order};
 use super::rootfs::Root;
 use super::{Context as _, Failure, Reporter};
+use crate::supervisor::keeper::Kind;
 use crate::sys::mount::{self, Attributes};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, symlinkat, unlinkat};
 use std::ffi::OsStr;
@@ -67,7 +68,7 @@ fn terminals(at: BorrowedFd<'_>, order: &Order, reporter: &mut Reporter) -> Resu
     let attributes = Attributes { no_suid: true, no_exec: true, ..Attributes::default() };
     // Always an instance of its own, since Linux 4.7.
     let mut options = vec![("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
-    if order.one_id {
+    if order.keeps == Kind::Ids {
         // Group `tty` does not exist here.
         options.pop();
     }

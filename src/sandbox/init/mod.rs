@@ -8,6 +8,7 @@ mod command;
 mod composed;
 mod device;
 mod foreign;
+mod kept;
 mod mounts;
 mod proc;
 mod reap;
@@ -137,9 +138,10 @@ fn live(order: Order, filters: Vec<Filter>, reporter: &mut Reporter, leash: Owne
         None => None,
     };
     let root = rootfs::mount(&order)?;
-    let composed = rootfs::populate(&root, &order, &proc, reporter)?;
+    let mut owners = kept::load(&order, &root)?;
+    let composed = rootfs::populate(&root, &order, &proc, &mut owners, reporter)?;
     sys::mount::pivot(root.top()).context(|| "cannot change the root of the step".to_owned())?;
-    drop(root);
+    let kept = kept::prepare(&order, owners, root, composed.as_ref())?;
     rustix::system::sethostname(order.step.hostname.as_bytes())
         .context(|| format!("cannot set the host name `{}`", order.step.hostname))?;
     if order.step.network == super::Network::None {
@@ -151,5 +153,5 @@ fn live(order: Order, filters: Vec<Filter>, reporter: &mut Reporter, leash: Owne
         up.context(|| "cannot switch the loopback interface on".to_owned())?;
     }
     sys::caps::set_undumpable();
-    reap::supervise(&order, &filters, composed, reporter, leash)
+    reap::supervise(&order, &filters, &kept, composed, reporter, leash)
 }

@@ -1,12 +1,13 @@
 //! What a step has mounted beyond what every container has: mounts and devices that it asks for, and covers.
 
-use super::super::message::Message;
 use super::super::spec::{Device, Guard, Mount, MountKind};
 use super::rootfs::{self, Root};
 use super::{Context as _, Failure, Reporter, device};
+use crate::archive::record::Records;
+use crate::supervisor::owners::{self, FileId, Owners};
 use crate::sys::fs::{Missing, resolve};
 use crate::sys::mount::{self, Attributes};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat, statx};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -15,7 +16,7 @@ use std::path::Path;
 pub(super) fn further(
     root: &Root,
     wanted: &Mount,
-    one_id: bool,
+    kept: Option<&mut Owners>,
     dev: BorrowedFd<'_>,
     reporter: &mut Reporter,
 ) -> Result<(), Failure> {
@@ -26,21 +27,19 @@ pub(super) fn further(
                 .context(|| format!("cannot open `{}`", source.display()))?;
             show(root, &wanted.target, from, inside, *guard, reporter)
         }
-        MountKind::Tree { root: tree, inside, guard } => {
+        MountKind::Tree { recorded, root: tree, inside, guard } => {
             let (top, _) =
                 rootfs::open(tree).map_err(|f| Failure { message: format!("{}: {}", what(), f.message), ..f })?;
+            if let Some(kept) = kept {
+                kept.load(recorded, &Records::new(), top.as_fd()).context(what)?;
+            }
             show(root, &wanted.target, top, inside, *guard, reporter)
         }
         MountKind::Secret { content, mode, uid, gid } => {
             let target = root.mount_point(&wanted.target, Missing::File, reporter)?;
-            let mut owner = ((*uid, *gid) != (0, 0)).then_some((*uid, *gid));
-            if one_id && owner.take().is_some() {
-                // The kernel knows no other id, so neither is there a process that could be told apart by it.
-                reporter.send(&Message::Warning(format!(
-                    "`{}` belongs to 0:0 in place of {uid}:{gid}: this pod maps one id only",
-                    wanted.target.display()
-                )));
-            }
+            let owner = ((*uid, *gid) != (0, 0)).then_some((*uid, *gid));
+            // The kernel knows no other id where owners are kept.
+            let (owner, noted) = if kept.is_some() { (None, owner) } else { (owner, None) };
             let attributes = Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: true };
             let shown = device::Shown { content: content.bytes(), mode: *mode, owner, attributes };
             device::show_file(dev, &shown, target.as_fd()).map_err(|f| {
@@ -51,7 +50,13 @@ pub(super) fn further(
                     }
                     _ => failure,
                 }
-            })
+            })?;
+            if let (Some(kept), Some((uid, gid))) = (kept, noted) {
+                let file = resolve(root.top(), &wanted.target).context(what)?;
+                let stat = statx(&file, "", AtFlags::EMPTY_PATH, owners::ID).context(what)?;
+                kept.change(&FileId::of(&stat), |owned| (owned.uid, owned.gid) = (uid, gid));
+            }
+            Ok(())
         }
         MountKind::Tmpfs { size, mode, guard } => {
             let target = root.mount_point(&wanted.target, Missing::Directory, reporter)?;

@@ -1,13 +1,12 @@
 //! Staying until the command has ended.
 
 use super::super::message::{Filter, Message, Order};
-use super::super::{RefusedCall, one_id};
 use super::command::{self, NotStarted, Started};
 use super::composed::Composed;
+use super::kept::Kept;
 use super::tracees::Tracees;
 use super::{Context as _, Failure, Reporter};
 use crate::sys::process::{self, Status};
-use crate::sys::seccomp::Listener;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -23,13 +22,12 @@ const FORWARDED: [Signal; 7] = [
     Signal::SIGUSR2,
     Signal::SIGWINCH,
 ];
-/// How many different refused calls are reported.
-const MAX_REFUSED: usize = 16;
 
 /// Runs the command and stays until it has ended, and with it all that it left running.
 pub(super) fn supervise(
     order: &Order,
     filters: &[Filter],
+    kept: &Kept,
     composed: Option<Composed>,
     reporter: &mut Reporter,
     leash: OwnedFd,
@@ -61,7 +59,7 @@ pub(super) fn supervise(
         Ok(())
     };
     let adopt = traced.then_some(&mut adopt as &mut dyn FnMut(i32) -> std::io::Result<()>);
-    let started = match command::start(order, filters, adopt) {
+    let started = match command::start(order, filters, &kept.keeper, adopt) {
         Ok(started) => started,
         Err(NotStarted::Other(failure)) => return Err(failure),
         Err(NotStarted::Program { code, message }) => {
@@ -69,11 +67,9 @@ pub(super) fn supervise(
             return Ok(code);
         }
     };
-    let Started { pid: main, listener } = started;
-    let mut refused = Refused { listener, seen: Vec::new() };
+    let Started { pid: main } = started;
     let status = loop {
-        let mut fds = vec![PollFd::new(&signals, PollFlags::IN), PollFd::new(&leash, PollFlags::IN)];
-        fds.extend(refused.listener.as_ref().map(|l| PollFd::new(l, PollFlags::IN)));
+        let mut fds = [PollFd::new(&signals, PollFlags::IN), PollFd::new(&leash, PollFlags::IN)];
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e).context(what),
@@ -85,9 +81,6 @@ pub(super) fn supervise(
                 tracees.end();
             }
             return Ok(137);
-        }
-        if ready.get(2) == Some(&true) {
-            refused.note(tracees.as_ref(), reporter);
         }
         while let Ok(Some(signal)) = signals.read_signal() {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
@@ -103,9 +96,14 @@ pub(super) fn supervise(
             break status;
         }
     };
-    // In a pid namespace the kernel ends what is left, once init has gone.
-    if let Some(tracees) = &mut tracees {
-        tracees.end();
+    match &mut tracees {
+        Some(tracees) => tracees.end(),
+        // In a pid namespace the kernel ends what is left, once init has gone; files are looked at before that.
+        None if !kept.keeper.is_idle() => process::end_all(),
+        None => {}
+    }
+    if status.code() == 0 {
+        kept.report(reporter)?;
     }
     reporter.send(&Message::Exited { code: status.code(), signal: status.signal() });
     Ok(status.code())
@@ -119,41 +117,4 @@ fn reap(main: i32) -> Option<Status> {
         }
     }
     None
-}
-
-/// The calls that one id makes fail.
-struct Refused {
-    listener: Option<Listener>,
-    seen: Vec<RefusedCall>,
-}
-
-impl Refused {
-    /// Notes the next call and lets it go on.
-    fn note(&mut self, tracees: Option<&Tracees>, reporter: &mut Reporter) {
-        let Some(listener) = &self.listener else { return };
-        match listener.next() {
-            Ok(None) => {}
-            Ok(Some(call)) => {
-                if self.seen.len() < MAX_REFUSED {
-                    let program = program(i32::try_from(call.pid).unwrap_or(0), tracees);
-                    let refused = one_id::describe(&call, program);
-                    if !self.seen.contains(&refused) {
-                        reporter.send(&Message::Refused(refused.clone()));
-                        self.seen.push(refused);
-                    }
-                }
-                listener.go_on(&call);
-            }
-            // All who had the filter are gone.
-            Err(_) => self.listener = None,
-        }
-    }
-}
-
-fn program(pid: i32, tracees: Option<&Tracees>) -> String {
-    let name = match tracees {
-        Some(tracees) => tracees.proc().program(pid),
-        None => std::fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|t| t.trim_end().to_owned()),
-    };
-    name.unwrap_or_else(|| "a program".to_owned())
 }

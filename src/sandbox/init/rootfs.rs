@@ -6,6 +6,8 @@ use super::composed::Composed;
 use super::proc::Proc;
 use super::{Context as _, Failure, Reporter, device, mounts, proc};
 use crate::snapshot::fuse;
+use crate::supervisor::keeper::Kind;
+use crate::supervisor::owners::Owners;
 use crate::sys::fs::{Missing, exists, resolve_or_create};
 use crate::sys::mount::{self, Attributes, Overlay};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
@@ -111,6 +113,11 @@ fn explain(e: &mount::Error, upper: &Path) -> Failure {
 }
 
 impl Root {
+    /// The directory that changes end up in, and the root directory, to be used when the root has become this process's.
+    pub(super) fn into_parts(self) -> (OwnedFd, OwnedFd) {
+        (self.upper, self.top)
+    }
+
     /// The root directory.
     pub(super) fn top(&self) -> BorrowedFd<'_> {
         self.top.as_fd()
@@ -163,6 +170,7 @@ pub(super) fn populate(
     root: &Root,
     order: &Order,
     proc: &Proc,
+    owners: &mut Owners,
     reporter: &mut Reporter,
 ) -> Result<Option<Composed>, Failure> {
     let composed = proc::mount(root, order, proc, reporter)?;
@@ -180,7 +188,8 @@ pub(super) fn populate(
         mounts::device(root, wanted, reporter)?;
     }
     for wanted in &order.step.mounts {
-        mounts::further(root, wanted, order.one_id, dev.as_fd(), reporter)?;
+        let kept = (order.keeps == Kind::Ids).then_some(&mut *owners);
+        mounts::further(root, wanted, kept, dev.as_fd(), reporter)?;
     }
     for path in &order.step.masked {
         mounts::mask(root, path)?;

@@ -57,7 +57,7 @@ pub(super) fn live(order: &Order, filters: &[Filter], reporter: &mut Reporter, l
         scratch: scratch.clone(),
         hostname: step.hostname.clone(),
         credentials,
-        records: crate::archive::record::Records::new(),
+        records: step.recorded.visible.clone(),
     };
     let first = |gate: &Gate| match prepare(order, filters, gate) {
         Ok(()) => command::execute(order).encode(),
@@ -77,6 +77,9 @@ pub(super) fn live(order: &Order, filters: &[Filter], reporter: &mut Reporter, l
             return Ok(code);
         }
         None => {}
+    }
+    if ended.status.code() == 0 {
+        reporter.send(&Message::Records(ended.records));
     }
     reporter.send(&Message::Exited { code: ended.status.code(), signal: ended.status.signal() });
     Ok(ended.status.code())
@@ -266,7 +269,7 @@ impl<'a> Stage<'a> {
         let what = || format!("cannot mount `{}`", wanted.target.display());
         let (source, inside, guard) = match &wanted.kind {
             MountKind::Bind { source, inside, guard } => (source, inside, *guard),
-            MountKind::Tree { root: Root::Directory { path }, inside, guard } => (path, inside, *guard),
+            MountKind::Tree { root: Root::Directory { path }, inside, guard, .. } => (path, inside, *guard),
             MountKind::Tree { .. } => {
                 return Err(Failure::new(format!("{}: its source is no directory", what()), 0)
                     .hint("use `--storage-driver=copy`"));

@@ -39,11 +39,6 @@ impl Tracees {
         Tracees { proc, threads: HashMap::new(), ended_early: HashSet::new(), ending: false, traced: true }
     }
 
-    /// The `/proc` of the step.
-    pub(super) fn proc(&self) -> &Composed {
-        &self.proc
-    }
-
     /// Traces a child that waits, and shows it. The answer is why it cannot be traced, if it cannot.
     pub(super) fn adopt(&mut self, pid: i32) -> io::Result<Option<io::Error>> {
         let refused = ptrace::seize(pid).err();

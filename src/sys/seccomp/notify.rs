@@ -17,14 +17,6 @@ pub struct Notification {
     pub args: [u64; 6],
 }
 
-impl Notification {
-    /// A call as if it had been made; for tests of what is made of one.
-    #[cfg(test)]
-    pub(crate) fn of(arch: u32, number: u32, args: [u64; 6]) -> Notification {
-        Notification { id: 0, pid: 0, arch, number, args }
-    }
-}
-
 /// The descriptor behind a filter.
 #[derive(Debug)]
 pub struct Listener(OwnedFd);

@@ -1,0 +1,74 @@
+//! What init keeps up for a step: owners of files and ids of processes where the pod has one id, device nodes everywhere.
+
+use super::super::message::{Message, Order};
+use super::super::spec;
+use super::composed::Composed;
+use super::rootfs::Root;
+use super::{Context as _, Failure, Reporter};
+use crate::supervisor::ids::{Capabilities, Credentials};
+use crate::supervisor::keeper::Keeper;
+use crate::supervisor::owners::Owners;
+use crate::sys::caps;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+
+/// The keeper of a step, and where its files are.
+pub(super) struct Kept {
+    pub(super) keeper: Arc<Keeper>,
+    /// The step's own layer.
+    names: OwnedFd,
+    /// The root as the step sees it.
+    view: OwnedFd,
+}
+
+/// The owners of the files of the root. To be called before anything is mounted in it, which would hide files.
+pub(super) fn load(order: &Order, root: &Root) -> Result<Owners, Failure> {
+    let mut owners = Owners::new();
+    let recorded = &order.step.recorded;
+    // A directory holds all files itself: the numbers of those that a step removes are free.
+    let own = match order.step.root {
+        spec::Root::Overlay { .. } | spec::Root::Fuse { .. } => &recorded.own,
+        spec::Root::Directory { .. } => &recorded.visible,
+    };
+    owners
+        .load(&recorded.visible, own, root.top())
+        .context(|| "cannot look up the files that have recorded owners".to_owned())?;
+    Ok(owners)
+}
+
+/// Sets the keeper up once the root has become this process's.
+pub(super) fn prepare(order: &Order, owners: Owners, root: Root, composed: Option<&Composed>) -> Result<Kept, Failure> {
+    let what = || "cannot set up what keeps owners".to_owned();
+    let step = &order.step;
+    let held = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = match composed {
+        Some(composed) => composed.real().context(what)?,
+        None => openat(CWD, "/proc", held, Mode::empty()).context(what)?,
+    };
+    let own_root = openat(CWD, "/", held, Mode::empty()).context(what)?;
+    let bounding: Capabilities = caps::DEFAULT
+        .into_iter()
+        .chain(step.cap_add.iter().map(|c| c.0))
+        .filter(|c| !step.cap_drop.iter().any(|d| d.0 == *c))
+        .map(|c| c.index())
+        .collect();
+    let ids = &step.ids;
+    let mut first = Credentials::of_command(ids.uid, ids.gid, &ids.groups, bounding);
+    first.no_new_privileges = step.no_new_privileges;
+    let keeper = Arc::new(Keeper::new(order.keeps, first, owners, proc, own_root).context(what)?);
+    let (names, view) = root.into_parts();
+    Ok(Kept { keeper, names, view })
+}
+
+impl Kept {
+    /// Tells the builder what is to be recorded. Nothing of the step may be alive.
+    pub(super) fn report(&self, reporter: &mut Reporter) -> Result<(), Failure> {
+        let records = self
+            .keeper
+            .records(self.names.as_fd(), self.view.as_fd())
+            .context(|| "cannot look up the files that the step made".to_owned())?;
+        reporter.send(&Message::Records(records));
+        Ok(())
+    }
+}

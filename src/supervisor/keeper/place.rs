@@ -1,0 +1,236 @@
+//! What the paths of a call mean.
+
+use super::super::ids::{Attributes, Credentials};
+use super::super::owners::{FileId, ID, Owned};
+use super::{Call, Keeper};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags, openat, statx};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+/// `PATH_MAX`.
+pub(super) const LONGEST: usize = 4096;
+/// Links that a path may lead through, as in the kernel.
+pub(super) const MOST_LINKS: usize = 40;
+
+/// How a file is opened only to read its attributes.
+const TO_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+/// A file or a name: a path for the `*at` calls on the directory `proc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    path: Vec<u8>,
+    /// Whether it is a descriptor's own file, so that the link that names it has to be followed.
+    descriptor: bool,
+}
+
+impl Place {
+    pub(super) fn path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.path))
+    }
+
+    /// The directory in which the last name is, and that name; `None` where the path names no entry of a directory.
+    pub(super) fn split(&self) -> Option<(Place, Vec<u8>)> {
+        let end = self.path.iter().rposition(|b| *b != b'/')? + 1;
+        let path = self.path.get(..end)?;
+        let start = path.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
+        let (directory, name) = path.split_at_checked(start)?;
+        if self.descriptor || name == b"." || name == b".." || directory.is_empty() {
+            return None;
+        }
+        Some((Place { path: directory.to_vec(), descriptor: false }, name.to_vec()))
+    }
+
+    /// A path that a link in this directory holds.
+    pub(super) fn follow(&self, target: &[u8]) -> Place {
+        match target.first() {
+            Some(b'/') => Place { path: target.to_vec(), descriptor: false },
+            _ => Place { path: [self.path.as_slice(), target].concat(), descriptor: false },
+        }
+    }
+
+    /// Whether it is a descriptor's own file.
+    pub(super) fn is_descriptor(&self) -> bool {
+        self.descriptor
+    }
+
+    /// Whether the path had a slash at its end.
+    pub(super) fn is_directory(&self) -> bool {
+        self.path.last() == Some(&b'/')
+    }
+}
+
+impl Call<'_> {
+    /// The path at `address`, relative to the directory `at` (AT_FDCWD: the working directory). With `empty`, no path means
+    /// the descriptor itself.
+    pub(super) fn place(&self, at: i32, address: u64, empty: bool) -> Result<Place, Errno> {
+        let path = match (address, empty) {
+            // Newer kernels take no pointer for an empty path.
+            (0, true) => Vec::new(),
+            _ => self.string(address, LONGEST)?,
+        };
+        if path.is_empty() {
+            return if empty { Ok(self.descriptor(at)) } else { Err(Errno::NOENT) };
+        }
+        let own = |rest: &[u8]| [format!("/proc/{}", self.pid).as_bytes(), rest].concat();
+        let path = match path.first() {
+            Some(b'/') => match (path.strip_prefix(b"/proc/self"), path.strip_prefix(b"/proc/thread-self")) {
+                (Some(rest), _) | (_, Some(rest)) if rest.first().is_none_or(|b| *b == b'/') => own(rest),
+                _ => path,
+            },
+            _ => [format!("{}/", self.start(at)).as_bytes(), &path].concat(),
+        };
+        Ok(Place { path, descriptor: false })
+    }
+
+    /// The file behind a descriptor.
+    pub(super) fn descriptor(&self, fd: i32) -> Place {
+        Place { path: self.start(fd).into_bytes(), descriptor: true }
+    }
+
+    fn start(&self, fd: i32) -> String {
+        match fd {
+            libc::AT_FDCWD => format!("{}/cwd", self.pid),
+            fd => format!("{}/fd/{fd}", self.pid),
+        }
+    }
+}
+
+/// A file as the step is to see it.
+pub(super) struct Seen {
+    pub(super) id: FileId,
+    pub(super) stat: Statx,
+    pub(super) owned: Option<Owned>,
+    /// Whether it is of another file system than the step's root.
+    foreign: bool,
+}
+
+impl Seen {
+    /// What decides about access.
+    pub(super) fn attributes(&self) -> Attributes {
+        let mode = u32::from(self.stat.stx_mode);
+        let (uid, gid) = match &self.owned {
+            Some(owned) => (owned.uid, owned.gid),
+            None => (self.stat.stx_uid, self.stat.stx_gid),
+        };
+        Attributes { uid, gid, mode: mode & 0o7777, directory: self.kind() == FileType::Directory }
+    }
+
+    pub(super) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.stx_mode.into())
+    }
+}
+
+impl Keeper {
+    /// Does something with paths of a call as if this thread had the caller's root directory.
+    pub(super) fn as_caller<T>(&self, call: &Call<'_>, action: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        if !self.chrooted.load(Ordering::Relaxed) {
+            return action();
+        }
+        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let theirs = openat(&self.proc, format!("{}/root", call.pid), directory, Mode::empty())?;
+        let same = |a: &OwnedFd, b: &OwnedFd| -> Result<bool, Errno> {
+            let (a, b) = (rustix::fs::fstat(a)?, rustix::fs::fstat(b)?);
+            Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+        };
+        if same(&theirs, &self.root)? {
+            return action();
+        }
+        let enter = |root: &OwnedFd| -> Result<(), Errno> {
+            rustix::process::fchdir(root)?;
+            rustix::process::chroot(".")
+        };
+        enter(&theirs)?;
+        let result = action();
+        enter(&self.root)?;
+        result
+    }
+
+    fn flags(place: &Place, follow: bool) -> AtFlags {
+        if follow || place.descriptor { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW }
+    }
+
+    /// Looks at a file.
+    pub(super) fn see(&self, place: &Place, follow: bool, fields: StatxFlags) -> Result<Seen, Errno> {
+        let stat = statx(&self.proc, place.path(), Self::flags(place, follow), fields | ID)?;
+        Ok(self.seen(stat, || openat(&self.proc, place.path(), TO_READ, Mode::empty())))
+    }
+
+    /// Looks at an open file.
+    pub(super) fn see_open(&self, fd: impl AsFd) -> Result<Seen, Errno> {
+        let stat = statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | ID)?;
+        Ok(self.seen(stat, || openat(&self.proc, self.own_name(fd.as_fd()), TO_READ, Mode::empty())))
+    }
+
+    /// Looks at a name in a directory, which is not followed.
+    pub(super) fn see_in(&self, directory: impl AsFd, name: &[u8]) -> Result<Seen, Errno> {
+        let name = OsStr::from_bytes(name);
+        let stat = statx(&directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS | ID)?;
+        Ok(self.seen(stat, || openat(&directory, name, TO_READ | OFlags::NOFOLLOW, Mode::empty())))
+    }
+
+    fn seen(&self, stat: Statx, open: impl FnOnce() -> rustix::io::Result<OwnedFd>) -> Seen {
+        let id = FileId::of(&stat);
+        let foreign = (stat.stx_dev_major, stat.stx_dev_minor) != self.device;
+        let mut owners = self.owners();
+        if owners.has_linked() && !foreign {
+            owners.adopt(&stat, open);
+        }
+        let owned = owners.get(&id).cloned();
+        drop(owners);
+        Seen { id, stat, owned, foreign }
+    }
+
+    /// Whether a process may do this with a file. Owners of files of caches and volumes are not known from one step to the
+    /// next, so there everybody may.
+    pub(super) fn may(me: &Credentials, seen: &Seen, wanted: u32) -> Result<(), Errno> {
+        if seen.foreign && seen.owned.is_none() { Ok(()) } else { me.may(seen.attributes(), wanted) }
+    }
+
+    /// The same for the real user.
+    pub(super) fn may_as_real(me: &Credentials, seen: &Seen, wanted: u32) -> Result<(), Errno> {
+        if seen.foreign && seen.owned.is_none() { Ok(()) } else { me.may_as_real(seen.attributes(), wanted) }
+    }
+
+    /// A path below `proc` for a file that this thread holds.
+    pub(super) fn own_name(&self, fd: BorrowedFd<'_>) -> String {
+        format!("{}/fd/{}", std::process::id(), fd.as_raw_fd())
+    }
+
+    /// Opens a file only to name it.
+    pub(super) fn hold(&self, place: &Place, follow: bool) -> Result<OwnedFd, Errno> {
+        let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+        if !(follow || place.descriptor) {
+            flags |= OFlags::NOFOLLOW;
+        }
+        openat(&self.proc, place.path(), flags, Mode::empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_split_at_their_last_name() {
+        let split = |path: &str| {
+            let place = Place { path: path.as_bytes().to_vec(), descriptor: false };
+            place.split().map(|(d, n)| format!("{} {}", d.path().display(), String::from_utf8(n).unwrap()))
+        };
+        for (path, parts) in [
+            ("/a/b", Some("/a/ b")),
+            ("/a/b//", Some("/a/ b")),
+            ("/b", Some("/ b")),
+            ("7/cwd/b", Some("7/cwd/ b")),
+            ("/a/..", None),
+            ("7/cwd/.", None),
+            ("/", None),
+        ] {
+            assert_eq!(split(path).as_deref(), parts, "{path}");
+        }
+        assert_eq!(Place { path: b"7/fd/3".to_vec(), descriptor: true }.split(), None);
+    }
+}

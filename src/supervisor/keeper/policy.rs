@@ -1,0 +1,210 @@
+//! Which calls are trapped, and who answers them.
+
+use super::{Answered, Call, Keeper};
+use crate::sys::arch;
+use crate::sys::seccomp::{Action, Comparison, Condition, Policy, Rule};
+use std::collections::{BTreeMap, HashMap};
+
+/// What the pod cannot give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Kind {
+    /// Ids: there is one.
+    Ids,
+    /// Device nodes only; ids are real.
+    Devices,
+}
+
+pub(super) type Handler = fn(&Keeper, &Call<'_>) -> Answered;
+
+/// Trapped whatever their arguments are.
+const ALWAYS: [(&str, Handler); 85] = [
+    ("access", Keeper::access),
+    ("capget", Keeper::capget),
+    ("capset", Keeper::capset),
+    ("chown", Keeper::chown),
+    ("chown32", Keeper::chown),
+    ("chroot", Keeper::chroot),
+    ("creat", Keeper::creat),
+    ("execve", Keeper::execve),
+    ("execveat", Keeper::execveat),
+    ("faccessat", Keeper::faccessat),
+    ("faccessat2", Keeper::faccessat),
+    ("fchown", Keeper::fchown),
+    ("fchown32", Keeper::fchown),
+    ("fchownat", Keeper::fchownat),
+    ("fsetxattr", Keeper::fsetxattr),
+    ("fstat", Keeper::fstat),
+    ("fstat64", Keeper::fstat),
+    ("fstatat64", Keeper::fstatat),
+    ("getegid", Keeper::getegid),
+    ("getegid32", Keeper::getegid),
+    ("geteuid", Keeper::geteuid),
+    ("geteuid32", Keeper::geteuid),
+    ("getgid", Keeper::getgid),
+    ("getgid32", Keeper::getgid),
+    ("getgroups", Keeper::getgroups),
+    ("getgroups32", Keeper::getgroups),
+    ("getresgid", Keeper::getresgid),
+    ("getresgid32", Keeper::getresgid),
+    ("getresuid", Keeper::getresuid),
+    ("getresuid32", Keeper::getresuid),
+    ("getuid", Keeper::getuid),
+    ("getuid32", Keeper::getuid),
+    ("lchown", Keeper::lchown),
+    ("lchown32", Keeper::lchown),
+    ("link", Keeper::link),
+    ("linkat", Keeper::linkat),
+    ("lsetxattr", Keeper::lsetxattr),
+    ("lstat", Keeper::lstat),
+    ("lstat64", Keeper::lstat),
+    ("mkdir", Keeper::mkdir),
+    ("mkdirat", Keeper::mkdirat),
+    ("mknod", Keeper::mknod),
+    ("mknodat", Keeper::mknodat),
+    ("newfstatat", Keeper::fstatat),
+    ("oldfstat", Keeper::old_stat),
+    ("oldlstat", Keeper::old_stat),
+    ("oldstat", Keeper::old_stat),
+    ("openat2", Keeper::openat2),
+    ("setfsgid", Keeper::setfsgid),
+    ("setfsgid32", Keeper::setfsgid),
+    ("setfsuid", Keeper::setfsuid),
+    ("setfsuid32", Keeper::setfsuid),
+    ("setgid", Keeper::setgid),
+    ("setgid32", Keeper::setgid),
+    ("setgroups", Keeper::setgroups),
+    ("setgroups32", Keeper::setgroups),
+    ("setregid", Keeper::setregid),
+    ("setregid32", Keeper::setregid),
+    ("setresgid", Keeper::setresgid),
+    ("setresgid32", Keeper::setresgid),
+    ("setresuid", Keeper::setresuid),
+    ("setresuid32", Keeper::setresuid),
+    ("setreuid", Keeper::setreuid),
+    ("setreuid32", Keeper::setreuid),
+    ("setuid", Keeper::setuid),
+    ("setuid32", Keeper::setuid),
+    ("setxattr", Keeper::setxattr),
+    ("stat", Keeper::stat),
+    ("stat64", Keeper::stat),
+    ("statx", Keeper::statx),
+    ("symlink", Keeper::symlink),
+    ("symlinkat", Keeper::symlinkat),
+    // Would get around the filter.
+    ("io_uring_enter", Keeper::unknown),
+    ("io_uring_register", Keeper::unknown),
+    ("io_uring_setup", Keeper::unknown),
+    ("setxattrat", Keeper::unknown),
+    ("file_setattr", Keeper::unknown),
+    // Where credentials are written down.
+    ("getrlimit", Keeper::getrlimit),
+    ("old_getrlimit", Keeper::getrlimit),
+    ("prlimit64", Keeper::prlimit),
+    ("setrlimit", Keeper::setrlimit),
+    ("ugetrlimit", Keeper::getrlimit),
+    ("open", Keeper::open),
+    ("openat", Keeper::openat),
+    ("prctl", Keeper::prctl),
+];
+/// Trapped with a certain value of an argument.
+const SOMETIMES: [(&str, u8, u64); 5] = [
+    ("getrlimit", 0, RLIMIT_LOCKS),
+    ("old_getrlimit", 0, RLIMIT_LOCKS),
+    ("prlimit64", 1, RLIMIT_LOCKS),
+    ("setrlimit", 0, RLIMIT_LOCKS),
+    ("ugetrlimit", 0, RLIMIT_LOCKS),
+];
+const RLIMIT_LOCKS: u64 = libc::RLIMIT_LOCKS as u64;
+/// Those that may make a file, and the argument that says so.
+const OPENS: [(&str, u8); 2] = [("open", 1), ("openat", 2)];
+const OPTIONS: [i32; 10] = [
+    libc::PR_CAPBSET_READ,
+    libc::PR_CAPBSET_DROP,
+    libc::PR_CAP_AMBIENT,
+    libc::PR_GET_SECUREBITS,
+    libc::PR_SET_SECUREBITS,
+    libc::PR_GET_KEEPCAPS,
+    libc::PR_SET_KEEPCAPS,
+    libc::PR_GET_NO_NEW_PRIVS,
+    libc::PR_SET_NO_NEW_PRIVS,
+    libc::PR_SET_MM,
+];
+const TMPFILE: u64 = 0o20_000_000;
+
+const KIND_MASK: u64 = 0o170_000;
+const CHARACTER: u64 = 0o020_000;
+const BLOCK: u64 = 0o060_000;
+
+/// The filter's policy.
+pub fn policy(kind: Kind) -> Policy {
+    let mut rules: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
+    let when =
+        |argument, comparison| Rule { conditions: vec![Condition { argument, comparison }], action: Action::Notify };
+    // Ints to the kernel: the upper half may hold anything.
+    let is = |argument, value| when(argument, Comparison::Masked { mask: 0xffff_ffff, value });
+    let has = |argument, bit| when(argument, Comparison::Masked { mask: bit, value: bit });
+    if kind == Kind::Devices {
+        for (name, mode) in [("mknod", 1), ("mknodat", 2)] {
+            let device = |value| when(mode, Comparison::Masked { mask: KIND_MASK, value });
+            rules.insert(name.to_owned(), vec![device(CHARACTER), device(BLOCK)]);
+        }
+        return Policy { default: Action::Allow, unknown: Action::Allow, rules };
+    }
+    for (name, _) in ALWAYS {
+        rules.insert(name.to_owned(), vec![Rule { conditions: Vec::new(), action: Action::Notify }]);
+    }
+    for (name, argument, value) in SOMETIMES {
+        rules.insert(name.to_owned(), vec![is(argument, value)]);
+    }
+    for (name, flags) in OPENS {
+        let create = u64::from(libc::O_CREAT.cast_unsigned());
+        rules.insert(name.to_owned(), vec![has(flags, create), has(flags, TMPFILE)]);
+    }
+    rules.insert("prctl".to_owned(), OPTIONS.iter().map(|o| is(0, u64::from(o.cast_unsigned()))).collect());
+    let peer = [(1, libc::SOL_SOCKET as u64), (2, libc::SO_PEERCRED as u64)]
+        .map(|(argument, value)| Condition { argument, comparison: Comparison::Masked { mask: 0xffff_ffff, value } });
+    rules.insert("getsockopt".to_owned(), vec![Rule { conditions: peer.to_vec(), action: Action::Notify }]);
+    Policy { default: Action::Allow, unknown: Action::Allow, rules }
+}
+
+/// Handlers by number: of native calls, and of those of 32-bit programs.
+pub(super) struct Table {
+    native: HashMap<u32, Handler>,
+    compat: HashMap<u32, Handler>,
+}
+
+impl Table {
+    pub(super) fn new(kind: Kind) -> Table {
+        let mut table = Table { native: HashMap::new(), compat: HashMap::new() };
+        let further: [(&str, Handler); 1] = [("getsockopt", Keeper::peer)];
+        for (name, handler) in ALWAYS.into_iter().chain(further) {
+            let Some(numbers) = arch::syscall(name) else { continue };
+            if kind == Kind::Devices && !name.starts_with("mknod") {
+                continue;
+            }
+            table.native.extend(numbers.native.map(|n| (n, handler)));
+            table.compat.extend(numbers.compat.map(|n| (n, handler)));
+        }
+        table
+    }
+
+    pub(super) fn handler(&self, compat: bool, number: u32) -> Option<Handler> {
+        if compat { self.compat.get(&number).copied() } else { self.native.get(&number).copied() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::seccomp;
+
+    #[test]
+    fn compiles_and_names_only_calls_that_exist() {
+        for kind in [Kind::Ids, Kind::Devices] {
+            let policy = policy(kind);
+            let unknown: Vec<&String> = policy.rules.keys().filter(|name| arch::syscall(name).is_none()).collect();
+            assert_eq!(unknown, Vec::<&String>::new());
+            assert!(seccomp::compile(&policy).unwrap().len() < 800 * 8);
+        }
+    }
+}

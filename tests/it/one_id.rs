@@ -1,0 +1,120 @@
+//! A pod with one id: what steps see and what layers carry is the same as with a range of ids.
+
+use crate::harness::{Lab, User, busybox_is_missing, require};
+
+/// Builds on busybox with one id, and the same with a range where the user has one; the diff IDs have to agree.
+fn same_on_both(files: &[(&str, &str)], steps: &str) {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = Lab::new();
+    lab.import_busybox();
+    let dockerfile = format!("FROM localhost/busybox\n{steps}");
+    let context = lab.context("context", &[files, &[("Dockerfile", dockerfile.as_str())]].concat());
+    let build = |name: &str, path: Option<&str>| {
+        let mut run = lab.rbuild(["bud", "--no-cache", "-t", name]).arg(&context).env("SOURCE_DATE_EPOCH", "1");
+        if let Some(path) = path {
+            // Without `newuidmap` there is one id.
+            run = run.env("PATH", path);
+        }
+        run.ok();
+        let image = lab.rbuild(["inspect", name]).ok().stdout;
+        let image: serde_json::Value = serde_json::from_str(&image).expect("JSON");
+        image["OCIv1"]["rootfs"]["diff_ids"].clone()
+    };
+    let one = build("localhost/one", Some("/nowhere"));
+    require!(if !User::find().ranged, "the user has no range of ids to compare with");
+    let many = build("localhost/many", None);
+    assert_eq!(one, many);
+}
+
+#[test]
+fn files_belong_to_whom_they_were_given() {
+    same_on_both(
+        &[("f", "f")],
+        r#"
+COPY --chown=7:8 f /copied
+RUN <<'EOF'
+set -e
+is() { test "$(stat -c %u:%g:%a "$1")" = "$2" || { stat "$1"; exit 1; }; }
+is /copied 7:8:644
+mkdir /d && cd /d
+touch a b c && chown 33:34 a && chown 5 b && chgrp 6 c && chown 0:0 /copied
+is a 33:34:644; is b 5:0:644; is c 0:6:644; is /copied 0:0:644
+ln -s nowhere link && chown -h 1:2 link && is link 1:2:777
+mkfifo pipe && chown 3:3 pipe && is pipe 3:3:644
+chmod 4755 a && is a 33:34:4755
+# A change of owner takes set-id bits away, of directories it does not.
+chown 44 a && is a 44:34:755
+mkdir -p tree/x/y && touch tree/x/y/z && chown -R 9:9 tree && is tree/x/y/z 9:9:644
+mv tree/x moved && is moved/y/z 9:9:644
+cp -a moved kept && is kept/y/z 9:9:644
+cp -r moved lost && is lost/y/z 0:0:644
+ln a hard && is hard 44:34:755
+cp a installed && chown 12:13 installed && chmod 2750 installed && is installed 12:13:2750
+tar cf /t.tar moved && mkdir out && tar xf /t.tar -C out && is out/moved/y/z 9:9:644 && rm /t.tar
+sed -i s/x/y/ a
+# Who looks by descriptor sees the same.
+exec 3<b && test "$(stat -L -c %u /proc/self/fd/3)" = 5
+# The number of a removed file is used again.
+for i in 1 2 3 4 5 6 7 8; do touch n && chown 8:8 n && rm n && touch n && is n 0:0:644; done
+EOF
+RUN test "$(stat -c %u:%g /d/a)" = 44:34 && chown 0:0 /d/a && rm -r /d/kept && mkdir /d/kept && echo more >>/d/b
+RUN ln /d/installed /d/again && ln /d/again /d/still && chown 12:13 /d/again && test "$(stat -c %u /d/installed)" = 12
+RUN echo more >>/d/again && test "$(stat -c %u:%g /d/again)" = 12:13 && chown 0:0 /d/installed && test "$(stat -c %u /d/still)" = 12
+RUN test "$(stat -c %u:%g /d/a)" = 0:0 && test "$(stat -c %u /d/b)" = 5
+"#,
+    );
+}
+
+#[test]
+fn processes_become_others_and_make_files_of_theirs() {
+    same_on_both(
+        &[],
+        r#"
+RUN mkdir -p /etc /home /tmp && chmod 1777 /tmp && echo 'root:x:0:0::/:/bin/sh' >/etc/passwd && echo 'root:x:0:' >/etc/group
+RUN <<'EOF'
+set -e
+echo 'app:x:1000:1000::/home/app:/bin/sh' >>/etc/passwd && echo 'app:x:1000:' >>/etc/group
+mkdir /home/app && chown app:app /home/app
+test "$(stat -c %u:%g /home/app)" = 1000:1000
+cat >/as-app <<'IN'
+set -e
+test "$(id -u):$(id -g):$(id -G)" = 1000:1000:1000
+cd /home/app && touch file && mkdir dir && ln -s file link && mkfifo pipe && echo x >written && (umask 077 && touch private)
+for f in file dir link pipe written; do test "$(stat -c %u:%g $f)" = 1000:1000; done
+test "$(stat -c %a private)" = 600
+! touch /etc/x && ! mkdir /etc/d && ! chown 5 file && ! chown 1000 /etc/passwd && ! ln -s x /etc/l
+test ! -w /etc && test -w /home/app && test ! -w /etc/passwd && test -r /etc/passwd
+touch /tmp/mine
+IN
+su app -c 'sh /as-app'
+test "$(id -u)" = 0 && test "$(stat -c %u /tmp/mine)" = 1000
+EOF
+USER 1000:1000
+WORKDIR /home/app
+RUN touch by-user && test "$(stat -c %u:%g by-user)" = 1000:1000 && ! touch /x && umask 002 && mkdir -p a/b/c && echo >/tmp/b
+USER root
+RUN mkdir /shared && chown 0:60 /shared && chmod 2775 /shared && touch /shared/f && mkdir /shared/d && test "$(stat -c %g:%a /shared/d)" = 60:2755
+USER 1000:60
+RUN touch /shared/mine && test "$(stat -c %u:%g /shared/mine)" = 1000:60
+"#,
+    );
+}
+
+#[test]
+fn device_nodes_are_files_with_a_record() {
+    same_on_both(
+        &[],
+        "RUN mkdir /d && mknod -m 600 /d/null c 1 3 && mknod /d/disk b 8 17 && mknod /d/pipe p && chown 0:6 /d/disk\n\
+         RUN mv /d/null /d/moved && chmod 640 /d/moved\n",
+    );
+}
+
+#[test]
+fn what_a_stage_recorded_is_seen_where_it_is_mounted() {
+    same_on_both(
+        &[("f", "f")],
+        "FROM localhost/busybox AS made\nCOPY --chown=7:8 f /dir/f\nRUN chown 9:9 /dir\n\
+         FROM localhost/busybox\n\
+         RUN --mount=type=bind,from=made,target=/m test $(stat -c %u:%g /m/dir/f) = 7:8 && cp -a /m/dir /got\n",
+    );
+}
