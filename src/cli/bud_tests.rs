@@ -364,8 +364,8 @@ fn no_flag_is_dropped_on_the_way_to_the_request() {
         let Some(long) = arg.get_long().filter(|l| !foreign.contains(l)) else { continue };
         let sample = SAMPLES.split(' ').find(|s| s.split_once('=').is_some_and(|(name, _)| name == long));
         let flag = match (sample, arg.get_default_values().first()) {
-            // They are not of the build, but in place of it.
-            _ if ["call", "check", "help"].contains(&long) => continue,
+            // In place of a build, or acted on before there is a request.
+            _ if ["call", "check", "help", "isolation"].contains(&long) => continue,
             (Some(sample), _) => format!("--{sample}"),
             (None, Some(default)) if default == "true" => format!("--{long}=false"),
             (None, _) => format!("--{long}=true"),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{Glance, Kept, Plain, Sharing, break_link};
 use crate::archive::diff::{Times, write_layer};
 use crate::archive::merged::{FS, Merged};
-use crate::archive::record::{Device, Record, Records};
+use crate::archive::record::{Record, Records};
 use crate::sys::idmap::IdMap;
 
 /// A stack of layer directories, and a place for trees.
@@ -364,32 +364,6 @@ fn attributes_go_there_and_back_under_their_names() {
     assert_eq!(get(&stored, "user.overlay.overlay.opaque"), Some(b"y".to_vec()));
     assert_eq!(get(&stored, "user.overlay.opaque"), None);
     assert_eq!(get(&top.join("fs/d"), "user.new"), Some(b"3".to_vec()));
-}
-
-#[test]
-fn records_are_inherited_as_through_an_overlay() {
-    let mut bench = Bench::new();
-    let layer = bench.layer(|fs| {
-        base(fs);
-        fs::write(fs.join("null"), "").unwrap();
-    });
-    let mut records = Records::new();
-    records.insert(Path::new("null"), Record { device: Some(Device::Char(1, 3)), ..Record::default() });
-    records
-        .insert(Path::new("etc/conf"), Record { uid: Some(5), gid: Some(6), mode: Some(0o4755), ..Record::default() });
-    records.insert(Path::new("lib"), Record { uid: Some(7), gid: Some(8), ..Record::default() });
-    records.save(&layer).unwrap();
-    let (_, top) = bench.step(|root| {
-        fs::set_permissions(root.join("null"), fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(root.join("etc/conf"), "changed").unwrap();
-        fs::write(root.join("lib/new"), "new").unwrap();
-    });
-    bench.entries(&top);
-    let records = Records::load(&top).unwrap();
-    let of = |path: &str| records.get(Path::new(path)).map(|r| Record::clone(r)).unwrap_or_default();
-    assert_eq!(of("null").device, Some(Device::Char(1, 3)));
-    assert_eq!((of("etc/conf").uid, of("etc/conf").gid, of("etc/conf").mode), (Some(5), Some(6), Some(0o4755)));
-    assert_eq!((of("lib").uid, of("lib/new").uid), (Some(7), None));
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub enum Kind {
 pub(super) type Handler = fn(&Keeper, &Call<'_>) -> Answered;
 
 /// Trapped whatever their arguments are.
-const ALWAYS: [(&str, Handler); 85] = [
+const ALWAYS: [(&str, Handler); 84] = [
     ("access", Keeper::access),
     ("capget", Keeper::capget),
     ("capset", Keeper::capset),
@@ -98,7 +98,6 @@ const ALWAYS: [(&str, Handler); 85] = [
     ("file_setattr", Keeper::unknown),
     // Where credentials are written down.
     ("getrlimit", Keeper::getrlimit),
-    ("old_getrlimit", Keeper::getrlimit),
     ("prlimit64", Keeper::prlimit),
     ("setrlimit", Keeper::setrlimit),
     ("ugetrlimit", Keeper::getrlimit),
@@ -107,9 +106,8 @@ const ALWAYS: [(&str, Handler); 85] = [
     ("prctl", Keeper::prctl),
 ];
 /// Trapped with a certain value of an argument.
-const SOMETIMES: [(&str, u8, u64); 5] = [
+const SOMETIMES: [(&str, u8, u64); 4] = [
     ("getrlimit", 0, RLIMIT_LOCKS),
-    ("old_getrlimit", 0, RLIMIT_LOCKS),
     ("prlimit64", 1, RLIMIT_LOCKS),
     ("setrlimit", 0, RLIMIT_LOCKS),
     ("ugetrlimit", 0, RLIMIT_LOCKS),
