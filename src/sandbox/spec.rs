@@ -3,6 +3,7 @@
 use super::hidden::Hidden;
 use crate::archive::{self, merged::Merged, record::Records};
 use crate::snapshot;
+use crate::supervisor::ids::Credentials;
 use crate::sys::passwd::UserIds;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -103,6 +104,21 @@ impl StepSpec {
             unmasked: Unmasked::default(),
             recorded: Recorded::default(),
         }
+    }
+
+    /// The capabilities that the command and what it starts can have.
+    pub fn capabilities(&self) -> Vec<caps::Capability> {
+        let added = self.cap_add.iter().map(|c| c.0);
+        let dropped = |c: &caps::Capability| self.cap_drop.iter().any(|d| d.0 == *c);
+        crate::sys::caps::DEFAULT.into_iter().chain(added).filter(|c| !dropped(c)).collect()
+    }
+
+    /// Who the command is, for those who keep that up where the kernel cannot.
+    pub(super) fn credentials(&self) -> Credentials {
+        let bounding = self.capabilities().into_iter().map(|c| c.index()).collect();
+        let mut credentials = Credentials::of_command(self.ids.uid, self.ids.gid, &self.ids.groups, bounding);
+        credentials.no_new_privileges = self.no_new_privileges;
+        credentials
     }
 }
 

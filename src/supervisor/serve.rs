@@ -6,8 +6,8 @@ use super::policy::Table;
 use crate::sys::arch;
 use crate::sys::process;
 use crate::sys::seccomp::{Listener, Notification};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use crate::sys::signal::watch_forwarded;
+use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::io;
@@ -69,17 +69,6 @@ fn send(listener: &Listener, notification: &Notification, reply: Answer) {
     }
 }
 
-/// Signals that are passed on to the step's first process.
-const FORWARDED: [Signal; 7] = [
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGWINCH,
-];
-
 /// What the builder may want.
 pub(super) struct Watch {
     signals: SignalFd,
@@ -89,11 +78,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Takes signals to be forwarded away from this process.
     pub(super) fn new(leash: OwnedFd) -> io::Result<Watch> {
-        let mut watched = SigSet::empty();
-        FORWARDED.into_iter().for_each(|s| watched.add(s));
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&watched), None)?;
-        let signals = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        Ok(Watch { signals, leash })
+        Ok(Watch { signals: watch_forwarded(&[])?, leash })
     }
 
     /// Starts the thread that waits for them.

@@ -3,6 +3,8 @@
 //! A [`Cancel`] is an eventfd: raised once, it stays readable, so any number of threads can wait for it in `poll` beside
 //! their other descriptors.
 
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -42,6 +44,28 @@ impl Cancel {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.event.as_fd()
     }
+}
+
+/// Signals that whoever runs a command passes on to it.
+const FORWARDED: [Signal; 7] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+];
+
+/// Takes the signals that are to be passed on to a command away from this process, and those of `more`: they are read from
+/// the descriptor. No others stay blocked.
+///
+/// # Errors
+/// Where the system has no descriptor left.
+pub fn watch_forwarded(more: &[Signal]) -> std::io::Result<SignalFd> {
+    let watched: SigSet = FORWARDED.iter().chain(more).copied().collect();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&watched), None)?;
+    Ok(SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
 /// Raises `cancel` when the process receives SIGTERM, SIGINT or SIGHUP, and ends the process with 128 + the signal's number

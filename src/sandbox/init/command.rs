@@ -145,15 +145,7 @@ fn become_command(order: &Order, filters: &[Filter], init: &UnixStream) -> NotSt
 fn prepare(order: &Order, filters: &[Filter], init: &UnixStream) -> Result<(), Failure> {
     use super::Context as _;
     let step = &order.step;
-    sys::process::reset_signals();
-    if !step.interactive {
-        let _ = rustix::process::setsid();
-    }
-    if step.stdin == Stdin::Null && !step.interactive {
-        let what = || "cannot open `/dev/null`".to_owned();
-        let null = openat(CWD, "/dev/null", OFlags::RDONLY, Mode::empty()).context(what)?;
-        sys::process::set_stdio(null.as_fd(), 0).context(what)?;
-    }
+    detach(step)?;
     if !step.interactive && step.ids.uid != 0 {
         // `/dev/stdout` can only be opened by the owner of the pipe.
         let _ = std::os::unix::fs::fchown(io::stdout(), Some(step.ids.uid), None);
@@ -164,12 +156,7 @@ fn prepare(order: &Order, filters: &[Filter], init: &UnixStream) -> Result<(), F
     rustix::process::umask(Mode::from_raw_mode(0o022));
     enter_directory(&step.cwd)?;
 
-    let keep: Vec<caps::Capability> = sys::caps::DEFAULT
-        .into_iter()
-        .chain(step.cap_add.iter().map(|c| c.0))
-        .filter(|c| !step.cap_drop.iter().any(|d| d.0 == *c))
-        .collect();
-    sys::caps::bound(&keep).context(|| "cannot drop capabilities".to_owned())?;
+    sys::caps::bound(&step.capabilities()).context(|| "cannot drop capabilities".to_owned())?;
     if step.no_new_privileges {
         sys::caps::set_no_new_privileges().context(|| "cannot set no_new_privs".to_owned())?;
     }
@@ -192,6 +179,21 @@ fn prepare(order: &Order, filters: &[Filter], init: &UnixStream) -> Result<(), F
         }
     }
     change_user(order)
+}
+
+/// Leaves the signals, the session and the input of init.
+pub(super) fn detach(step: &StepSpec) -> Result<(), Failure> {
+    use super::Context as _;
+    sys::process::reset_signals();
+    if !step.interactive {
+        let _ = rustix::process::setsid();
+    }
+    if step.stdin == Stdin::Null && !step.interactive {
+        let what = || "cannot open `/dev/null`".to_owned();
+        let null = openat(CWD, "/dev/null", OFlags::RDONLY, Mode::empty()).context(what)?;
+        sys::process::set_stdio(null.as_fd(), 0).context(what)?;
+    }
+    Ok(())
 }
 
 /// Limits and CPUs.

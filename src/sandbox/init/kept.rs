@@ -5,10 +5,8 @@ use super::super::spec;
 use super::composed::Composed;
 use super::rootfs::Root;
 use super::{Context as _, Failure, Reporter};
-use crate::supervisor::ids::{Capabilities, Credentials};
 use crate::supervisor::keeper::Keeper;
 use crate::supervisor::owners::Owners;
-use crate::sys::caps;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -47,16 +45,7 @@ pub(super) fn prepare(order: &Order, owners: Owners, root: Root, composed: Optio
         None => openat(CWD, "/proc", held, Mode::empty()).context(what)?,
     };
     let own_root = openat(CWD, "/", held, Mode::empty()).context(what)?;
-    let bounding: Capabilities = caps::DEFAULT
-        .into_iter()
-        .chain(step.cap_add.iter().map(|c| c.0))
-        .filter(|c| !step.cap_drop.iter().any(|d| d.0 == *c))
-        .map(|c| c.index())
-        .collect();
-    let ids = &step.ids;
-    let mut first = Credentials::of_command(ids.uid, ids.gid, &ids.groups, bounding);
-    first.no_new_privileges = step.no_new_privileges;
-    let keeper = Arc::new(Keeper::new(order.keeps, first, owners, proc, own_root).context(what)?);
+    let keeper = Arc::new(Keeper::new(order.keeps, step.credentials(), owners, proc, own_root).context(what)?);
     let (names, view) = root.into_parts();
     Ok(Kept { keeper, names, view })
 }

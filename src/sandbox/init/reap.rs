@@ -7,21 +7,10 @@ use super::kept::Kept;
 use super::tracees::Tracees;
 use super::{Context as _, Failure, Reporter};
 use crate::sys::process::{self, Status};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use crate::sys::signal::watch_forwarded;
+use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::os::fd::OwnedFd;
-
-/// Signals that are passed on to the command.
-const FORWARDED: [Signal; 7] = [
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGWINCH,
-];
 
 /// Runs the command and stays until it has ended, and with it all that it left running.
 pub(super) fn supervise(
@@ -33,13 +22,7 @@ pub(super) fn supervise(
     leash: OwnedFd,
 ) -> Result<i32, Failure> {
     let what = || "cannot set init up".to_owned();
-    let mut watched = SigSet::empty();
-    watched.add(Signal::SIGCHLD);
-    FORWARDED.into_iter().for_each(|s| watched.add(s));
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&watched), None).map_err(std::io::Error::from).context(what)?;
-    let signals = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .map_err(std::io::Error::from)
-        .context(what)?;
+    let signals = watch_forwarded(&[Signal::SIGCHLD]).context(what)?;
 
     let mut tracees = None;
     let traced = composed.is_some();

@@ -1,10 +1,9 @@
 //! A step in a pod that allows no namespaces: what mounts show elsewhere, the [`supervisor`](crate::supervisor) shows.
 
 use super::super::message::{Created, Filter, FilterKind, Message, Order};
-use super::super::spec::{Guard, MountKind, Root, Stdin};
+use super::super::spec::{Guard, MountKind, Root};
 use super::command::{self, NotStarted};
 use super::{Context as _, Failure, Reporter};
-use crate::supervisor::ids::{Capabilities, Credentials};
 use crate::supervisor::{self, Gate, Memory, Mount, Scene, Source};
 use crate::sys;
 use crate::sys::fs::{Missing, resolve, resolve_or_create};
@@ -43,20 +42,12 @@ pub(super) fn live(order: &Order, filters: &[Filter], reporter: &mut Reporter, l
     stage.usual(order, reporter)?;
     stage.wanted(order, reporter)?;
     let step = &order.step;
-    let bounding: Capabilities = sys::caps::DEFAULT
-        .into_iter()
-        .chain(step.cap_add.iter().map(|c| c.0))
-        .filter(|c| !step.cap_drop.iter().any(|d| d.0 == *c))
-        .map(|c| c.index())
-        .collect();
-    let mut credentials = Credentials::of_command(step.ids.uid, step.ids.gid, &step.ids.groups, bounding);
-    credentials.no_new_privileges = step.no_new_privileges;
     let scene = Scene {
         root: root.clone(),
         mounts: stage.mounts,
         scratch: scratch.clone(),
         hostname: step.hostname.clone(),
-        credentials,
+        credentials: step.credentials(),
         records: step.recorded.visible.clone(),
     };
     let first = |gate: &Gate| match prepare(order, filters, gate) {
@@ -97,15 +88,7 @@ impl Drop for Removed {
 /// What the step's first process does before it executes the command.
 fn prepare(order: &Order, filters: &[Filter], gate: &Gate) -> Result<(), Failure> {
     let step = &order.step;
-    sys::process::reset_signals();
-    if !step.interactive {
-        let _ = rustix::process::setsid();
-    }
-    if step.stdin == Stdin::Null && !step.interactive {
-        let what = || "cannot open `/dev/null`".to_owned();
-        let null = openat(CWD, "/dev/null", OFlags::RDONLY, Mode::empty()).context(what)?;
-        sys::process::set_stdio(null.as_fd(), 0).context(what)?;
-    }
+    command::detach(step)?;
     sys::process::close_on_exec_from(3);
     command::surroundings(step)?;
     // Of what the pod's root may do, the step gets nothing.
