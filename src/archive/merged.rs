@@ -227,11 +227,6 @@ impl Merged {
         self.layers.len()
     }
 
-    /// Whether any layer has a record.
-    pub(crate) fn has_records(&self) -> bool {
-        self.layers.iter().any(|layer| !layer.records.is_empty())
-    }
-
     /// What is recorded of the files of this view, by path.
     ///
     /// # Errors
@@ -250,7 +245,7 @@ impl Merged {
 
     /// Whether the lower layers have a record of the owner of what is at `path`.
     pub(crate) fn has_recorded_owner(&self, path: &Path) -> Result<bool, Error> {
-        if !self.has_records() {
+        if self.layers.iter().all(|layer| layer.records.is_empty()) {
             return Ok(false);
         }
         let record = self.lookup(path)?.and_then(|node| node.record);

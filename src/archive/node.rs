@@ -214,8 +214,7 @@ pub(crate) fn xattr_to_disk(name: &[u8]) -> Vec<u8> {
 /// lists, SELinux labels, `trusted.*` and other systems' names belong to the machine, not to the image, and the owner's
 /// mark to the store.
 pub(crate) fn xattr_carried(name: &[u8]) -> bool {
-    name == b"security.capability"
-        || (name.starts_with(b"user.") && name.len() > 5 && name != OWNER.as_bytes() && name != COPIED.as_bytes())
+    name == b"security.capability" || (name.starts_with(b"user.") && name.len() > 5 && name != OWNER.as_bytes())
 }
 
 /// The mark of a file that has several names and a recorded owner: `uid:gid`. When a step writes to such a file, overlayfs
@@ -240,19 +239,6 @@ pub(crate) fn owner_mark(fd: impl AsFd) -> Option<(u32, u32)> {
     let text = std::str::from_utf8(value.get(..length)?).ok()?;
     let (uid, gid) = text.split_once(':')?;
     Some((uid.parse().ok()?, gid.parse().ok()?))
-}
-
-/// The mark of a file in a plain tree that was a layer's, and was given a copy of its own.
-const COPIED: &str = "user.rbuild.copied";
-
-/// Marks an open file as the copy of a lower one.
-pub(crate) fn mark_copied(fd: impl AsFd) -> rustix::io::Result<()> {
-    rustix::fs::fsetxattr(fd, COPIED, b"", rustix::fs::XattrFlags::empty())
-}
-
-/// Whether these attributes have that mark; then it is taken out.
-pub(crate) fn take_copied(all: &mut Xattrs) -> bool {
-    all.remove(COPIED.as_bytes()).is_some()
 }
 
 /// A file capability in its version 2 form. The kernel shows version 3, with the root id of a user namespace, where

@@ -153,7 +153,7 @@ impl Executor<'_> {
         };
         sink.event(&Event::StepUsage { step: key, usage });
         if exit.success() {
-            prepared.collect(exit.records.take())?;
+            prepared.collect(std::mem::take(&mut exit.records))?;
         }
         self.forget(trusting, site)?;
         for text in &exit.warnings {

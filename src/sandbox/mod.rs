@@ -53,8 +53,8 @@ pub struct Exit {
     pub usage: Usage,
     /// From the start of the step to its end.
     pub duration: Duration,
-    /// What was kept of the files that the step saw, for the storage driver; `None` where the step failed.
-    pub records: Option<Records>,
+    /// What was kept of the files that the step saw, for the storage driver; nothing where the step failed.
+    pub records: Records,
     /// What the user should know: fall-backs that change what the step sees.
     pub warnings: Vec<String>,
 }

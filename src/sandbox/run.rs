@@ -241,12 +241,19 @@ impl Report {
         }
         // Without a word from init it was killed, and the command with it.
         let (code, signal) = self.exited.unwrap_or((status.code(), status.signal()));
+        let records = match self.records {
+            None if code == 0 => {
+                let message = "init did not say what it kept of the files of the step".to_owned();
+                return Err(Error::Setup { message, errno: libc::EPROTO, hint: None });
+            }
+            records => records.unwrap_or_default(),
+        };
         Ok(Some(Exit {
             code,
             signal,
             usage: Usage::of(rusage, figures),
             duration: started.elapsed(),
-            records: self.records,
+            records,
             warnings: self.warnings,
         }))
     }

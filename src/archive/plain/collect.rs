@@ -39,16 +39,15 @@ impl Plain {
     /// Puts what has changed since the tree was settled into the layer directory `top`, over `lower`. What the tree is now
     /// is what the next call compares with, once it was settled.
     ///
-    /// `kept` is what a supervisor of the step kept of the files, and had of them before: each by path, and complete. Then it
-    /// says whose the files are; else that is inherited by the marks that they carry (`docs/records.md`).
+    /// `kept` is what the supervisor of the step kept of the files, and had of them before: each by path, and complete.
     ///
     /// # Errors
     /// A file cannot be read or copied. `top` is then good for nothing, and so is the tree.
-    pub fn collect(&mut self, lower: &Merged, top: &Path, kept: Option<&Kept<'_>>) -> Result<(), Error> {
+    pub fn collect(&mut self, lower: &Merged, top: &Path, kept: &Kept<'_>) -> Result<(), Error> {
         let new = State::scan(&self.fd).map_err(|(path, e)| self.failed("inspect", &path, e))?;
         let old = std::mem::take(&mut self.state);
         let shared = self.sharing == Sharing::Broken;
-        let forced = kept.map(|kept| kept.changed(&new)).unwrap_or_default();
+        let forced = kept.changed(&new);
         let mut transfer = std::mem::take(&mut self.transfer);
         let mut collector = Collector {
             tree: self,
@@ -58,9 +57,7 @@ impl Plain {
             records: Records::load(top)?,
             recorded: false,
             families: families(&old, &new, shared, &forced),
-            // Marks of copies are looked at where something can be inherited.
-            known: if kept.is_none() && lower.has_records() { known(&old) } else { HashSet::new() },
-            kept: kept.map(|kept| kept.after),
+            kept: kept.after,
             forced: &forced,
             old: &old,
             new: &new,
@@ -145,11 +142,6 @@ fn same_file(was: &Entry, is: &Entry) -> bool {
     was.kind == is.kind && was.identity == is.identity
 }
 
-/// Every inode of a state.
-fn known(state: &State) -> HashSet<Identity> {
-    state.entries().iter().map(|e| e.identity).collect()
-}
-
 /// A directory on the way.
 struct Level {
     path: PathBuf,
@@ -161,8 +153,6 @@ struct Level {
     touched: bool,
     /// Whether something was done in it.
     dirty: bool,
-    /// Whether it is the directory that was there before.
-    kept: bool,
 }
 
 struct Collector<'a> {
@@ -173,9 +163,8 @@ struct Collector<'a> {
     records: Records,
     recorded: bool,
     families: HashMap<Identity, Family>,
-    known: HashSet<Identity>,
-    /// What is recorded now, where a supervisor says so.
-    kept: Option<&'a Records>,
+    /// What is recorded now.
+    kept: &'a Records,
     forced: &'a HashSet<usize>,
     old: &'a State,
     new: &'a State,
@@ -210,7 +199,7 @@ impl Collector<'_> {
             let touched = old.is_none_or(|old| self.old.touched(old, self.new, new)) || self.forced.contains(&new);
             let known = root.then_some(true);
             let lower = root.then(|| self.lower.layers() > 0);
-            self.levels.push(Level { path, in_top: known, lower, touched, dirty: root && touched, kept: true });
+            self.levels.push(Level { path, in_top: known, lower, touched, dirty: root && touched });
             return Ok(());
         }
         self.parents()?;
@@ -223,7 +212,7 @@ impl Collector<'_> {
             }
         }
         let (in_top, lower) = (Some(true), Some(false));
-        self.levels.push(Level { path, in_top, lower, touched: true, dirty: true, kept: false });
+        self.levels.push(Level { path, in_top, lower, touched: true, dirty: true });
         Ok(())
     }
 
@@ -242,20 +231,13 @@ impl Collector<'_> {
         let to = self.open(path)?;
         let set = || -> Result<(), Errno> {
             let mut attributes = raw::of_tree(&from)?;
-            let copied = node::take_copied(&mut attributes);
-            if self.kept.is_some() {
-                node::take_owner(&mut attributes);
-            }
+            node::take_owner(&mut attributes);
             let stale = raw::of_layer(&to)?;
             for name in stale.keys().filter(|name| !attributes.contains_key(*name)) {
                 rustix::fs::fremovexattr(&to, name.as_slice())?;
             }
             let basics = Basics::of(&rustix::fs::fstat(&from)?);
-            raw::apply(&to, &basics, &self.tree.map, || raw::set_in_layer(&to, &attributes))?;
-            if self.kept.is_none() && (copied || level.kept && !self.known.is_empty()) {
-                mark_origin(&to)?;
-            }
-            Ok(())
+            raw::apply(&to, &basics, &self.tree.map, || raw::set_in_layer(&to, &attributes))
         };
         set().map_err(|e| self.failed("set the metadata of", path, e))?;
         self.note(path, Some(&to))
@@ -264,8 +246,7 @@ impl Collector<'_> {
     /// Records what a supervisor says of a file of the layer directory, and marks the file as rbuild marks those that it
     /// makes itself.
     fn note(&mut self, path: &Path, file: Option<&OwnedFd>) -> Result<(), Error> {
-        let Some(kept) = self.kept else { return Ok(()) };
-        let mut record = kept.get(path).map(|record| Record::clone(record)).unwrap_or_default();
+        let mut record = self.kept.get(path).map(|record| Record::clone(record)).unwrap_or_default();
         if let (Some(file), Some(_)) = (file, record.uid.or(record.gid)) {
             node::mark_owner(file, record.uid.unwrap_or(0), record.gid.unwrap_or(0));
         }
@@ -284,12 +265,11 @@ impl Collector<'_> {
 
     /// Whether the same is recorded of a file as of the lower one.
     fn same_record(&self, path: &Path, below: &Node) -> bool {
-        let Some(kept) = self.kept else { return true };
         let key = |record: Option<&Record>| {
             let record = record.cloned().unwrap_or_default();
             (record.uid.unwrap_or(0), record.gid.unwrap_or(0), record.mode, record.device, record.xattrs)
         };
-        key(kept.get(path).map(|record| &**record)) == key(below.record.as_deref())
+        key(self.kept.get(path).map(|record| &**record)) == key(below.record.as_deref())
     }
 
     /// Whether the directory that is being left has the metadata of the lower one.
@@ -364,8 +344,7 @@ impl Collector<'_> {
                 self.note(&path, None)?;
             }
             None => {
-                let known = kept || self.known.contains(&entry.identity);
-                self.copy(&path, &stat, &entry, known)?;
+                self.copy(&path, &stat, &entry)?;
                 if linked && let Some(family) = self.families.get_mut(&entry.identity) {
                     family.first = Some(path);
                 }
@@ -375,7 +354,7 @@ impl Collector<'_> {
     }
 
     /// Copies a file of the tree into the layer directory.
-    fn copy(&mut self, path: &Path, stat: &Stat, entry: &Entry, known: bool) -> Result<(), Error> {
+    fn copy(&mut self, path: &Path, stat: &Stat, entry: &Entry) -> Result<(), Error> {
         let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
         let to = self.open(parent)?;
         let basics = Basics::of(stat);
@@ -393,7 +372,7 @@ impl Collector<'_> {
             _ => {
                 // Where files may be shared, the next step changes no file of a layer directory either.
                 let shared = self.tree.sharing == Sharing::Broken && entry.kind == Kind::File;
-                self.regular(path, &to, name, &basics, known, shared)
+                self.regular(path, &to, name, &basics, shared)
             }
         };
         let file: Option<OwnedFd> = done.map_err(|e| self.failed("copy to", path, e))?;
@@ -429,25 +408,20 @@ impl Collector<'_> {
         to: &OwnedFd,
         name: &OsStr,
         basics: &Basics,
-        known: bool,
         shared: bool,
     ) -> std::io::Result<Option<OwnedFd>> {
         let from = merged::open_file(&self.tree.fd, path)?;
         let mut attributes = raw::of_tree(&from)?;
-        let known = node::take_copied(&mut attributes) || known;
-        if self.kept.is_some() {
-            node::take_owner(&mut attributes);
-        }
-        let plain = attributes.is_empty() && (self.known.is_empty() || !known);
-        if shared && plain && rustix::fs::linkat(&self.tree.fd, path, to, name, AtFlags::empty()).is_ok() {
+        node::take_owner(&mut attributes);
+        if shared
+            && attributes.is_empty()
+            && rustix::fs::linkat(&self.tree.fd, path, to, name, AtFlags::empty()).is_ok()
+        {
             return Ok(None);
         }
         let file = File::from(rustix::fs::openat(to, name, CREATE, Mode::from_raw_mode(0o600))?);
         self.transfer.run(&File::from(from), &file)?;
         raw::apply(&file, basics, &self.tree.map, || raw::set_in_layer(&file, &attributes))?;
-        if known && self.kept.is_none() && self.lower.has_records() {
-            mark_origin(&file)?;
-        }
         Ok(Some(file.into()))
     }
 
@@ -465,8 +439,7 @@ impl Collector<'_> {
         match (FileType::from_raw_mode(stat.st_mode), below.meta.kind) {
             (FileType::RegularFile, node::Kind::File | node::Kind::Char(..) | node::Kind::Block(..)) => {
                 let here = merged::open_file(&self.tree.fd, path).map_err(|e| failed(e.into()))?;
-                let mut attributes = raw::of_tree(&here).map_err(|e| failed(e.into()))?;
-                node::take_copied(&mut attributes);
+                let attributes = raw::of_tree(&here).map_err(|e| failed(e.into()))?;
                 let there = File::from(self.lower.open_raw(&below)?);
                 let size = there.metadata().map_err(failed)?.len();
                 Ok(u64::try_from(stat.st_size).ok() == Some(size)
@@ -584,14 +557,6 @@ impl Collector<'_> {
 
     fn failed(&self, action: &'static str, path: &Path, e: impl Into<std::io::Error>) -> Error {
         Error::file(action, &self.top.join(FS).join(path))(e)
-    }
-}
-
-/// overlayfs' own mark of a copy whose original is not known any more.
-fn mark_origin(fd: impl std::os::fd::AsFd) -> Result<(), Errno> {
-    match rustix::fs::fsetxattr(fd, "user.overlay.origin", b"", rustix::fs::XattrFlags::empty()) {
-        Err(Errno::OPNOTSUPP) => Ok(()),
-        other => other,
     }
 }
 

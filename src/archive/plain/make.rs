@@ -13,7 +13,7 @@ use super::{Plain, Sharing};
 use crate::archive::copy::transfer::Transfer;
 use crate::archive::error::Error;
 use crate::archive::merged::{self, FS, Merged};
-use crate::archive::node::{self, Kind, Node};
+use crate::archive::node::{Kind, Node};
 use crate::sys::idmap::IdMap;
 
 /// Flags for a new regular file.
@@ -297,10 +297,7 @@ pub fn break_link(dir: BorrowedFd<'_>, name: &OsStr, map: &IdMap) -> std::io::Re
         let from = File::from(from);
         Transfer::default().run(&from, &to)?;
         let attributes = raw::of_tree(&from)?;
-        raw::apply(&to, &Basics::of(&stat), map, || {
-            raw::set_in_tree(&to, &attributes)?;
-            node::mark_copied(&to)
-        })?;
+        raw::apply(&to, &Basics::of(&stat), map, || raw::set_in_tree(&to, &attributes))?;
         rustix::fs::renameat(dir, &temporary, dir, name)?;
         Ok(())
     })();

@@ -101,11 +101,6 @@ impl State {
         self.newest.unwrap_or(i64::MIN)
     }
 
-    /// All files.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
     fn list(&self, root: &OwnedFd, path: &Path) -> Result<Vec<(std::ffi::OsString, Entry)>, (PathBuf, Errno)> {
         let at = |e| (path.to_owned(), e);
         let dir = merged::open_dir(root, path).map_err(at)?;

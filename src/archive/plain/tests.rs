@@ -50,8 +50,15 @@ impl Bench {
         let mut tree = self.tree(Sharing::Never);
         step(tree.root());
         let top = self.top();
-        tree.collect(&self.view(), &top, None).unwrap();
+        self.collect(&mut tree, &top);
         (tree, top)
+    }
+
+    /// What a step changed that changed nothing of what is recorded.
+    fn collect(&self, tree: &mut Plain, top: &Path) {
+        let view = self.view();
+        let records = view.records().unwrap();
+        tree.collect(&view, top, &Kept { before: &records, after: &records }).unwrap();
     }
 
     fn top(&self) -> PathBuf {
@@ -257,7 +264,7 @@ fn the_next_step_goes_on_with_the_tree() {
     fs::remove_file(tree.root().join("new/y")).unwrap();
     bench.trees += 1;
     let top = bench.top();
-    tree.collect(&bench.view(), &top, None).unwrap();
+    bench.collect(&mut tree, &top);
     assert_eq!(bench.entries(&top), ["etc/", "etc/other=again", "new/", "new/.wh.y="]);
 }
 
@@ -279,7 +286,7 @@ fn one_layer_takes_the_changes_of_several_steps() {
     fs::remove_file(at("new/z")).unwrap();
     write(at("lib/again"), "again");
     fs::write(at("etc/other"), "again").unwrap();
-    tree.collect(&bench.view(), &top, None).unwrap();
+    bench.collect(&mut tree, &top);
     let wanted =
         ["etc/", "etc/other=again", "lib/", "lib/.wh..wh..opq=", "lib/again=again", "new/", "new/x=X", "new/y==new/x"];
     assert_eq!(bench.entries(&top), wanted);
@@ -287,7 +294,7 @@ fn one_layer_takes_the_changes_of_several_steps() {
     fs::remove_dir_all(at("lib")).unwrap();
     fs::remove_dir_all(at("new")).unwrap();
     fs::remove_file(at("etc/other")).unwrap();
-    tree.collect(&bench.view(), &top, None).unwrap();
+    bench.collect(&mut tree, &top);
     assert_eq!(bench.entries(&top), [".wh.lib=", "etc/", "etc/.wh.other="]);
 }
 
@@ -406,7 +413,7 @@ fn a_shared_tree_leaves_the_layers_as_they_are() {
     fs::write(at("etc/new"), "new").unwrap();
     fs::remove_file(at("two")).unwrap();
     let top = bench.top();
-    tree.collect(&bench.view(), &top, None).unwrap();
+    bench.collect(&mut tree, &top);
     assert_eq!(bench.entries(&top), [".wh.two=", "etc/", "etc/conf=changed", "etc/new=new"]);
     assert_eq!(listing(&layer), before);
 }
@@ -421,7 +428,7 @@ fn a_change_in_the_same_moment_is_seen() {
         tree.settle().unwrap();
         // The same size, written at once.
         fs::write(tree.root().join("etc/conf"), format!("c{round:03}")).unwrap();
-        tree.collect(&bench.view(), &top, None).unwrap();
+        bench.collect(&mut tree, &top);
         assert_eq!(fs::read_to_string(top.join("fs/etc/conf")).unwrap(), format!("c{round:03}"));
     }
 }
@@ -466,7 +473,7 @@ fn what_a_supervisor_kept_is_recorded() {
     after.insert(Path::new("new"), owner(0, 4));
     fs::write(tree.root().join("new"), "new").unwrap();
     let top = bench.top();
-    tree.collect(&bench.view(), &top, Some(&Kept { before: &before, after: &after })).unwrap();
+    tree.collect(&bench.view(), &top, &Kept { before: &before, after: &after }).unwrap();
     let wanted = ["lib/", "lib/a=a", "lib/sub/", "new=new", "one=1", "two=1"];
     assert_eq!(bench.entries(&top), wanted);
     let records = Records::load(&top).unwrap();
@@ -477,6 +484,6 @@ fn what_a_supervisor_kept_is_recorded() {
     let mut tree = bench.tree(Sharing::Never);
     let top = bench.top();
     tree.settle().unwrap();
-    tree.collect(&bench.view(), &top, Some(&Kept { before: &before, after: &before })).unwrap();
+    tree.collect(&bench.view(), &top, &Kept { before: &before, after: &before }).unwrap();
     assert_eq!(bench.entries(&top), Vec::<String>::new());
 }

@@ -199,14 +199,9 @@ impl Prepared for Copied {
         Ok(self.view.records()?)
     }
 
-    fn collect(mut self: Box<Self>, kept: Option<Records>) -> Result<(), Error> {
-        match &kept {
-            Some(after) => {
-                let before = self.view.records()?;
-                self.tree.plain.collect(&self.lower, &self.top, Some(&Kept { before: &before, after }))?;
-            }
-            None => self.tree.plain.collect(&self.lower, &self.top, None)?,
-        }
+    fn collect(mut self: Box<Self>, kept: Records) -> Result<(), Error> {
+        let before = self.view.records()?;
+        self.tree.plain.collect(&self.lower, &self.top, &Kept { before: &before, after: &kept })?;
         let top = Glance::at(&self.top.join(crate::archive::merged::FS))?;
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Left { tree: self.tree, top });
         Ok(())
@@ -229,7 +224,7 @@ impl Prepared for Over {
         Ok(Records::new())
     }
 
-    fn collect(self: Box<Self>, _: Option<Records>) -> Result<(), Error> {
+    fn collect(self: Box<Self>, _: Records) -> Result<(), Error> {
         Ok(())
     }
 }

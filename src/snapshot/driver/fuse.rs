@@ -61,8 +61,8 @@ impl Prepared for Served {
         stacked_records(self.lower.as_ref(), &self.top)
     }
 
-    fn collect(self: Box<Self>, kept: Option<Records>) -> Result<(), Error> {
+    fn collect(self: Box<Self>, kept: Records) -> Result<(), Error> {
         self.server.end().map_err(Error::Server)?;
-        Ok(kept.map(|kept| kept.save(&self.top)).transpose().map(drop)?)
+        Ok(kept.save(&self.top)?)
     }
 }

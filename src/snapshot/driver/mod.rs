@@ -190,10 +190,10 @@ pub trait Prepared: Debug + Send {
     /// Puts what the step changed into the top layer directory. To be called when the step and all its processes have
     /// ended, and its mounts are gone.
     ///
-    /// `kept` is what a supervisor of the step, if it had one, kept of the files when the step had ended: complete, for all
+    /// `kept` is what the supervisor of the step kept of the files when the step had ended: complete, for all
     /// files that the step saw, or for those in the top layer directory where the driver puts them there at once.
     ///
     /// # Errors
     /// Where a file cannot be read or copied. The top layer directory is then good for nothing.
-    fn collect(self: Box<Self>, kept: Option<Records>) -> Result<(), Error>;
+    fn collect(self: Box<Self>, kept: Records) -> Result<(), Error>;
 }

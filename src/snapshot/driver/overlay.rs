@@ -57,8 +57,7 @@ impl Prepared for Stacked {
         stacked_records(self.lower.as_ref(), &self.top)
     }
 
-    fn collect(self: Box<Self>, kept: Option<Records>) -> Result<(), Error> {
-        // Files of the top layer directory that it does not name are what inheritance makes of them.
-        Ok(kept.map(|kept| kept.save(&self.top)).transpose().map(drop)?)
+    fn collect(self: Box<Self>, kept: Records) -> Result<(), Error> {
+        Ok(kept.save(&self.top)?)
     }
 }
