@@ -37,6 +37,8 @@ pub(super) enum NotStarted {
 pub(super) struct Started {
     /// Its pid.
     pub(super) pid: i32,
+    /// Where its calls arrive that init has to attend to itself.
+    pub(super) calls: Option<Listener>,
 }
 
 /// Starts the command. `adopt`, where there is one, is called with its pid before it does anything.
@@ -66,9 +68,17 @@ pub(super) fn start(
         }
         Fork::Parent(pid) => {
             drop((write, go_read, theirs));
-            // From its first call on: even starting the program is one that is asked about.
-            let keeper = keeper.clone();
-            std::thread::Builder::new().name("keeper".into()).spawn(move || attend(&keeper, &ours)).map_err(other)?;
+            // From its first call on: even starting the program is one that is asked about. Where only device nodes are, that
+            // is too rare for a thread.
+            let later = match order.keeps {
+                Kind::Devices => Some(ours),
+                Kind::Ids => {
+                    let keeper = keeper.clone();
+                    let thread = std::thread::Builder::new().name("keeper".into());
+                    thread.spawn(move || attend(&keeper, &ours)).map_err(other)?;
+                    None
+                }
+            };
             if let Some(adopt) = adopt {
                 adopt(pid).and_then(|()| go_write.write_all(&[1])).map_err(|e| {
                     sys::process::kill(pid, libc::SIGKILL);
@@ -80,7 +90,10 @@ pub(super) fn start(
             let mut report = Vec::new();
             read.read_to_end(&mut report).map_err(other)?;
             match NotStarted::decode(&report) {
-                None => Ok(Started { pid }),
+                None => {
+                    let calls = later.and_then(|ours| sys::process::receive_descriptor(&ours).ok().flatten());
+                    Ok(Started { pid, calls: calls.map(Listener::new) })
+                }
                 Some(error) => Err(error),
             }
         }

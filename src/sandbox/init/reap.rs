@@ -50,9 +50,10 @@ pub(super) fn supervise(
             return Ok(code);
         }
     };
-    let Started { pid: main } = started;
+    let Started { pid: main, mut calls } = started;
     let status = loop {
-        let mut fds = [PollFd::new(&signals, PollFlags::IN), PollFd::new(&leash, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&signals, PollFlags::IN), PollFd::new(&leash, PollFlags::IN)];
+        fds.extend(calls.as_ref().map(|calls| PollFd::new(calls, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e).context(what),
@@ -64,6 +65,9 @@ pub(super) fn supervise(
                 tracees.end();
             }
             return Ok(137);
+        }
+        if ready.get(2) == Some(&true) && calls.as_ref().is_some_and(|calls| kept.keeper.attend(calls).is_err()) {
+            calls = None;
         }
         while let Ok(Some(signal)) = signals.read_signal() {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);

@@ -139,28 +139,31 @@ impl Keeper {
     /// changed meanwhile: it must not share them with others (CLONE_FS).
     pub fn serve(&self, listener: &Listener) {
         listener.take_turns();
-        loop {
-            let notification = match listener.next() {
-                Ok(Some(notification)) => notification,
-                Ok(None) => continue,
-                Err(_) => return,
-            };
-            let answer = match self.consider(&notification) {
-                Ok(Answer::Descriptor(fd, close_on_exec)) => {
-                    let added = listener.answer_with(&notification, std::os::fd::AsFd::as_fd(&fd), close_on_exec);
-                    match added {
-                        Ok(()) => continue,
-                        Err(e) => Err(errno(e)),
-                    }
+        while self.attend(listener).is_ok() {}
+    }
+
+    /// Waits for one call and answers it.
+    ///
+    /// # Errors
+    /// When nobody is left who could make one.
+    pub fn attend(&self, listener: &Listener) -> io::Result<()> {
+        let Some(notification) = listener.next()? else { return Ok(()) };
+        let answer = match self.consider(&notification) {
+            Ok(Answer::Descriptor(fd, close_on_exec)) => {
+                let added = listener.answer_with(&notification, std::os::fd::AsFd::as_fd(&fd), close_on_exec);
+                match added {
+                    Ok(()) => return Ok(()),
+                    Err(e) => Err(errno(e)),
                 }
-                other => other,
-            };
-            match answer {
-                Ok(Answer::Value(value)) => listener.answer(&notification, value),
-                Ok(_) => listener.go_on(&notification),
-                Err(e) => listener.refuse(&notification, e.raw_os_error()),
             }
+            other => other,
+        };
+        match answer {
+            Ok(Answer::Value(value)) => listener.answer(&notification, value),
+            Ok(_) => listener.go_on(&notification),
+            Err(e) => listener.refuse(&notification, e.raw_os_error()),
         }
+        Ok(())
     }
 
     fn consider(&self, notification: &Notification) -> Answered {

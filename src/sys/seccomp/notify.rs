@@ -1,5 +1,6 @@
 //! The listener's side of a filter: calls that wait for an answer.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
@@ -48,6 +49,9 @@ impl Listener {
     }
 
     /// Takes the next call; `None` where its caller died meanwhile. Waits unless `poll` said that there is one.
+    ///
+    /// # Errors
+    /// When nobody is left who could make a call.
     pub fn next(&self) -> io::Result<Option<Notification>> {
         // SAFETY: the kernel wants the struct zeroed, and fills it in.
         let (answer, raw) = unsafe {
@@ -57,6 +61,8 @@ impl Listener {
         if answer != 0 {
             let e = io::Error::last_os_error();
             return match e.raw_os_error() {
+                // The same answer from then on when all who had the filter are gone.
+                Some(libc::ENOENT) if self.is_over() => Err(e),
                 Some(libc::ENOENT | libc::EINTR) => Ok(None),
                 _ => Err(e),
             };
@@ -68,6 +74,11 @@ impl Listener {
             number: u32::try_from(raw.data.nr).unwrap_or(0),
             args: raw.data.args,
         }))
+    }
+
+    fn is_over(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|_| fds[0].revents().contains(PollFlags::HUP))
     }
 
     /// Lets the call happen, as if there were no filter.
