@@ -17,6 +17,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,7 +84,7 @@ fn attempt(
     let started = Instant::now();
     let broken = setup("cannot start a step");
     let keeps = match IdMap::current() {
-        IdMap::Ranged { .. } => keeper::Kind::Devices,
+        IdMap::Ranged { .. } => keeper::Kind::Devices { shown: may_see_devices(spec) },
         IdMap::One | IdMap::Plain => keeper::Kind::Ids,
     };
     let scope_signals = isolation == Isolation::Traced && can_scope_signals();
@@ -194,6 +195,15 @@ fn filters(
     }
     filters.extend(profile::filter(spec)?.map(|filter| (FilterKind::Profile, filter)));
     Ok(filters)
+}
+
+/// Whether the step may look at device nodes that are not there. To trap all calls that could see one would slow down every
+/// step for what hardly any does: so it is done where layers have some, and where the command speaks of making them.
+fn may_see_devices(spec: &StepSpec) -> bool {
+    const MAKERS: [&[u8]; 3] = [b"mknod", b"MAKEDEV", b"debootstrap"];
+    let speaks = |text: &[u8]| MAKERS.iter().any(|maker| text.windows(maker.len()).any(|part| part == *maker));
+    spec.recorded.visible.iter().any(|(_, record)| record.device.is_some())
+        || spec.argv.iter().any(|word| speaks(word.as_bytes()))
 }
 
 /// What init told.

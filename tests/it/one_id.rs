@@ -110,6 +110,16 @@ fn device_nodes_are_files_with_a_record() {
 }
 
 #[test]
+fn device_nodes_are_seen_and_copied_as_such() {
+    same_on_both(
+        &[],
+        "RUN mknod /null c 1 3 && test -c /null && chown 5:6 /null && test \"$(stat -c '%F %t %T %u:%g' /null)\" = 'character special file 1 3 5:6'\n\
+         RUN test -c /null && test \"$(stat -c %u:%g /null)\" = 5:6 && cp -a /null /copy && tar -cf /t null && mkdir /x && tar -C /x -xf /t && rm /t\n\
+         RUN test -c /copy && test -c /x/null\n",
+    );
+}
+
+#[test]
 fn what_a_stage_recorded_is_seen_where_it_is_mounted() {
     same_on_both(
         &[("f", "f")],

@@ -68,16 +68,15 @@ pub(super) fn start(
         }
         Fork::Parent(pid) => {
             drop((write, go_read, theirs));
-            // From its first call on: even starting the program is one that is asked about. Where only device nodes are, that
-            // is too rare for a thread.
-            let later = match order.keeps {
-                Kind::Devices => Some(ours),
-                Kind::Ids => {
-                    let keeper = keeper.clone();
-                    let thread = std::thread::Builder::new().name("keeper".into());
-                    thread.spawn(move || attend(&keeper, &ours)).map_err(other)?;
-                    None
-                }
+            // From its first call on: even starting the program may be one that is asked about. A call that is rare is worth
+            // no thread.
+            let later = if order.keeps.is_busy() {
+                let keeper = keeper.clone();
+                let thread = std::thread::Builder::new().name("keeper".into());
+                thread.spawn(move || attend(&keeper, &ours)).map_err(other)?;
+                None
+            } else {
+                Some(ours)
             };
             if let Some(adopt) = adopt {
                 adopt(pid).and_then(|()| go_write.write_all(&[1])).map_err(|e| {
@@ -183,7 +182,7 @@ fn prepare(order: &Order, filters: &[Filter], init: &UnixStream) -> Result<(), F
                 Ok(listener) => sys::process::send_descriptor(init, listener.as_fd())
                     .context(|| "cannot hand over the seccomp listener".to_owned())?,
                 // With real ids only device nodes need it.
-                Err(_) if order.keeps == Kind::Devices => {}
+                Err(_) if order.keeps != Kind::Ids => {}
                 Err(e) => return Err(no_listener(&e)),
             },
             FilterKind::Gate | FilterKind::Profile => {

@@ -4,7 +4,7 @@ use super::super::attributes;
 use super::super::ids::{UNCHANGED, cap};
 use super::super::owners::Owned;
 use super::place::{Place, Seen};
-use super::{Answer, Answered, Call, Keeper};
+use super::{Answer, Answered, Call, Keeper, Kind};
 use crate::archive::record::Device;
 use rustix::fs::{AtFlags, Gid, Statx, StatxFlags, Uid, chownat};
 use rustix::io::Errno;
@@ -87,7 +87,7 @@ impl Keeper {
         }
         let seen = place().and_then(|place| self.as_caller(call, || self.see(&place, follow, EVERYTHING)));
         let Ok(Seen { mut stat, owned: Some(owned), .. }) = seen else { return Ok(Answer::GoOn) };
-        dress(&mut stat, &owned);
+        self.dress(&mut stat, &owned);
         let bytes = match layout {
             Layout::Native => attributes::encode_native(&stat),
             Layout::Compat64 => attributes::encode_compat(&stat),
@@ -201,21 +201,23 @@ impl Keeper {
         }
         Ok(Answer::Value(0))
     }
-}
 
-/// Puts what is kept in the place of what the disk has.
-fn dress(stat: &mut Statx, owned: &Owned) {
-    (stat.stx_uid, stat.stx_gid) = (owned.uid, owned.gid);
-    if let Some(mode) = owned.mode {
-        stat.stx_mode = (stat.stx_mode & !0o7777) | (mode & 0o7777) as u16;
+    /// Puts what is kept in the place of what the disk has.
+    fn dress(&self, stat: &mut Statx, owned: &Owned) {
+        if self.kind == Kind::Ids {
+            (stat.stx_uid, stat.stx_gid) = (owned.uid, owned.gid);
+        }
+        if let Some(mode) = owned.mode {
+            stat.stx_mode = (stat.stx_mode & !0o7777) | (mode & 0o7777) as u16;
+        }
+        let (kind, major, minor) = match owned.device {
+            Some(Device::Char(major, minor)) => (libc::S_IFCHR, major, minor),
+            Some(Device::Block(major, minor)) => (libc::S_IFBLK, major, minor),
+            None => return,
+        };
+        stat.stx_mode = (stat.stx_mode & 0o7777) | (kind & 0o170_000) as u16;
+        (stat.stx_rdev_major, stat.stx_rdev_minor, stat.stx_size) = (major, minor, 0);
     }
-    let (kind, major, minor) = match owned.device {
-        Some(Device::Char(major, minor)) => (libc::S_IFCHR, major, minor),
-        Some(Device::Block(major, minor)) => (libc::S_IFBLK, major, minor),
-        None => return,
-    };
-    stat.stx_mode = (stat.stx_mode & 0o7777) | (kind & 0o170_000) as u16;
-    (stat.stx_rdev_major, stat.stx_rdev_minor, stat.stx_size) = (major, minor, 0);
 }
 
 /// What counts of the value of `system.posix_acl_access`.

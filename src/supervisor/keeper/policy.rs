@@ -11,7 +11,18 @@ pub enum Kind {
     /// Ids: there is one.
     Ids,
     /// Device nodes only; ids are real.
-    Devices,
+    Devices {
+        /// Whether programs are shown them. Without it they see the empty files that stand for them, and no call for
+        /// attributes is trapped.
+        shown: bool,
+    },
+}
+
+impl Kind {
+    /// Whether calls are so frequent that they want a thread of their own.
+    pub fn is_busy(self) -> bool {
+        self != Kind::Devices { shown: false }
+    }
 }
 
 pub(super) type Handler = fn(&Keeper, &Call<'_>) -> Answered;
@@ -113,6 +124,8 @@ const SOMETIMES: [(&str, u8, u64); 4] = [
     ("ugetrlimit", 0, RLIMIT_LOCKS),
 ];
 const RLIMIT_LOCKS: u64 = libc::RLIMIT_LOCKS as u64;
+/// Those that show attributes of files.
+const SHOWS: [&str; 9] = ["fstat", "fstat64", "fstatat64", "lstat", "lstat64", "newfstatat", "stat", "stat64", "statx"];
 /// Those that may make a file, and the argument that says so.
 const OPENS: [(&str, u8); 2] = [("open", 1), ("openat", 2)];
 const OPTIONS: [i32; 10] = [
@@ -141,10 +154,13 @@ pub fn policy(kind: Kind) -> Policy {
     // Ints to the kernel: the upper half may hold anything.
     let is = |argument, value| when(argument, Comparison::Masked { mask: 0xffff_ffff, value });
     let has = |argument, bit| when(argument, Comparison::Masked { mask: bit, value: bit });
-    if kind == Kind::Devices {
+    if let Kind::Devices { shown } = kind {
         for (name, mode) in [("mknod", 1), ("mknodat", 2)] {
             let device = |value| when(mode, Comparison::Masked { mask: KIND_MASK, value });
             rules.insert(name.to_owned(), vec![device(CHARACTER), device(BLOCK)]);
+        }
+        for name in SHOWS.into_iter().filter(|_| shown) {
+            rules.insert(name.to_owned(), vec![Rule { conditions: Vec::new(), action: Action::Notify }]);
         }
         return Policy { default: Action::Allow, unknown: Action::Allow, rules };
     }
@@ -177,7 +193,7 @@ impl Table {
         let further: [(&str, Handler); 1] = [("getsockopt", Keeper::peer)];
         for (name, handler) in ALWAYS.into_iter().chain(further) {
             let Some(numbers) = arch::syscall(name) else { continue };
-            if kind == Kind::Devices && !name.starts_with("mknod") {
+            if matches!(kind, Kind::Devices { .. }) && !name.starts_with("mknod") && !SHOWS.contains(&name) {
                 continue;
             }
             table.native.extend(numbers.native.map(|n| (n, handler)));
@@ -198,7 +214,7 @@ mod tests {
 
     #[test]
     fn compiles_and_names_only_calls_that_exist() {
-        for kind in [Kind::Ids, Kind::Devices] {
+        for kind in [Kind::Ids, Kind::Devices { shown: false }, Kind::Devices { shown: true }] {
             let policy = policy(kind);
             let unknown: Vec<&String> = policy.rules.keys().filter(|name| arch::syscall(name).is_none()).collect();
             assert_eq!(unknown, Vec::<&String>::new());
