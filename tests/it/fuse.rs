@@ -89,10 +89,8 @@ fn what_posix_asks_for_is_answered_as_by_the_kernels_overlay() {
         return;
     }
     let users = "entries = [[\"nobody\", \"nogroup\"], [\"daemon\", \"daemon\"]]";
-    lab.write(
-        "pjdfstest.toml",
-        format!("[features]\nposix_fallocate = {{}}\n[settings]\nnaptime = 0.01\n[dummy_auth]\n{users}\n"),
-    );
+    let features = "posix_fallocate = {}\nutimensat = {}\nutime_now = {}\nrename_ctime = {}\n";
+    lab.write("pjdfstest.toml", format!("[features]\n{features}[settings]\nnaptime = 0.01\n[dummy_auth]\n{users}\n"));
     // Other users have to get there.
     fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o755)).expect("the mode");
     let failed = |done: &Done| -> Vec<String> {
