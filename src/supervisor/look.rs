@@ -3,6 +3,7 @@
 use super::attributes::device;
 use super::ids::{Attributes, Credentials, EXECUTE, Inherited};
 use super::owners::{FileId, ID, Owned};
+use super::proc::ProcPlace;
 use super::view::{Dir, name_of};
 use super::walk::{Place, Start};
 use super::{Errno, World};
@@ -100,7 +101,30 @@ impl World {
         if all_powerful(who) {
             return Ok(());
         }
-        self.may(who, &look_at(dir)?, dir.mount, wanted)
+        match dir.proc {
+            Some(place) => self.may_in_proc(who, place, &look_at(dir)?, wanted),
+            None => self.may(who, &look_at(dir)?, dir.mount, wanted),
+        }
+    }
+
+    /// The same for a directory or file of `/proc`: what tells of a process belongs to whom the process belongs.
+    pub(super) fn may_in_proc(
+        &self,
+        who: &Credentials,
+        place: ProcPlace,
+        found: &Statx,
+        wanted: u32,
+    ) -> Result<(), Errno> {
+        let (ProcPlace::Task(task) | ProcPlace::Threads(task) | ProcPlace::Descriptors(task) | ProcPlace::Below(task)) =
+            place
+        else {
+            return Ok(());
+        };
+        let mut file = attributes(found);
+        if let Some(owner) = self.view.tasks.credentials(task) {
+            (file.uid, file.gid) = (owner.uid.effective, owner.gid.effective);
+        }
+        if all_powerful(who) { Ok(()) } else { who.may(file, wanted) }
     }
 
     /// What a file gets that a process makes in a directory with this mode.

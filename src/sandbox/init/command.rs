@@ -38,7 +38,7 @@ pub(super) struct Started {
     /// Its pid.
     pub(super) pid: i32,
     /// Where its calls arrive that init has to attend to itself.
-    pub(super) calls: Option<Listener>,
+    pub(super) calls: Option<Arc<Listener>>,
 }
 
 /// Starts the command. `adopt`, where there is one, is called with its pid before it does anything.
@@ -91,7 +91,7 @@ pub(super) fn start(
             match NotStarted::decode(&report) {
                 None => {
                     let calls = later.and_then(|ours| sys::process::receive_descriptor(&ours).ok().flatten());
-                    Ok(Started { pid, calls: calls.map(Listener::new) })
+                    Ok(Started { pid, calls: calls.map(Listener::new).map(Arc::new) })
                 }
                 Some(error) => Err(error),
             }
@@ -113,7 +113,7 @@ fn attend(keeper: &Keeper, child: &UnixStream) {
         }
     };
     if let (Ok(_), Ok(Some(listener))) = (ready, sys::process::receive_descriptor(child)) {
-        keeper.serve(&Listener::new(listener));
+        keeper.serve(&Arc::new(Listener::new(listener)));
     }
 }
 

@@ -5,9 +5,9 @@ use super::super::spec;
 use super::composed::Composed;
 use super::rootfs::Root;
 use super::{Context as _, Failure, Reporter};
-use crate::supervisor::keeper::Keeper;
+use crate::supervisor::keeper::{self, Keeper};
 use crate::supervisor::owners::Owners;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -45,9 +45,27 @@ pub(super) fn prepare(order: &Order, owners: Owners, root: Root, composed: Optio
         None => openat(CWD, "/proc", held, Mode::empty()).context(what)?,
     };
     let own_root = openat(CWD, "/", held, Mode::empty()).context(what)?;
-    let keeper = Arc::new(Keeper::new(order.keeps, step.credentials(), owners, proc, own_root).context(what)?);
+    let keeper = keeper::Step {
+        kind: order.keeps,
+        first: step.credentials(),
+        owners,
+        proc,
+        root: own_root,
+        shared: step.mounts.iter().filter_map(shared).collect(),
+    };
+    let keeper = Arc::new(Keeper::new(keeper).context(what)?);
     let (names, view) = root.into_parts();
     Ok(Kept { keeper, names, view })
+}
+
+/// The number of a mount that can be written and that others write as well: a cache or a volume.
+fn shared(mount: &spec::Mount) -> Option<u64> {
+    let spec::MountKind::Bind { guard, .. } = &mount.kind else { return None };
+    if guard.read_only {
+        return None;
+    }
+    let found = statx(CWD, &mount.target, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+    StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID).then_some(found.stx_mnt_id)
 }
 
 impl Kept {

@@ -95,15 +95,16 @@ impl Call<'_> {
     }
 
     /// Whether the caller may make names in the directory, and what a file gets there.
-    fn inherit(&self, dir: &Dir, mode: u32, directory: bool) -> Result<Inherited, Errno> {
+    fn inherit(&self, dir: &Dir, name: &[u8], mode: u32, directory: bool) -> Result<Inherited, Errno> {
         let who = self.who()?;
-        self.world.may_in(&who, dir, WRITE)?;
+        // That it exists counts before.
+        self.world.may_in(&who, dir, WRITE).map_err(|e| if look(dir, name).is_ok() { Errno::EXIST } else { e })?;
         self.world.inherit(&who, dir, mode & !self.umask(), directory)
     }
 
     fn make_directory(&mut self, dirfd: i32, path: &[u8], mode: u32) -> Answer {
         let (dir, name, _) = self.new_entry(dirfd, path)?;
-        let wanted = self.inherit(&dir, mode & 0o1777, true)?;
+        let wanted = self.inherit(&dir, &name, mode & 0o1777, true)?;
         kernel_mkdirat(&dir, name_of(&name), disk_mode(wanted.mode, true))?;
         self.world.made(wanted, true, || look(&dir, &name))?;
         DONE
@@ -129,7 +130,7 @@ impl Call<'_> {
         if device.is_some() && !self.who()?.can(cap::MKNOD) {
             return Err(Errno::PERM);
         }
-        let wanted = self.inherit(&dir, mode & 0o7777, false)?;
+        let wanted = self.inherit(&dir, &name, mode & 0o7777, false)?;
         kernel_mknodat(&dir, name_of(&name), on_disk, disk_mode(wanted.mode, false), 0)?;
         self.world.made(wanted, false, || look(&dir, &name))?;
         if device.is_some() {
@@ -185,7 +186,7 @@ impl Call<'_> {
         if directory {
             return Err(Errno::NOENT);
         }
-        let wanted = Inherited { mode: 0o777, ..self.inherit(&dir, 0o777, false)? };
+        let wanted = Inherited { mode: 0o777, ..self.inherit(&dir, &name, 0o777, false)? };
         kernel_symlinkat(name_of(target), &dir, name_of(&name))?;
         self.world.made(wanted, false, || look(&dir, &name))?;
         DONE
@@ -235,6 +236,13 @@ impl Call<'_> {
         self.may_remove(&to, &new_name)?;
         if (slash || new_slash) && !is_directory(&moved) {
             return Err(Errno::NOTDIR);
+        }
+        if is_directory(&moved) && from.id != to.id {
+            // Another directory above is written into it.
+            let who = self.who()?;
+            if !look::all_powerful(&who) {
+                self.world.may(&who, &moved, from.mount, WRITE)?;
+            }
         }
         if is_directory(&moved) && self.world.view.holds_mounts(&from, &name) {
             return Err(Errno::BUSY);

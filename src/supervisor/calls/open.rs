@@ -109,6 +109,16 @@ impl How {
         !self.has(O_PATH) && (self.flags & O_ACCMODE != 0 || self.has(O_TRUNC))
     }
 
+    /// What has to be allowed for it.
+    fn wanted(self) -> u32 {
+        let wanted = match self.flags & O_ACCMODE {
+            0 => READ,
+            1 => WRITE,
+            _ => READ | WRITE,
+        };
+        if self.has(O_TRUNC) { wanted | WRITE } else { wanted }
+    }
+
     /// What is asked of the kernel for a file that exists.
     fn plain(self) -> OFlags {
         let flags = self.flags & !(O_CREAT | O_EXCL | O_LARGEFILE);
@@ -279,13 +289,7 @@ impl Call<'_> {
         if look::all_powerful(&who) || !self.world.owned(place.dir.mount) {
             return Ok(());
         }
-        let wanted = match how.flags & O_ACCMODE {
-            0 => READ,
-            1 => WRITE,
-            _ => READ | WRITE,
-        };
-        let truncates = if how.has(O_TRUNC) { WRITE } else { 0 };
-        self.world.may(&who, found, place.dir.mount, wanted | truncates)
+        self.world.may(&who, found, place.dir.mount, how.wanted())
     }
 
     /// A file of `/proc`; `None` where there is a link to follow.
@@ -308,6 +312,9 @@ impl Call<'_> {
         }
         if how.writes() && place.dir.proc == Some(ProcPlace::Machine) {
             return Err(Errno::ROFS);
+        }
+        if let Some(proc) = place.dir.proc.filter(|_| !how.has(O_PATH)) {
+            self.world.may_in_proc(&*self.who()?, proc, &look(&place.dir, &place.name)?, how.wanted())?;
         }
         let fd = match proc::rewritten(&self.world.view, place)? {
             Some(fd) => fd,
@@ -337,12 +344,17 @@ impl Call<'_> {
                 return Err(Errno::ROFS);
             }
         }
-        if how.writes()
-            && kind == FileType::RegularFile
+        if kind == FileType::RegularFile
             && let Some((mount, _)) = self.world.view.path_of(&link)
-            && self.world.view.mounts.get(mount).is_none_or(|m| m.read_only)
         {
-            return Err(Errno::ROFS);
+            if how.writes() && self.world.view.mounts.get(mount).is_none_or(|m| m.read_only) {
+                return Err(Errno::ROFS);
+            }
+            let who = self.who()?;
+            if self.world.owned(mount) && !look::all_powerful(&who) && !how.has(O_PATH) {
+                let found = rustix::fs::statx(&place.dir, name_of(&place.name), AtFlags::empty(), look::MASK)?;
+                self.world.may(&who, &found, mount, how.wanted())?;
+            }
         }
         let flags = OFlags::from_bits_retain(how.flags & !(O_CREAT | O_EXCL | O_PATH | O_LARGEFILE));
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;

@@ -56,6 +56,16 @@ impl Credentials {
         self.judge(file, wanted, self.uid.real, self.gid.real, self.capabilities_of_real_user())
     }
 
+    /// Who counts where the real user does.
+    #[must_use]
+    pub fn as_real(&self) -> Credentials {
+        let mut real = self.clone();
+        real.caps.effective = self.capabilities_of_real_user();
+        real.uid.file = real.uid.real;
+        real.gid.file = real.gid.real;
+        real
+    }
+
     fn judge(&self, file: Attributes, wanted: u32, uid: u32, gid: u32, caps: Capabilities) -> Result<(), Errno> {
         let granted = if file.uid == uid {
             file.mode >> 6

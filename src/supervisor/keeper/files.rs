@@ -1,23 +1,39 @@
 //! Calls about files that exist.
 
 use super::super::attributes;
-use super::super::ids::{UNCHANGED, cap};
+use super::super::ids::{Credentials, UNCHANGED, cap};
 use super::super::owners::Owned;
 use super::place::{Place, Seen};
 use super::{Answer, Answered, Call, Keeper, Kind};
 use crate::archive::record::Device;
 use rustix::fs::{AtFlags, Gid, Statx, StatxFlags, Uid, chownat};
 use rustix::io::Errno;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 const EVERYTHING: StatxFlags = StatxFlags::BASIC_STATS;
 
 /// How the caller wants to be told.
-enum Layout {
+pub(super) enum Layout {
     Native,
     Compat64,
     CompatShort,
     Extended,
+}
+
+impl Layout {
+    /// What stat(2) says of a file.
+    pub(super) fn encode(&self, kind: Kind, seen: &Seen) -> Vec<u8> {
+        let mut stat = seen.stat;
+        if let Some(owned) = &seen.owned {
+            dress(kind, &mut stat, owned);
+        }
+        match self {
+            Layout::Native => attributes::encode_native(&stat),
+            Layout::Compat64 => attributes::encode_compat(&stat),
+            Layout::CompatShort => attributes::encode_compat_short(&stat),
+            Layout::Extended => attributes::encode_statx(&stat),
+        }
+    }
 }
 
 impl Keeper {
@@ -44,7 +60,7 @@ impl Keeper {
         let flags = call.int(2);
         let empty = flags & libc::AT_EMPTY_PATH != 0;
         let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
-        self.show_as(call, || call.place(call.int(0), call.arg(1), empty), follow, call.arg(4), Layout::Extended)
+        self.show_as(call, || call.place(call.int(0), call.arg(1), empty), follow, call.arg(4), &Layout::Extended)
     }
 
     /// The oldest form has 16 bits for an id, and no room for a file system of today.
@@ -59,18 +75,16 @@ impl Keeper {
         follow: bool,
         address: u64,
     ) -> Answered {
-        let short = call.compat && self.is_short(call);
-        let layout = match (call.compat, short) {
+        self.show_as(call, place, follow, address, &self.layout(call))
+    }
+
+    pub(super) fn layout(&self, call: &Call<'_>) -> Layout {
+        // Programs of 32 bits have `stat` and `stat64`.
+        match (call.compat, matches!(call.notification.number, 106..=108)) {
             (false, _) => Layout::Native,
             (true, false) => Layout::Compat64,
             (true, true) => Layout::CompatShort,
-        };
-        self.show_as(call, place, follow, address, layout)
-    }
-
-    /// Whether a 32-bit program uses `stat`, not `stat64`.
-    fn is_short(&self, call: &Call<'_>) -> bool {
-        matches!(call.notification.number, 106..=108)
+        }
     }
 
     /// Answers only for files with an entry; all others the kernel shows faster, and so it does errors.
@@ -80,22 +94,19 @@ impl Keeper {
         place: impl FnOnce() -> Result<Place, Errno>,
         follow: bool,
         address: u64,
-        layout: Layout,
+        layout: &Layout,
     ) -> Answered {
         if self.owners().is_empty() {
             return Ok(Answer::GoOn);
         }
         let seen = place().and_then(|place| self.as_caller(call, || self.see(&place, follow, EVERYTHING)));
-        let Ok(Seen { mut stat, owned: Some(owned), .. }) = seen else { return Ok(Answer::GoOn) };
-        self.dress(&mut stat, &owned);
-        let bytes = match layout {
-            Layout::Native => attributes::encode_native(&stat),
-            Layout::Compat64 => attributes::encode_compat(&stat),
-            Layout::CompatShort => attributes::encode_compat_short(&stat),
-            Layout::Extended => attributes::encode_statx(&stat),
-        };
-        call.write(address, &bytes)?;
-        Ok(Answer::Value(0))
+        match seen {
+            Ok(seen) if seen.owned.is_some() => {
+                call.write(address, &layout.encode(self.kind, &seen))?;
+                Ok(Answer::Value(0))
+            }
+            _ => Ok(Answer::GoOn),
+        }
     }
 
     pub(super) fn chown(&self, call: &Call<'_>) -> Answered {
@@ -122,24 +133,29 @@ impl Keeper {
     }
 
     fn give(&self, call: &Call<'_>, place: &Place, follow: bool, ids: [usize; 2]) -> Answered {
-        let [uid, gid] = ids.map(|index| self.id(call, call.word(index)));
         let file = self.as_caller(call, || self.hold(place, follow)).map_err(|e| match e {
             // A closed descriptor is a missing entry of `/proc`.
             Errno::NOENT if place.split().is_none() => Errno::BADF,
             e => e,
         })?;
-        let before = self.see_open(&file)?;
-        let after = self.credentials(call.pid).chown(before.attributes(), uid, gid)?;
+        self.give_held(&self.credentials(call.pid), &file, call, ids)
+    }
+
+    /// Gives a file to whom two arguments name.
+    pub(super) fn give_held(&self, who: &Credentials, file: &OwnedFd, call: &Call<'_>, ids: [usize; 2]) -> Answered {
+        let [uid, gid] = ids.map(|index| self.id(call, call.word(index)));
+        let before = self.see_open(file)?;
+        let after = who.chown(before.attributes(), uid, gid)?;
         // The kernel's part: the overlay's copy, the time of the change, set-id bits and capabilities of the file.
         let native = |id: u32| (id != UNCHANGED).then_some(0);
         chownat(
-            &file,
+            file,
             "",
             native(uid).map(Uid::from_raw),
             native(gid).map(Gid::from_raw),
             AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
         )?;
-        let id = self.see_open(&file)?.id;
+        let id = self.see_open(file)?.id;
         let kept = before.owned.unwrap_or_default();
         self.owners().change(&id, |owned| *owned = Owned { uid: after.uid, gid: after.gid, ..kept });
         Ok(Answer::Value(0))
@@ -180,44 +196,53 @@ impl Keeper {
         if name.starts_with(b"security.") && !self.credentials(call.pid).can(cap::SETFCAP) {
             return Err(Errno::PERM);
         }
-        let default = name == b"system.posix_acl_default";
-        if !default && name != b"system.posix_acl_access" {
+        if !is_access_list(&name) {
             return Ok(Answer::GoOn);
         }
         let length = usize::try_from(call.arg(3)).ok().filter(|n| *n <= LONGEST_VALUE).ok_or(Errno::INVAL)?;
-        let Some(list) = AccessList::parse(&call.read(call.arg(2), length)?) else { return Ok(Answer::GoOn) };
-        if !list.names_ids {
-            return Ok(Answer::GoOn);
-        }
+        let value = call.read(call.arg(2), length)?;
         let place = place()?;
         let file = self.as_caller(call, || self.hold(&place, follow))?;
-        let seen = self.see_open(&file)?.attributes();
-        if !self.credentials(call.pid).owns(seen) {
-            return Err(Errno::PERM);
-        }
-        if !default {
-            let mode = rustix::fs::Mode::from_raw_mode((seen.mode & 0o7000) | list.mode);
-            rustix::fs::chmodat(&self.proc, self.own_name(file.as_fd()), mode, AtFlags::empty())?;
-        }
-        Ok(Answer::Value(0))
+        self.set_access_list(&file, &name, &value).unwrap_or(Ok(Answer::GoOn))
     }
 
-    /// Puts what is kept in the place of what the disk has.
-    fn dress(&self, stat: &mut Statx, owned: &Owned) {
-        if self.kind == Kind::Ids {
-            (stat.stx_uid, stat.stx_gid) = (owned.uid, owned.gid);
+    /// Sets what counts of an access control list that the kernel refuses; `None` for all others.
+    pub(super) fn set_access_list(&self, file: &OwnedFd, name: &[u8], value: &[u8]) -> Option<Answered> {
+        let list = is_access_list(name).then(|| AccessList::parse(value))?.filter(|list| list.names_ids)?;
+        if name == DEFAULT_LIST {
+            return Some(Ok(Answer::Value(0)));
         }
-        if let Some(mode) = owned.mode {
-            stat.stx_mode = (stat.stx_mode & !0o7777) | (mode & 0o7777) as u16;
-        }
-        let (kind, major, minor) = match owned.device {
-            Some(Device::Char(major, minor)) => (libc::S_IFCHR, major, minor),
-            Some(Device::Block(major, minor)) => (libc::S_IFBLK, major, minor),
-            None => return,
+        let set = || {
+            let mode = self.see_open(file)?.attributes().mode;
+            let mode = rustix::fs::Mode::from_raw_mode((mode & 0o7000) | list.mode);
+            rustix::fs::chmodat(&self.links, self.own_name(file.as_fd()), mode, AtFlags::empty())?;
+            Ok(Answer::Value(0))
         };
-        stat.stx_mode = (stat.stx_mode & 0o7777) | (kind & 0o170_000) as u16;
-        (stat.stx_rdev_major, stat.stx_rdev_minor, stat.stx_size) = (major, minor, 0);
+        Some(set())
     }
+}
+
+const DEFAULT_LIST: &[u8] = b"system.posix_acl_default";
+
+fn is_access_list(name: &[u8]) -> bool {
+    name == b"system.posix_acl_access" || name == DEFAULT_LIST
+}
+
+/// Puts what is kept in the place of what the disk has.
+fn dress(kind: Kind, stat: &mut Statx, owned: &Owned) {
+    if kind == Kind::Ids {
+        (stat.stx_uid, stat.stx_gid) = (owned.uid, owned.gid);
+    }
+    if let Some(mode) = owned.mode {
+        stat.stx_mode = (stat.stx_mode & !0o7777) | (mode & 0o7777) as u16;
+    }
+    let (kind, major, minor) = match owned.device {
+        Some(Device::Char(major, minor)) => (libc::S_IFCHR, major, minor),
+        Some(Device::Block(major, minor)) => (libc::S_IFBLK, major, minor),
+        None => return,
+    };
+    stat.stx_mode = (stat.stx_mode & 0o7777) | (kind & 0o170_000) as u16;
+    (stat.stx_rdev_major, stat.stx_rdev_minor, stat.stx_size) = (major, minor, 0);
 }
 
 /// What counts of the value of `system.posix_acl_access`.

@@ -10,35 +10,42 @@
 //!        └────────────── read, write, open, … ──► kernel
 //! ```
 //!
-//! Nothing here protects anybody but the step from itself: the namespaces do that. So a call that needs no answer of ours
-//! may go on although the step could change its arguments meanwhile. What is not trapped: opening files that exist, removing
-//! and renaming. There a process that is not root of the step is root still.
+//! Nothing here protects anybody but the step from itself: the namespaces do that. For a process that may do everything with
+//! files ([`DAC_OVERRIDE`](cap::DAC_OVERRIDE) and [`FOWNER`](cap::FOWNER)) the kernel's answer is right, and calls go on
+//! unless owners are to be noted or shown. Calls of all others are judged (`judged`): the path is walked here, name by name,
+//! by the owners and modes that the step sees, and the call is made here. What cannot be made for somebody else (`chdir`,
+//! `execve`, `connect`, descriptors that are only a place) goes on once it was judged.
 //!
 //! Which credentials a process has is written on the process itself, where the kernel passes it on to its children and
 //! keeps it over `execve`: the limit `RLIMIT_LOCKS`, which Linux has not used since 2.4, holds the number of an entry in
 //! the list of all credentials that occurred.
 
 mod files;
+mod judged;
 mod make;
 mod people;
 mod place;
 mod policy;
+mod walk;
 
 pub use policy::{Kind, policy};
 
-use super::ids::Credentials;
+use super::ids::{Credentials, cap};
 use super::owners::Owners;
 use crate::archive::record::Records;
 use crate::sys::arch;
 use crate::sys::remote;
 use crate::sys::seccomp::{Listener, Notification};
+use judged::Starting;
 use people::People;
-use policy::Table;
+use policy::{Handlers, Table};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What becomes of a call.
 #[derive(Debug)]
@@ -49,6 +56,17 @@ enum Answer {
     Value(i64),
     /// It is not made, and answers a new descriptor.
     Descriptor(OwnedFd, bool),
+    /// It may take long: this is run on a thread of its own.
+    Later(Later),
+}
+
+/// What a call is to be answered with, some time.
+struct Later(Box<dyn FnOnce() -> Answered + Send>);
+
+impl std::fmt::Debug for Later {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Later")
+    }
 }
 
 type Answered = Result<Answer, Errno>;
@@ -84,6 +102,12 @@ impl Call<'_> {
         remote::read_string(self.pid, address, limit).map_err(errno)
     }
 
+    /// Whether it is the call of this name.
+    fn is(&self, name: &str) -> bool {
+        let number = Some(self.notification.number);
+        arch::syscall(name).is_some_and(|n| if self.compat { n.compat == number } else { n.native == number })
+    }
+
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         remote::write(self.pid, address, bytes).map_err(errno)
     }
@@ -98,46 +122,73 @@ pub struct Keeper {
     kind: Kind,
     /// A proc file system that numbers processes as this process does.
     proc: OwnedFd,
+    /// The directory of this process's own descriptors there.
+    links: Arc<OwnedFd>,
     /// The root directory of the step.
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     /// The file system that it is on.
     device: (u32, u32),
+    /// That of `proc`.
+    proc_device: (u32, u32),
+    /// Mounts whose files have owners that are not known from one step to the next: there everybody may do everything.
+    shared: HashSet<u64>,
     table: Table,
     owners: Mutex<Owners>,
     people: Mutex<People>,
+    /// Programs that are being started, and who they will be.
+    starting: Mutex<Starting>,
     /// Whether any process has changed its root directory.
     chrooted: AtomicBool,
 }
 
+/// What a keeper is made of.
+pub struct Step {
+    /// What the pod cannot give.
+    pub kind: Kind,
+    /// Who the first process is.
+    pub first: Credentials,
+    /// Whose files are whose.
+    pub owners: Owners,
+    /// A proc file system that numbers processes as this process does.
+    pub proc: OwnedFd,
+    /// The step's root directory, which is also this process's.
+    pub root: OwnedFd,
+    /// Numbers of the mounts that are shared with other steps, and can be written.
+    pub shared: HashSet<u64>,
+}
+
 impl Keeper {
-    /// For a step whose first process has these credentials, and whose files have these owners. `proc` is a proc file
-    /// system, `root` the step's root directory, which is also this process's.
+    /// The keeper of a step.
     ///
     /// # Errors
-    /// The root directory cannot be looked at.
-    pub fn new(
-        kind: Kind,
-        first: Credentials,
-        owners: Owners,
-        proc: OwnedFd,
-        root: OwnedFd,
-    ) -> rustix::io::Result<Keeper> {
-        let device = rustix::fs::fstat(&root)?.st_dev;
+    /// The root directory or that of processes cannot be looked at.
+    pub fn new(step: Step) -> rustix::io::Result<Keeper> {
+        let Step { kind, first, owners, proc, root, shared } = step;
+        let device = |fd: &OwnedFd| -> rustix::io::Result<(u32, u32)> {
+            let device = rustix::fs::fstat(fd)?.st_dev;
+            Ok((rustix::fs::major(device), rustix::fs::minor(device)))
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let links = openat(&proc, format!("{}/fd", std::process::id()), flags, Mode::empty())?;
         Ok(Keeper {
-            device: (rustix::fs::major(device), rustix::fs::minor(device)),
+            device: device(&root)?,
+            proc_device: device(&proc)?,
             kind,
             proc,
-            root,
+            links: Arc::new(links),
+            root: Arc::new(root),
+            shared,
             table: Table::new(kind),
             owners: Mutex::new(owners),
             people: Mutex::new(People::new(first)),
+            starting: Mutex::default(),
             chrooted: AtomicBool::new(false),
         })
     }
 
     /// Answers calls until there is nobody left who could make one. The calling thread's working and root directory may be
     /// changed meanwhile: it must not share them with others (CLONE_FS).
-    pub fn serve(&self, listener: &Listener) {
+    pub fn serve(&self, listener: &Arc<Listener>) {
         listener.take_turns();
         while self.attend(listener).is_ok() {}
     }
@@ -146,31 +197,32 @@ impl Keeper {
     ///
     /// # Errors
     /// When nobody is left who could make one.
-    pub fn attend(&self, listener: &Listener) -> io::Result<()> {
+    pub fn attend(&self, listener: &Arc<Listener>) -> io::Result<()> {
         let Some(notification) = listener.next()? else { return Ok(()) };
-        let answer = match self.consider(&notification) {
-            Ok(Answer::Descriptor(fd, close_on_exec)) => {
-                let added = listener.answer_with(&notification, std::os::fd::AsFd::as_fd(&fd), close_on_exec);
-                match added {
-                    Ok(()) => return Ok(()),
-                    Err(e) => Err(errno(e)),
+        match self.consider(&notification) {
+            Ok(Answer::Later(Later(work))) => {
+                let theirs = Arc::clone(listener);
+                let thread = std::thread::Builder::new().spawn(move || reply(&theirs, &notification, work()));
+                if thread.is_err() {
+                    listener.refuse(&notification, libc::EAGAIN);
                 }
             }
-            other => other,
-        };
-        match answer {
-            Ok(Answer::Value(value)) => listener.answer(&notification, value),
-            Ok(_) => listener.go_on(&notification),
-            Err(e) => listener.refuse(&notification, e.raw_os_error()),
+            answer => reply(listener, &notification, answer),
         }
         Ok(())
     }
 
     fn consider(&self, notification: &Notification) -> Answered {
         let compat = notification.arch != arch::AUDIT_NATIVE;
-        let Some(handler) = self.table.handler(compat, notification.number) else { return Ok(Answer::GoOn) };
+        let handlers = self.table.handlers(compat, notification.number);
         let pid = i32::try_from(notification.pid).unwrap_or(0);
-        handler(self, &Call { notification, pid, compat })
+        self.settle(pid);
+        let call = Call { notification, pid, compat };
+        match handlers {
+            Handlers { judged: Some(judged), .. } if !is_powerful(&self.credentials(pid)) => judged(self, &call),
+            Handlers { always: Some(handler), .. } => handler(self, &call),
+            Handlers { .. } => Ok(Answer::GoOn),
+        }
     }
 
     /// Whether no file has anything to be recorded.
@@ -192,5 +244,27 @@ impl Keeper {
 
     fn people(&self) -> MutexGuard<'_, People> {
         self.people.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the kernel, to which everybody is root, judges right what a process does with files.
+fn is_powerful(who: &Credentials) -> bool {
+    who.can(cap::DAC_OVERRIDE) && who.can(cap::FOWNER)
+}
+
+fn reply(listener: &Listener, notification: &Notification, answer: Answered) {
+    let answer = match answer {
+        Ok(Answer::Descriptor(fd, close_on_exec)) => {
+            match listener.answer_with(notification, fd.as_fd(), close_on_exec) {
+                Ok(()) => return,
+                Err(e) => Err(errno(e)),
+            }
+        }
+        other => other,
+    };
+    match answer {
+        Ok(Answer::Value(value)) => listener.answer(notification, value),
+        Ok(_) => listener.go_on(notification),
+        Err(e) => listener.refuse(notification, e.raw_os_error()),
     }
 }

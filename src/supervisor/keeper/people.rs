@@ -59,7 +59,7 @@ impl Keeper {
         number.and_then(|n| people.at(n)).unwrap_or_else(|| people.all.first().cloned().unwrap_or_else(nobody))
     }
 
-    fn assume(&self, pid: i32, credentials: Credentials) -> Result<(), Errno> {
+    pub(super) fn assume(&self, pid: i32, credentials: Credentials) -> Result<(), Errno> {
         let number = self.people().number(credentials);
         rlimit::set_mark(pid, number).map_err(super::errno)
     }
@@ -295,6 +295,21 @@ impl Keeper {
             self.assume(call.pid, after)?;
         }
         Ok(Answer::GoOn)
+    }
+
+    /// A line of what `/proc` says of a thread, among its first bytes; what is written costs, not what is read.
+    pub(super) fn status(&self, thread: i32, name: &str, bytes: u64) -> Option<String> {
+        let file = openat(&self.proc, format!("{thread}/status"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let mut text = String::new();
+        File::from(file.ok()?).take(bytes).read_to_string(&mut text).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+    }
+
+    /// The bits that the caller's new files do not get.
+    pub(super) fn umask(&self, thread: i32) -> u32 {
+        // The line is the second.
+        let line = self.status(thread, "Umask:", 256);
+        line.and_then(|line| u32::from_str_radix(&line, 8).ok()).unwrap_or(0o022)
     }
 
     fn is_script(&self, call: &Call<'_>, place: &Place) -> bool {

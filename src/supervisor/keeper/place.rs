@@ -1,6 +1,6 @@
 //! What the paths of a call mean.
 
-use super::super::ids::{Attributes, Credentials};
+use super::super::ids::Attributes;
 use super::super::owners::{FileId, ID, Owned};
 use super::{Call, Keeper};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags, openat, statx};
@@ -15,6 +15,9 @@ use std::sync::atomic::Ordering;
 pub(super) const LONGEST: usize = 4096;
 /// Links that a path may lead through, as in the kernel.
 pub(super) const MOST_LINKS: usize = 40;
+
+/// What is asked of the kernel for a file.
+pub(super) const FIELDS: StatxFlags = StatxFlags::BASIC_STATS.union(ID).union(StatxFlags::MNT_ID);
 
 /// How a file is opened only to read its attributes.
 const TO_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
@@ -42,24 +45,6 @@ impl Place {
             return None;
         }
         Some((Place { path: directory.to_vec(), descriptor: false }, name.to_vec()))
-    }
-
-    /// A path that a link in this directory holds.
-    pub(super) fn follow(&self, target: &[u8]) -> Place {
-        match target.first() {
-            Some(b'/') => Place { path: target.to_vec(), descriptor: false },
-            _ => Place { path: [self.path.as_slice(), target].concat(), descriptor: false },
-        }
-    }
-
-    /// Whether it is a descriptor's own file.
-    pub(super) fn is_descriptor(&self) -> bool {
-        self.descriptor
-    }
-
-    /// Whether the path had a slash at its end.
-    pub(super) fn is_directory(&self) -> bool {
-        self.path.last() == Some(&b'/')
     }
 }
 
@@ -100,12 +85,13 @@ impl Call<'_> {
 }
 
 /// A file as the step is to see it.
+#[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) id: FileId,
     pub(super) stat: Statx,
     pub(super) owned: Option<Owned>,
     /// Whether it is of another file system than the step's root.
-    foreign: bool,
+    pub(super) foreign: bool,
 }
 
 impl Seen {
@@ -162,7 +148,7 @@ impl Keeper {
     /// Looks at an open file.
     pub(super) fn see_open(&self, fd: impl AsFd) -> Result<Seen, Errno> {
         let stat = statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | ID)?;
-        Ok(self.seen(stat, || openat(&self.proc, self.own_name(fd.as_fd()), TO_READ, Mode::empty())))
+        Ok(self.seen(stat, || openat(&self.links, self.own_name(fd.as_fd()), TO_READ, Mode::empty())))
     }
 
     /// Looks at a name in a directory, which is not followed.
@@ -172,7 +158,7 @@ impl Keeper {
         Ok(self.seen(stat, || openat(&directory, name, TO_READ | OFlags::NOFOLLOW, Mode::empty())))
     }
 
-    fn seen(&self, stat: Statx, open: impl FnOnce() -> rustix::io::Result<OwnedFd>) -> Seen {
+    pub(super) fn seen(&self, stat: Statx, open: impl FnOnce() -> rustix::io::Result<OwnedFd>) -> Seen {
         let id = FileId::of(&stat);
         let foreign = (stat.stx_dev_major, stat.stx_dev_minor) != self.device;
         let mut owners = self.owners();
@@ -184,20 +170,9 @@ impl Keeper {
         Seen { id, stat, owned, foreign }
     }
 
-    /// Whether a process may do this with a file. Owners of files of caches and volumes are not known from one step to the
-    /// next, so there everybody may.
-    pub(super) fn may(me: &Credentials, seen: &Seen, wanted: u32) -> Result<(), Errno> {
-        if seen.foreign && seen.owned.is_none() { Ok(()) } else { me.may(seen.attributes(), wanted) }
-    }
-
-    /// The same for the real user.
-    pub(super) fn may_as_real(me: &Credentials, seen: &Seen, wanted: u32) -> Result<(), Errno> {
-        if seen.foreign && seen.owned.is_none() { Ok(()) } else { me.may_as_real(seen.attributes(), wanted) }
-    }
-
-    /// A path below `proc` for a file that this thread holds.
+    /// The name in `links` of a file that this thread holds.
     pub(super) fn own_name(&self, fd: BorrowedFd<'_>) -> String {
-        format!("{}/fd/{}", std::process::id(), fd.as_raw_fd())
+        fd.as_raw_fd().to_string()
     }
 
     /// Opens a file only to name it.

@@ -3,7 +3,7 @@
 use super::{Answered, Call, Keeper};
 use crate::sys::arch;
 use crate::sys::seccomp::{Action, Comparison, Condition, Policy, Rule};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// What the pod cannot give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -28,8 +28,9 @@ impl Kind {
 pub(super) type Handler = fn(&Keeper, &Call<'_>) -> Answered;
 
 /// Trapped whatever their arguments are.
-const ALWAYS: [(&str, Handler); 84] = [
+const ALWAYS: [(&str, Handler); 85] = [
     ("access", Keeper::access),
+    ("bind", Keeper::bind),
     ("capget", Keeper::capget),
     ("capset", Keeper::capset),
     ("chown", Keeper::chown),
@@ -39,7 +40,7 @@ const ALWAYS: [(&str, Handler); 84] = [
     ("execve", Keeper::execve),
     ("execveat", Keeper::execveat),
     ("faccessat", Keeper::faccessat),
-    ("faccessat2", Keeper::faccessat),
+    ("faccessat2", Keeper::faccessat2),
     ("fchown", Keeper::fchown),
     ("fchown32", Keeper::fchown),
     ("fchownat", Keeper::fchownat),
@@ -116,6 +117,74 @@ const ALWAYS: [(&str, Handler); 84] = [
     ("openat", Keeper::openat),
     ("prctl", Keeper::prctl),
 ];
+/// Trapped for the sake of callers who may not do everything with files.
+const JUDGED: [(&str, Handler); 65] = [
+    ("access", Keeper::judged_access),
+    ("bind", Keeper::judged_bind),
+    ("chdir", Keeper::judged_chdir),
+    ("chmod", Keeper::judged_chmod),
+    ("chown", Keeper::judged_chown),
+    ("chown32", Keeper::judged_chown),
+    ("chroot", Keeper::judged_chroot),
+    ("connect", Keeper::judged_connect),
+    ("creat", Keeper::judged_creat),
+    ("execve", Keeper::judged_execve),
+    ("execveat", Keeper::judged_execveat),
+    ("faccessat", Keeper::judged_faccessat),
+    ("faccessat2", Keeper::judged_faccessat2),
+    ("fchdir", Keeper::judged_fchdir),
+    ("fchmod", Keeper::judged_fchmod),
+    ("fchmodat", Keeper::judged_fchmodat),
+    ("fchmodat2", Keeper::judged_fchmodat2),
+    ("fchownat", Keeper::judged_fchownat),
+    ("fremovexattr", Keeper::judged_fremovexattr),
+    ("fsetxattr", Keeper::judged_fsetxattr),
+    ("fstatat64", Keeper::judged_fstatat),
+    ("futimesat", Keeper::judged_futimesat),
+    ("getxattr", Keeper::judged_getxattr),
+    ("lchown", Keeper::judged_lchown),
+    ("lchown32", Keeper::judged_lchown),
+    ("lgetxattr", Keeper::judged_lgetxattr),
+    ("link", Keeper::judged_link),
+    ("linkat", Keeper::judged_linkat),
+    ("listxattr", Keeper::judged_listxattr),
+    ("llistxattr", Keeper::judged_llistxattr),
+    ("lremovexattr", Keeper::judged_lremovexattr),
+    ("lsetxattr", Keeper::judged_lsetxattr),
+    ("lstat", Keeper::judged_lstat),
+    ("lstat64", Keeper::judged_lstat),
+    ("mkdir", Keeper::judged_mkdir),
+    ("mkdirat", Keeper::judged_mkdirat),
+    ("mknod", Keeper::judged_mknod),
+    ("mknodat", Keeper::judged_mknodat),
+    ("newfstatat", Keeper::judged_fstatat),
+    ("open", Keeper::judged_open),
+    ("openat", Keeper::judged_openat),
+    ("openat2", Keeper::judged_openat2),
+    ("readlink", Keeper::judged_readlink),
+    ("readlinkat", Keeper::judged_readlinkat),
+    ("removexattr", Keeper::judged_removexattr),
+    ("rename", Keeper::judged_rename),
+    ("renameat", Keeper::judged_renameat),
+    ("renameat2", Keeper::judged_renameat2),
+    ("rmdir", Keeper::judged_rmdir),
+    ("setxattr", Keeper::judged_setxattr),
+    ("stat", Keeper::judged_stat),
+    ("stat64", Keeper::judged_stat),
+    ("statfs", Keeper::judged_statfs),
+    ("statfs64", Keeper::judged_statfs),
+    ("statx", Keeper::judged_statx),
+    ("symlink", Keeper::judged_symlink),
+    ("symlinkat", Keeper::judged_symlinkat),
+    ("truncate", Keeper::judged_truncate),
+    ("truncate64", Keeper::judged_truncate),
+    ("unlink", Keeper::judged_unlink),
+    ("unlinkat", Keeper::judged_unlinkat),
+    ("utime", Keeper::judged_utime),
+    ("utimensat", Keeper::judged_utimensat),
+    ("utimensat_time64", Keeper::judged_utimensat),
+    ("utimes", Keeper::judged_utimes),
+];
 /// Trapped with a certain value of an argument.
 const SOMETIMES: [(&str, u8, u64); 4] = [
     ("getrlimit", 0, RLIMIT_LOCKS),
@@ -126,8 +195,6 @@ const SOMETIMES: [(&str, u8, u64); 4] = [
 const RLIMIT_LOCKS: u64 = libc::RLIMIT_LOCKS as u64;
 /// Those that show attributes of files.
 const SHOWS: [&str; 9] = ["fstat", "fstat64", "fstatat64", "lstat", "lstat64", "newfstatat", "stat", "stat64", "statx"];
-/// Those that may make a file, and the argument that says so.
-const OPENS: [(&str, u8); 2] = [("open", 1), ("openat", 2)];
 const OPTIONS: [i32; 10] = [
     libc::PR_CAPBSET_READ,
     libc::PR_CAPBSET_DROP,
@@ -140,7 +207,6 @@ const OPTIONS: [i32; 10] = [
     libc::PR_SET_NO_NEW_PRIVS,
     libc::PR_SET_MM,
 ];
-const TMPFILE: u64 = 0o20_000_000;
 
 const KIND_MASK: u64 = 0o170_000;
 const CHARACTER: u64 = 0o020_000;
@@ -153,7 +219,6 @@ pub fn policy(kind: Kind) -> Policy {
         |argument, comparison| Rule { conditions: vec![Condition { argument, comparison }], action: Action::Notify };
     // Ints to the kernel: the upper half may hold anything.
     let is = |argument, value| when(argument, Comparison::Masked { mask: 0xffff_ffff, value });
-    let has = |argument, bit| when(argument, Comparison::Masked { mask: bit, value: bit });
     if let Kind::Devices { shown } = kind {
         for (name, mode) in [("mknod", 1), ("mknodat", 2)] {
             let device = |value| when(mode, Comparison::Masked { mask: KIND_MASK, value });
@@ -167,12 +232,11 @@ pub fn policy(kind: Kind) -> Policy {
     for (name, _) in ALWAYS {
         rules.insert(name.to_owned(), vec![Rule { conditions: Vec::new(), action: Action::Notify }]);
     }
+    for (name, _) in JUDGED {
+        rules.insert(name.to_owned(), vec![Rule { conditions: Vec::new(), action: Action::Notify }]);
+    }
     for (name, argument, value) in SOMETIMES {
         rules.insert(name.to_owned(), vec![is(argument, value)]);
-    }
-    for (name, flags) in OPENS {
-        let create = u64::from(libc::O_CREAT.cast_unsigned());
-        rules.insert(name.to_owned(), vec![has(flags, create), has(flags, TMPFILE)]);
     }
     rules.insert("prctl".to_owned(), OPTIONS.iter().map(|o| is(0, u64::from(o.cast_unsigned()))).collect());
     let peer = [(1, libc::SOL_SOCKET as u64), (2, libc::SO_PEERCRED as u64)]
@@ -181,29 +245,52 @@ pub fn policy(kind: Kind) -> Policy {
     Policy { default: Action::Allow, unknown: Action::Allow, rules }
 }
 
+/// Who answers a call.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Handlers {
+    /// Whoever makes it.
+    pub(super) always: Option<Handler>,
+    /// Callers who may not do everything with files.
+    pub(super) judged: Option<Handler>,
+}
+
 /// Handlers by number: of native calls, and of those of 32-bit programs.
 pub(super) struct Table {
-    native: HashMap<u32, Handler>,
-    compat: HashMap<u32, Handler>,
+    native: Vec<Handlers>,
+    compat: Vec<Handlers>,
 }
 
 impl Table {
     pub(super) fn new(kind: Kind) -> Table {
-        let mut table = Table { native: HashMap::new(), compat: HashMap::new() };
+        let mut table = Table { native: Vec::new(), compat: Vec::new() };
         let further: [(&str, Handler); 1] = [("getsockopt", Keeper::peer)];
         for (name, handler) in ALWAYS.into_iter().chain(further) {
-            let Some(numbers) = arch::syscall(name) else { continue };
-            if matches!(kind, Kind::Devices { .. }) && !name.starts_with("mknod") && !SHOWS.contains(&name) {
-                continue;
+            if kind == Kind::Ids || name.starts_with("mknod") || SHOWS.contains(&name) {
+                table.insert(name, |handlers| handlers.always = Some(handler));
             }
-            table.native.extend(numbers.native.map(|n| (n, handler)));
-            table.compat.extend(numbers.compat.map(|n| (n, handler)));
+        }
+        if kind == Kind::Ids {
+            for (name, handler) in JUDGED {
+                table.insert(name, |handlers| handlers.judged = Some(handler));
+            }
         }
         table
     }
 
-    pub(super) fn handler(&self, compat: bool, number: u32) -> Option<Handler> {
-        if compat { self.compat.get(&number).copied() } else { self.native.get(&number).copied() }
+    fn insert(&mut self, name: &str, change: impl Fn(&mut Handlers)) {
+        let Some(numbers) = arch::syscall(name) else { return };
+        for (all, number) in [(&mut self.native, numbers.native), (&mut self.compat, numbers.compat)] {
+            let Some(number) = number.and_then(|n| usize::try_from(n).ok()) else { continue };
+            if all.len() <= number {
+                all.resize(number + 1, Handlers::default());
+            }
+            all.get_mut(number).into_iter().for_each(&change);
+        }
+    }
+
+    pub(super) fn handlers(&self, compat: bool, number: u32) -> Handlers {
+        let all = if compat { &self.compat } else { &self.native };
+        usize::try_from(number).ok().and_then(|n| all.get(n)).copied().unwrap_or_default()
     }
 }
 
