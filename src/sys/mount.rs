@@ -374,22 +374,36 @@ fn radix36(mut number: usize) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
+/// What has become of the root that was there before [`pivot`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldRoot {
+    /// It is gone from this namespace.
+    Gone,
+    /// It lies below the new one, which whoever may unmount here can take away.
+    Below,
+}
+
 /// Makes the mount at `root` the root of this namespace and lets go of everything else.
 ///
 /// Filters that allow mounts to root of a pod's own user namespace may still refuse pivot_root. There the mount is moved over
-/// the old root: nothing leads below it, since `..` at the top of a namespace stays there, and a step may not unmount.
-pub fn pivot(root: BorrowedFd<'_>) -> Result<(), Error> {
+/// the old root: nothing leads below it, since `..` at the top of a namespace stays there, for all who may not unmount.
+pub fn pivot(root: BorrowedFd<'_>) -> Result<OldRoot, Error> {
     rustix::process::fchdir(root).map_err(|e| Error::new("fchdir", e))?;
-    match rustix::process::pivot_root(".", ".") {
+    let old = match rustix::process::pivot_root(".", ".") {
         // The old root now lies on top of the new one.
-        Ok(()) => rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|e| Error::new("umount(old root)", e))?,
+        Ok(()) => {
+            rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|e| Error::new("umount(old root)", e))?;
+            OldRoot::Gone
+        }
         Err(Errno::PERM | Errno::NOSYS | Errno::INVAL) => {
             rustix::mount::mount_move(".", "/").map_err(|e| Error::new("mount(MS_MOVE)", e))?;
             rustix::process::chroot(".").map_err(|e| Error::new("chroot", e))?;
+            OldRoot::Below
         }
         Err(e) => return Err(Error::new("pivot_root", e)),
-    }
-    rustix::process::chdir("/").map_err(|e| Error::new("chdir", e))
+    };
+    rustix::process::chdir("/").map_err(|e| Error::new("chdir", e))?;
+    Ok(old)
 }
 
 /// Removes what is mounted at `name`, relative to the current directory; the rest of the kernel's work happens later.

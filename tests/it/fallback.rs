@@ -133,6 +133,43 @@ fn without_pivot_root() {
 }
 
 #[test]
+fn without_pivot_root_nobody_uncovers_what_lies_below() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("setpriv");
+    let lab = Lab::new();
+    lab.import_busybox();
+    lab.write("home/private", "swordfish");
+    let outside = lab.path("home/private");
+    // Who may unmount, or steer init, which may, is refused before anything runs; with `pivot_root` both find nothing.
+    let uncover = format!(
+        "umount -l / 2>/dev/null; for root in / /proc/*/root; do nsenter -t 1 -m cat {0} 2>/dev/null; cat $root/{0} 2>/dev/null; done; \
+         ! chroot /proc/1/root cat {0}",
+        outside.display()
+    );
+    let insecure = format!("FROM localhost/busybox\nRUN --security=insecure {uncover}\n");
+    let plain = format!("FROM localhost/busybox\nRUN {uncover}\n");
+    let insecure = lab.context("insecure", &[("Dockerfile", &insecure)]);
+    let plain = lab.context("plain", &[("Dockerfile", &plain)]);
+    let (insecure, plain) = (insecure.to_str().expect("text"), plain.to_str().expect("text"));
+    for (denied, refused) in [(&[][..], false), (&[("pivot_root", EPERM)], true)] {
+        for args in [
+            &["bud", "--isolation=namespaces", "--no-cache", "--allow=security.insecure", insecure][..],
+            &["bud", "--isolation=namespaces", "--no-cache", "--cap-add=SYS_ADMIN", plain],
+            &["bud", "--isolation=namespaces", "--no-cache", "--cap-add=SYS_PTRACE", plain],
+        ] {
+            let done = rbuild_without(&lab, denied, false, args);
+            assert_eq!(done.code != 0, refused, "{done}");
+            assert!(!done.stdout.contains("swordfish") && !done.stderr.contains("swordfish"), "{done}");
+            if refused {
+                assert!(done.stderr.contains("`pivot_root`") && done.stderr.contains("seccompProfile"), "{done}");
+            }
+        }
+        let done = rbuild_without(&lab, denied, false, &["bud", "--isolation=namespaces", "--no-cache", plain]);
+        assert!(done.code == 0 && !done.stdout.contains("swordfish"), "{done}");
+    }
+}
+
+#[test]
 fn where_no_proc_can_be_mounted() {
     passes(&[], true);
 }

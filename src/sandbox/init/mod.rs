@@ -18,6 +18,7 @@ mod tracees;
 
 use super::message::{Filter, INIT_NAME, LEASH_FD, MESSAGE_FD, Message, ORDER_FD, Order};
 use crate::sys;
+use crate::sys::mount::OldRoot;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write as _;
@@ -140,7 +141,10 @@ fn live(order: Order, filters: Vec<Filter>, reporter: &mut Reporter, leash: Owne
     let root = rootfs::mount(&order)?;
     let mut owners = kept::load(&order, &root)?;
     let composed = rootfs::populate(&root, &order, &proc, &mut owners, reporter)?;
-    sys::mount::pivot(root.top()).context(|| "cannot change the root of the step".to_owned())?;
+    let old = sys::mount::pivot(root.top()).context(|| "cannot change the root of the step".to_owned())?;
+    if old == OldRoot::Below {
+        without_power_over_mounts(&order)?;
+    }
     let kept = kept::prepare(&order, owners, root, composed.as_ref())?;
     rustix::system::sethostname(order.step.hostname.as_bytes())
         .context(|| format!("cannot set the host name `{}`", order.step.hostname))?;
@@ -154,4 +158,19 @@ fn live(order: Order, filters: Vec<Filter>, reporter: &mut Reporter, leash: Owne
     }
     sys::caps::set_undumpable();
     reap::supervise(&order, &filters, &kept, composed, reporter, leash)
+}
+
+/// Refuses a step that could uncover what lies below its root: by unmounting, or by the hand of init, which may.
+fn without_power_over_mounts(order: &Order) -> Result<(), Failure> {
+    use caps::Capability::{CAP_SYS_ADMIN, CAP_SYS_PTRACE};
+    let may = order.step.capabilities();
+    let Some(power) = [CAP_SYS_ADMIN, CAP_SYS_PTRACE].into_iter().find(|c| may.contains(c)) else { return Ok(()) };
+    let message = format!(
+        "cannot give a step `{power}`: this pod's seccomp profile refuses `pivot_root`, so the pod's files lie below the step's \
+         root, and the step could uncover them"
+    );
+    Err(Failure::new(message, libc::EPERM).hint(
+        "set `securityContext.seccompProfile` to a `Localhost` profile that allows `pivot_root`, as `seccomp/rbuild-pod.json` \
+         does, or build without `RUN --security=insecure` and `--cap-add`",
+    ))
 }
