@@ -58,7 +58,8 @@ pub(super) fn policy(signals: bool) -> Policy {
         let rule = Rule { conditions, action: Action::Trace(question as u16) };
         rules.entry(name.to_owned()).or_default().push(rule);
     };
-    let is = |argument, value| Condition { argument, comparison: Comparison::Equal(value) };
+    // The kernel takes them as `int`: the upper half may hold anything.
+    let is = |argument, value| Condition { argument, comparison: Comparison::Masked { mask: 0xffff_ffff, value } };
     let some = |argument| Condition { argument, comparison: Comparison::NotEqual32(0) };
     for name in PROCESS {
         ask(name, Question::Process, vec![some(0)]);
@@ -71,6 +72,8 @@ pub(super) fn policy(signals: bool) -> Policy {
         for name in SIGNAL {
             ask(name, Question::Signal, vec![some(0)]);
         }
+        // The other end of a local socket can be had as a descriptor of its process.
+        ask("pidfd_send_signal", Question::Never, Vec::new());
         // Who gets SIGIO can be given any signal.
         for name in ["fcntl", "fcntl64"] {
             ask(name, Question::Owner, vec![is(1, F_SETOWN)]);

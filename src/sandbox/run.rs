@@ -1,7 +1,7 @@
 //! The builder's side of a step: start its init, pass its output on, wait for its end, clean up.
 
 use super::message::{Created, Filter, FilterKind, INIT_NAME, Isolation, Message, Order};
-use super::spec::{Network, Root, Seccomp, Stdin, StepSpec};
+use super::spec::{Capability, Network, Root, Seccomp, Stdin, StepSpec};
 use super::{Cancel, Error, Exit, Stream, Usage, etc, gate, profile};
 use crate::archive::record::Records;
 use crate::supervisor::keeper;
@@ -37,6 +37,10 @@ pub fn run(spec: &StepSpec, out: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel)
             _ => return Err(denied),
         },
     };
+    if supervised {
+        // To the kernel the step's processes are this one's user: not even a mistake of the supervisor's shows them its memory.
+        crate::sys::caps::set_undumpable();
+    }
     loop {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
@@ -87,10 +91,21 @@ fn attempt(
         IdMap::Ranged { .. } => keeper::Kind::Devices { shown: may_see_devices(spec) },
         IdMap::One | IdMap::Plain => keeper::Kind::Ids,
     };
-    let scope_signals = isolation == Isolation::Traced && can_scope_signals();
-    let filters = filters(spec, isolation, keeps, scope_signals)?;
+    let mut report = Report::default();
+    let mut given = spec.clone();
+    // Who may trace init has what init holds: files outside of the step, and the builder's ear.
+    let traces = isolation != Isolation::Supervised && spec.capabilities().contains(&caps::Capability::CAP_SYS_PTRACE);
+    let scope_signals = (traces || isolation == Isolation::Traced) && can_scope_signals();
+    if traces && !scope_signals {
+        given.cap_drop.extend("CAP_SYS_PTRACE".parse::<Capability>());
+        report.warnings.push(
+            "the command goes without `CAP_SYS_PTRACE`: to keep it from its init takes Landlock of Linux 6.12"
+                .to_owned(),
+        );
+    }
+    let filters = filters(&given, isolation, keeps, scope_signals)?;
     let order = Order {
-        step: spec.clone(),
+        step: given,
         isolation,
         keeps,
         node_root: node_root(),
@@ -146,7 +161,7 @@ fn attempt(
         ],
         messages: Some(File::from(std::os::fd::OwnedFd::from(message_read))),
         buffered: Vec::new(),
-        report: Report::default(),
+        report,
     };
     let watched = step.watch(out, cancel);
     // Its end makes init end the step.

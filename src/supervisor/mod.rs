@@ -38,19 +38,34 @@ pub use view::{Memory, Mount, Source};
 use crate::archive::record::Records;
 use crate::sys::process::{self, Fork, Status, exit_now, fork};
 use crate::sys::seccomp::{self, Listener};
-use crate::sys::{loader, ptrace, rlimit};
+use crate::sys::{caps, landlock, loader, ptrace, rlimit};
+use ::caps::Capability;
 use owners::Owners;
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use view::View;
+
+/// Names of the loaders among the supervisor's files.
+const LOADERS: [&str; 2] = ["loader", "loader-32"];
+/// What the supervisor needs of root's power: files whatever their owner, and the step's processes.
+const KEPT: [Capability; 8] = [
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    Capability::CAP_KILL,
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_SYS_RESOURCE,
+];
 
 /// How many directories and links are remembered at most.
 const MAX_KNOWN: u64 = 16 * 1024;
@@ -70,6 +85,8 @@ pub struct Scene {
     pub credentials: ids::Credentials,
     /// What the layers have recorded of the files in the root directory.
     pub records: Records,
+    /// Whether it has the pod's network, or none.
+    pub network: bool,
 }
 
 /// A step that could not be run.
@@ -136,11 +153,16 @@ impl World {
 pub struct Gate {
     filter: Vec<u8>,
     supervisor: UnixStream,
+    loaders: [PathBuf; 2],
+    offline: bool,
 }
 
 impl Gate {
     /// From here on the process sees the step's world. Needs no_new_privs or CAP_SYS_ADMIN.
     pub fn pass(&self) -> io::Result<()> {
+        // Should the supervisor be wrong once: there is next to nothing that the process needs to do by itself.
+        let [native, compat] = &self.loaders;
+        landlock::only_execute(&[native, compat], self.offline)?;
         let listener = seccomp::load_with_patient_listener(&self.filter)?;
         process::send_descriptor(&self.supervisor, listener.as_fd())
     }
@@ -150,10 +172,16 @@ impl Gate {
 /// its path in the step; what it returns is a report of why that failed. `leash` is readable when the step is to end.
 /// To be called by a process with one thread.
 pub fn run(scene: &Scene, first: impl FnOnce(&Gate) -> Vec<u8>, leash: OwnedFd) -> Result<Ended, Error> {
-    let times_are_free = !scene.mounts.iter().any(|m| m.read_only && m.owned && matches!(m.source, Source::Path(_)));
-    let filter = seccomp::compile(&policy::policy(times_are_free))
+    // The pod's root may set those of its devices, and of what is in `/proc` and `/sys`.
+    let times_are_free = !rustix::process::getuid().is_root()
+        && !scene.mounts.iter().any(|m| m.read_only && m.owned && matches!(m.source, Source::Path(_)));
+    // Pods' filters may refuse it.
+    let takes = io::pipe()
+        .and_then(|(end, _)| process::descriptor_of(rustix::process::getpid().as_raw_nonzero().get(), end.as_raw_fd()));
+    let network = calls::Network { none: !scene.network, takes: takes.is_ok() };
+    let filter = seccomp::compile(&policy::policy(times_are_free, network))
         .map_err(|e| Error { what: "cannot make the supervisor's filter".to_owned(), source: io::Error::other(e) })?;
-    let mut world = prepare(scene)?;
+    let mut world = prepare(scene, network)?;
     let broken = || Error::new("cannot start a step");
     let (mut report_read, report_write) = io::pipe().map_err(broken())?;
     let (mut go_read, mut go_write) = io::pipe().map_err(broken())?;
@@ -166,7 +194,8 @@ pub fn run(scene: &Scene, first: impl FnOnce(&Gate) -> Vec<u8>, leash: OwnedFd) 
             if go_read.read(&mut [0]).unwrap_or(0) == 0 || std::env::set_current_dir(&nowhere).is_err() {
                 exit_now(127);
             }
-            let report = first(&Gate { filter, supervisor: theirs });
+            let loaders = LOADERS.map(|name| scene.scratch.join(name));
+            let report = first(&Gate { filter, supervisor: theirs, loaders, offline: !scene.network });
             let mut pipe = report_write;
             let _ = pipe.write_all(&report);
             exit_now(127)
@@ -175,7 +204,7 @@ pub fn run(scene: &Scene, first: impl FnOnce(&Gate) -> Vec<u8>, leash: OwnedFd) 
     };
     drop((report_write, go_read, theirs));
     // Not before: the child would be untraceable.
-    crate::sys::caps::set_undumpable();
+    caps::set_undumpable();
     rlimit::raise_descriptors();
     process::become_subreaper().map_err(broken())?;
     let root = world.view.root();
@@ -184,6 +213,8 @@ pub fn run(scene: &Scene, first: impl FnOnce(&Gate) -> Vec<u8>, leash: OwnedFd) 
     world.view.tasks.first(pid, around, scene.credentials.clone());
     let begin = ptrace::seize_with_programs(pid)
         .map_err(Error::new("cannot trace the step"))
+        // It makes sockets and opens files for the step, which is to have nothing of what the pod's root may do besides.
+        .and_then(|()| caps::keep_only(&KEPT).map_err(broken()))
         .and_then(|()| go_write.write_all(&[1]).map_err(broken()))
         .and_then(|()| process::await_descriptor(&ours).map_err(broken()));
     let listener = match begin {
@@ -216,7 +247,7 @@ pub fn run(scene: &Scene, first: impl FnOnce(&Gate) -> Vec<u8>, leash: OwnedFd) 
     Ok(Ended { status, report, records })
 }
 
-fn prepare(scene: &Scene) -> Result<World, Error> {
+fn prepare(scene: &Scene, network: calls::Network) -> Result<World, Error> {
     let at = |what: &str, path: &std::path::Path| Error::new(format!("{what} `{}`", path.display()));
     let listing = scene.scratch.join("proc");
     let nowhere = scene.scratch.join("nowhere");
@@ -227,6 +258,7 @@ fn prepare(scene: &Scene) -> Result<World, Error> {
     let hard = rlimit::Kind::named("nofile").and_then(rlimit::Kind::hard_limit).unwrap_or(MAX_KNOWN * 2);
     let limit = usize::try_from((hard / 2).min(MAX_KNOWN)).unwrap_or(0);
     let mut view = View::new(&scene.root, listing, limit).map_err(|e| at("cannot open", &scene.root)(e.into()))?;
+    view.network = scene.network;
     for mount in &scene.mounts {
         view.mount(mount).map_err(|e| at("cannot show", &mount.target)(e.into()))?;
     }
@@ -244,7 +276,7 @@ fn prepare(scene: &Scene) -> Result<World, Error> {
     Ok(World {
         view,
         owners,
-        sockets: calls::Sockets::default(),
+        sockets: calls::Sockets::new(network),
         own: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         hostname: scene.hostname.clone(),
         loaders,
@@ -255,7 +287,7 @@ fn prepare(scene: &Scene) -> Result<World, Error> {
 /// Writes the loaders.
 fn loaders(scene: &Scene) -> Result<[Loader; 2], Error> {
     let at = |what: &str, path: &std::path::Path| Error::new(format!("{what} `{}`", path.display()));
-    let files = ["loader", "loader-32"].map(|name| scene.scratch.join(name));
+    let files = LOADERS.map(|name| scene.scratch.join(name));
     let path = |file: &PathBuf| {
         CString::new(file.as_os_str().as_bytes())
             .map_err(|e| Error { what: "the store's path holds a zero byte".to_owned(), source: e.into() })

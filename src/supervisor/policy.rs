@@ -3,6 +3,7 @@
 use super::calls;
 use crate::sys::arch;
 use crate::sys::loader;
+use crate::sys::process;
 use crate::sys::seccomp::{Action, Comparison, Condition, Policy, Rule};
 use std::collections::{BTreeMap, HashMap};
 
@@ -89,9 +90,18 @@ const NAMESPACES: u64 = 0x7e02_0000;
 /// What number the tracer sees for a program that is executed.
 pub(super) const EXECUTE_NUMBER: u16 = 0x7262;
 
-/// The filter's policy. Where a step is shown nothing of the builder's that it may not change, setting the times of an open
-/// file is left to the kernel: unpacking an archive does it for every file.
-pub(super) fn policy(times_are_free: bool) -> Policy {
+/// Requests of ioctl(2) that change a file of which a program has a descriptor to read from: attributes, generation,
+/// encryption, verity; each as 64-bit and as 32-bit programs write it. Answered as by a file system that has none.
+const ON_READ_ONLY: [u64; 7] =
+    [0x4008_6602, 0x4004_6602, 0x401c_5820, 0x4008_7602, 0x4004_7602, 0x800c_6613, 0x4080_6685];
+/// Who gets SIGIO, by ioctl(2).
+const SET_OWNER: [u64; 2] = [0x8901, 0x8902];
+const F_SETOWN: u64 = 8;
+const F_SETOWN_EX: u64 = 15;
+
+/// The filter's policy. Where the kernel itself keeps a step from the times of files that are not the step's, it is left to it
+/// to set those of an open file: unpacking an archive does it for every file.
+pub(super) fn policy(times_are_free: bool, network: calls::Network) -> Policy {
     let mut rules: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
     let mut always = |name: &str, action| {
         rules.insert(name.to_owned(), vec![Rule { conditions: Vec::new(), action }]);
@@ -116,14 +126,46 @@ pub(super) fn policy(times_are_free: bool) -> Policy {
     rules.insert("prctl".to_owned(), options.map(|o| only(vec![is(0, o)], Action::Notify)).collect());
     // A new namespace would bring privilege with it that the supervisor knows nothing of.
     let mut namespaces = Vec::new();
-    for bit in (0..64).map(|b| 1u64 << b).filter(|b| NAMESPACES & b != 0) {
+    // Nor may a process be out of sight.
+    let never = NAMESPACES | u64::from(libc::CLONE_UNTRACED.cast_unsigned());
+    for bit in (0..64).map(|b| 1u64 << b).filter(|b| never & b != 0) {
         let comparison = Comparison::Masked { mask: bit, value: bit };
         let eperm = Action::Errno(libc::EPERM.cast_unsigned() as u16);
         namespaces.push(only(vec![Condition { argument: 0, comparison }], eperm));
     }
     rules.insert("clone".to_owned(), namespaces);
+    let errno = |number: i32| Action::Errno(number.cast_unsigned() as u16);
+    let file_changes = ON_READ_ONLY.iter().map(|request| only(vec![is(1, *request)], errno(libc::ENOTTY)));
+    let owners = SET_OWNER.iter().map(|request| only(vec![is(1, *request)], errno(libc::EPERM)));
+    rules.insert("ioctl".to_owned(), file_changes.chain(owners).collect());
+    for name in ["fcntl", "fcntl64"] {
+        let set = only(vec![is(1, F_SETOWN)], Action::Notify);
+        rules.insert(name.to_owned(), vec![set, only(vec![is(1, F_SETOWN_EX)], errno(libc::EPERM))]);
+    }
     // Of sockets, those whose addresses are paths.
-    rules.insert("socket".to_owned(), vec![only(vec![is(0, libc::AF_UNIX as u64)], Action::Notify)]);
+    let mut local = vec![is(0, libc::AF_UNIX as u64)];
+    if network.makes_all() {
+        local.clear();
+        rules.insert("listen".to_owned(), vec![only(Vec::new(), Action::Notify)]);
+    }
+    rules.insert("socket".to_owned(), vec![only(local, Action::Notify)]);
+    if network.none {
+        let some = |argument| Condition { argument, comparison: Comparison::NotEqual(0) };
+        let level = Condition { argument: 1, comparison: Comparison::NotEqual32(libc::SOL_SOCKET.cast_unsigned()) };
+        for (name, _) in calls::OFFLINE {
+            let conditions = match name {
+                "sendto" => vec![some(4)],
+                "setsockopt" => vec![level],
+                // The listener is on its way to the supervisor when nobody answers yet.
+                "sendmsg" => {
+                    let comparison = Comparison::NotEqual32(process::SEND_FLAGS.cast_unsigned());
+                    vec![Condition { argument: 2, comparison }]
+                }
+                _ => Vec::new(),
+            };
+            rules.insert(name.to_owned(), vec![only(conditions, Action::Notify)]);
+        }
+    }
     if times_are_free {
         let path = Condition { argument: 1, comparison: Comparison::NotEqual(0) };
         rules.insert("utimensat".to_owned(), vec![only(vec![path], Action::Notify)]);
@@ -144,9 +186,15 @@ impl Table {
     /// The table of this processor.
     pub(super) fn new() -> Table {
         let mut table = Table { native: HashMap::new(), compat: HashMap::new() };
-        let further: [(&str, calls::Handler); 3] =
-            [("prctl", calls::prctl), ("socket", calls::socket), ("socketpair", calls::socketpair)];
-        for (name, handler) in calls::HANDLERS.iter().copied().chain(further) {
+        let further: [(&str, calls::Handler); 6] = [
+            ("fcntl", calls::fcntl),
+            ("fcntl64", calls::fcntl),
+            ("listen", calls::listen),
+            ("prctl", calls::prctl),
+            ("socket", calls::socket),
+            ("socketpair", calls::socketpair),
+        ];
+        for (name, handler) in calls::HANDLERS.iter().copied().chain(further).chain(calls::OFFLINE) {
             let Some(numbers) = arch::syscall(name) else { continue };
             if let Some(number) = numbers.native {
                 table.native.insert(number, handler);
@@ -171,16 +219,17 @@ mod tests {
 
     #[test]
     fn compiles_and_names_only_calls_that_exist() {
-        let strict = policy(false);
+        let offline = calls::Network { none: true, takes: false };
+        let strict = policy(false, offline);
         for name in strict.rules.keys() {
             assert!(arch::syscall(name).is_some(), "{name}");
         }
-        let names: Vec<&str> = calls::HANDLERS.iter().map(|(n, _)| *n).collect();
+        let names: Vec<&str> = calls::HANDLERS.iter().chain(&calls::OFFLINE).map(|(n, _)| *n).collect();
         for name in NEVER.iter().chain(&UNKNOWN) {
             assert!(!names.contains(name), "{name} has a handler that is never called");
         }
-        for policy in [strict, policy(true)] {
-            assert!(seccomp::compile(&policy).unwrap().len() < 1000 * 8);
+        for policy in [strict, policy(true, calls::Network { none: false, takes: true })] {
+            assert!(seccomp::compile(&policy).unwrap().len() < 1200 * 8);
         }
     }
 }

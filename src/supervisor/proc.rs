@@ -102,6 +102,8 @@ pub(super) fn child(view: &mut View, dir: &Arc<Dir>, name: &[u8], tid: i32) -> R
             b"fd" => ProcPlace::Descriptors(task),
             b"task" => ProcPlace::Threads(task),
             b"map_files" => return Err(Errno::NOENT),
+            // The pod's.
+            b"net" if !view.network => return Err(Errno::NOENT),
             _ => ProcPlace::Below(task),
         },
         ProcPlace::Threads(process) => match number(name) {

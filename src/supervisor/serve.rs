@@ -12,7 +12,14 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// How many calls may wait for something else at a time, each on a thread of its own.
+const MOST_WAITING: usize = 1024;
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Such a thread does next to nothing.
+const STACK_BYTES: usize = 128 * 1024;
 
 /// Starts the thread that answers calls.
 pub(super) fn start(listener: Arc<Listener>, world: Arc<Mutex<World>>) -> io::Result<()> {
@@ -43,11 +50,20 @@ fn answer(listener: &Arc<Listener>, world: &Mutex<World>, table: &Table, notific
     match reply {
         Ok(Reply::Later(work)) => {
             let (listener, notification) = (Arc::clone(listener), *notification);
-            let spawned = std::thread::Builder::new().spawn({
+            if WAITING.fetch_add(1, Ordering::Relaxed) >= MOST_WAITING {
+                WAITING.fetch_sub(1, Ordering::Relaxed);
+                return listener.refuse(&notification, libc::EAGAIN);
+            }
+            let spawned = std::thread::Builder::new().stack_size(STACK_BYTES).spawn({
                 let listener = Arc::clone(&listener);
-                move || send(&listener, &notification, work())
+                move || {
+                    let reply = work();
+                    WAITING.fetch_sub(1, Ordering::Relaxed);
+                    send(&listener, &notification, reply);
+                }
             });
             if spawned.is_err() {
+                WAITING.fetch_sub(1, Ordering::Relaxed);
                 listener.refuse(&notification, libc::EAGAIN);
             }
         }

@@ -5,8 +5,8 @@ use super::exec::Launch;
 use super::ids::Credentials;
 use super::view::Dir;
 use crate::sys::loader::Form;
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use std::collections::HashMap;
+use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,11 +35,13 @@ pub(super) struct Thread {
     pub(super) credentials: Arc<Credentials>,
     /// The directory of links to its descriptors, once it was needed.
     pub(super) descriptors: Option<Arc<OwnedFd>>,
+    /// Held by all threads with the same descriptors.
+    files: Arc<()>,
 }
 
 impl Thread {
     fn new(process: i32, surroundings: Shared, credentials: Arc<Credentials>) -> Thread {
-        Thread { process, surroundings, credentials, descriptors: None }
+        Thread { process, surroundings, credentials, descriptors: None, files: Arc::default() }
     }
 }
 
@@ -91,7 +93,11 @@ impl Tasks {
             let program = self.processes.get(&maker.process).map(|p| p.program.clone()).unwrap_or_default();
             self.processes.insert(new, Process { program, launch: None });
         }
-        self.threads.insert(new, Thread::new(process, surroundings, maker.credentials));
+        let mut thread = Thread::new(process, surroundings, maker.credentials);
+        if flags & (libc::CLONE_FILES as u64) != 0 {
+            thread.files = maker.files;
+        }
+        self.threads.insert(new, thread);
         match self.waiting.iter().position(|tid| *tid == new) {
             Some(at) => {
                 self.waiting.swap_remove(at);
@@ -176,6 +182,38 @@ impl Tasks {
         Ok(fd)
     }
 
+    /// Whether another thread can change what a descriptor of this one is while its call is answered. A thread that gave up
+    /// sharing them counts as if it had not: the kernel may have refused.
+    pub(super) fn shares_descriptors(&self, tid: i32) -> bool {
+        self.threads.get(&tid).is_none_or(|t| Arc::strong_count(&t.files) > 1)
+    }
+
+    /// Inodes of all sockets that the threads have open.
+    pub(super) fn open_sockets(&mut self) -> HashSet<u64> {
+        let threads: Vec<i32> = self.threads.keys().copied().collect();
+        let mut seen = HashSet::new();
+        let mut open = HashSet::new();
+        for tid in threads {
+            let table = self.threads.get(&tid).map(|t| Arc::as_ptr(&t.files));
+            // One that gave up sharing has others, but the same mark.
+            if !seen.insert((table, self.threads.get(&tid).map(|t| t.process))) {
+                continue;
+            }
+            let Ok(links) = self.descriptors(tid) else { continue };
+            let Ok(entries) = openat(&links, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            else {
+                continue;
+            };
+            let Ok(entries) = rustix::fs::Dir::new(entries) else { continue };
+            for entry in entries.flatten() {
+                if let Ok(link) = readlinkat(&links, entry.file_name(), Vec::new()) {
+                    open.extend(socket_inode(link.as_bytes()));
+                }
+            }
+        }
+        open
+    }
+
     /// Who a thread is.
     pub(super) fn credentials(&self, tid: i32) -> Option<Arc<Credentials>> {
         self.threads.get(&tid).map(|t| Arc::clone(&t.credentials))
@@ -215,6 +253,12 @@ impl Tasks {
     pub(super) fn threads(&self) -> impl Iterator<Item = i32> + '_ {
         self.threads.keys().copied()
     }
+}
+
+/// The inode of a socket, by what the kernel says of a descriptor.
+pub(super) fn socket_inode(link: &[u8]) -> Option<u64> {
+    let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(number).ok()?.parse().ok()
 }
 
 fn lock(shared: &Shared) -> std::sync::MutexGuard<'_, Surroundings> {

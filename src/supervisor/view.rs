@@ -84,6 +84,13 @@ pub(super) struct Mounted {
     pub(super) memory: Option<OwnedFd>,
 }
 
+impl Mounted {
+    /// Whether it shows processes.
+    pub(super) fn is_proc(&self) -> bool {
+        matches!(&self.what, What::Directory(dir) if dir.proc.is_some())
+    }
+}
+
 #[derive(Debug, Clone)]
 enum What {
     Directory(Arc<Dir>),
@@ -171,6 +178,8 @@ pub(super) struct View {
     generation: u64,
     /// What descriptors stand for that are no such file themselves.
     stand_ins: HashMap<FileId, Arc<OwnedFd>>,
+    /// Whether the step has the pod's network.
+    pub(super) network: bool,
     /// Directory of the builder's that is shown in the place of `/proc` when that is listed.
     pub(super) listing: PathBuf,
 }
@@ -217,6 +226,7 @@ impl View {
             known_limit,
             generation: 0,
             stand_ins: HashMap::new(),
+            network: true,
             listing,
         };
         let fd = openat(rustix::fs::CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -511,7 +521,7 @@ impl View {
     pub(super) fn mount_lines(&self, long: bool) -> Vec<u8> {
         let mut out = Vec::new();
         for (number, mounted) in self.mounts.iter().enumerate() {
-            let kind = if matches!(&mounted.what, What::Directory(d) if d.proc.is_some()) { "proc" } else { "rbuild" };
+            let kind = if mounted.is_proc() { "proc" } else { "rbuild" };
             let mut access = if mounted.read_only { "ro" } else { "rw" }.to_owned();
             if number > 0 {
                 access.push_str(",nosuid,nodev");

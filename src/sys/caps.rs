@@ -48,6 +48,15 @@ pub fn bound(keep: &[Capability]) -> io::Result<()> {
     caps::clear(None, CapSet::Inheritable).map_err(error)
 }
 
+/// Gives up all capabilities of this process but those of `keep` that it has.
+pub fn keep_only(keep: &[Capability]) -> io::Result<()> {
+    let keep: CapsHashSet = keep.iter().copied().collect();
+    let left = caps::read(None, CapSet::Permitted).map_err(error)?.intersection(&keep).copied().collect();
+    caps::clear(None, CapSet::Inheritable).map_err(error)?;
+    caps::set(None, CapSet::Effective, &left).map_err(error)?;
+    caps::set(None, CapSet::Permitted, &left).map_err(error)
+}
+
 /// Gives up all capabilities of this process. With no_new_privs it never gets any back.
 pub fn drop_all() -> io::Result<()> {
     for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {

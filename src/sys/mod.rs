@@ -20,5 +20,6 @@ pub mod remote;
 pub mod rlimit;
 pub mod seccomp;
 pub mod signal;
+pub mod socket;
 pub mod stdio;
 pub mod userns;

@@ -410,6 +410,20 @@ pub fn group_of(pid: i32) -> Option<i32> {
     }
 }
 
+/// Whether a signal waits for a thread that would interrupt it.
+pub fn is_interrupted(tid: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{tid}/status")) else { return true };
+    let mask = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        value.and_then(|v| u64::from_str_radix(v, 16).ok()).unwrap_or(0)
+    };
+    // Without a handler, these do nothing.
+    let harmless =
+        [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH].iter().fold(0, |all, s| all | 1 << (s - 1));
+    let ignored = mask("SigIgn") | harmless & !mask("SigCgt");
+    (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk") & !ignored != 0
+}
+
 /// A copy of a descriptor of another process. Filters may refuse the call.
 pub fn descriptor_of(pid: i32, number: RawFd) -> io::Result<OwnedFd> {
     let take = |fd: libc::c_long| -> io::Result<OwnedFd> {
@@ -425,12 +439,17 @@ pub fn descriptor_of(pid: i32, number: RawFd) -> io::Result<OwnedFd> {
     take(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
 }
 
+/// Flags of the message that [`send_descriptor`] sends: such as nobody else gives to a local socket, so that a filter which
+/// was just loaded can tell it from other messages.
+pub const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTROUTE;
+
 /// Sends a descriptor to the process at the other end.
 pub fn send_descriptor(to: &UnixStream, fd: BorrowedFd<'_>) -> io::Result<()> {
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
     let fds = [fd.as_raw_fd()];
     let control = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(to.as_raw_fd(), &[io::IoSlice::new(&[0])], &control, MsgFlags::empty(), None)?;
+    let flags = MsgFlags::from_bits_retain(SEND_FLAGS);
+    sendmsg::<()>(to.as_raw_fd(), &[io::IoSlice::new(&[0])], &control, flags, None)?;
     Ok(())
 }
 

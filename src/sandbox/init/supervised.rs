@@ -31,10 +31,6 @@ pub(super) fn live(order: &Order, filters: &[Filter], reporter: &mut Reporter, l
         return Err(Failure::new("a step without namespaces needs its root file system as one directory", 0)
             .hint("use `--storage-driver=copy`"));
     };
-    if order.step.network == super::super::Network::None {
-        return Err(Failure::new("`--network=none` needs a network namespace, which this pod does not allow", 0)
-            .hint("leave it out: the command then has the pod's network"));
-    }
     let scratch = root.with_file_name(format!("scene-{}", std::process::id()));
     fs::create_dir(&scratch).context(|| format!("cannot make `{}`", scratch.display()))?;
     let _removed = Removed(scratch.clone());
@@ -49,6 +45,7 @@ pub(super) fn live(order: &Order, filters: &[Filter], reporter: &mut Reporter, l
         hostname: step.hostname.clone(),
         credentials: step.credentials(),
         records: step.recorded.visible.clone(),
+        network: step.network != super::super::Network::None,
     };
     let first = |gate: &Gate| match prepare(order, filters, gate) {
         Ok(()) => command::execute(order).encode(),

@@ -7,6 +7,7 @@
 mod change;
 mod directory;
 mod ids;
+mod offline;
 mod open;
 mod other;
 mod perms;
@@ -26,8 +27,8 @@ use rustix::fs::{Mode, OFlags, Statx, openat, readlinkat};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-pub(super) use other::{PRCTL_OPTIONS, prctl};
-pub(super) use sockets::{Sockets, socket, socketpair};
+pub(super) use other::{PRCTL_OPTIONS, fcntl, prctl};
+pub(super) use sockets::{Network, Sockets, listen, socket, socketpair};
 
 /// How a call is answered.
 pub(super) enum Reply {
@@ -245,8 +246,10 @@ impl Call<'_> {
 
 impl Call<'_> {
     fn held(&self, fd: OwnedFd) -> Held {
-        let mount = host_path(fd.as_fd()).ok().and_then(|host| self.world.view.path_of(&host)).map(|(m, _)| m);
-        Held { fd, mount, in_proc: false }
+        let view = &self.world.view;
+        let mount = host_path(fd.as_fd()).ok().and_then(|host| view.path_of(&host)).map(|(m, _)| m);
+        let in_proc = mount.and_then(|m| view.mounts.get(m)).is_some_and(|m| m.is_proc());
+        Held { fd, mount, in_proc }
     }
 }
 
@@ -293,8 +296,17 @@ pub(super) fn errno(e: std::io::Error) -> Errno {
     Errno::from_io_error(&e).unwrap_or(Errno::IO)
 }
 
+/// Who answers calls that only some steps have answered.
+pub(super) const OFFLINE: [(&str, Handler); 5] = [
+    ("getsockname", offline::getsockname),
+    ("sendmmsg", offline::sendmsg),
+    ("sendmsg", offline::sendmsg),
+    ("sendto", offline::sendto),
+    ("setsockopt", offline::setsockopt),
+];
+
 /// Who answers which call.
-pub(super) const HANDLERS: [(&str, Handler); 126] = [
+pub(super) const HANDLERS: [(&str, Handler); 127] = [
     ("access", perms::access),
     ("bind", sockets::bind),
     ("capget", ids::capget),
@@ -367,6 +379,7 @@ pub(super) const HANDLERS: [(&str, Handler); 126] = [
     ("openat", open::openat),
     ("openat2", open::openat2),
     ("pidfd_open", other::on_process),
+    ("pidfd_send_signal", other::pidfd_send_signal),
     ("prlimit64", other::on_process),
     ("readlink", stat::readlink),
     ("readlinkat", stat::readlinkat),

@@ -6,10 +6,10 @@ use crate::supervisor::ids::{READ, WRITE};
 use crate::supervisor::look::{self, disk_mode, kind, look};
 use crate::supervisor::owners::FileId;
 use crate::supervisor::proc::{self, ProcPlace};
-use crate::supervisor::view::{Child, Dir, name_of};
+use crate::supervisor::view::{Child, Dir, host_path, links, name_of};
 use crate::supervisor::walk::{Place, Start};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, openat as kernel_openat, statat};
-use std::os::fd::OwnedFd;
+use rustix::fs::{FileType, Mode, OFlags, Statx, openat as kernel_openat};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
 const O_ACCMODE: u32 = 3;
@@ -310,7 +310,7 @@ impl Call<'_> {
         if how.has(O_DIRECTORY) {
             return Err(Errno::NOTDIR);
         }
-        if how.writes() && place.dir.proc == Some(ProcPlace::Machine) {
+        if how.writes() && matches!(place.dir.proc, Some(ProcPlace::Machine | ProcPlace::Below(_))) {
             return Err(Errno::ROFS);
         }
         if let Some(proc) = place.dir.proc.filter(|_| !how.has(O_PATH)) {
@@ -329,16 +329,27 @@ impl Call<'_> {
     /// Opens once more what a descriptor of the step's is.
     fn reopen(&mut self, place: &Place, how: How) -> Answer {
         let close = how.has(O_CLOEXEC);
-        let stat = statat(&place.dir, name_of(&place.name), AtFlags::empty())?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        let link = rustix::fs::readlinkat(&place.dir, name_of(&place.name), Vec::new())?.into_bytes();
+        // Looked up once: the number may be that of another file in a moment.
+        let held = kernel_openat(&place.dir, name_of(&place.name), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let found = look::look_at(&held)?;
+        let kind = look::kind(&found);
+        let link = host_path(held.as_fd())?;
         if kind == FileType::Directory {
             let dir = self.world.view.at_host_path(&link, self.tid)?;
             return self.open_directory(&Place::directory(dir), how);
         }
+        if let Some((mount, path)) = self.world.view.path_of(&link)
+            && self.world.view.mounts.get(mount).is_some_and(|m| m.is_proc())
+        {
+            // By its path, with what counts there.
+            let root = self.world.view.root();
+            let who = Some(self.who()?);
+            let start = Start { base: Arc::clone(&root), root, tid: self.tid, who, no_links: false };
+            let place = self.world.walk(&start, &path)?;
+            return self.open_proc(&start, &place, how)?.ok_or(Errno::LOOP);
+        }
         if place.mounted && kind == FileType::RegularFile {
             // A file in memory.
-            let found = rustix::fs::statx(&place.dir, name_of(&place.name), AtFlags::empty(), look::MASK)?;
             self.permitted(&found, place, how)?;
             if how.writes() && self.world.view.mounts.get(place.dir.mount).is_none_or(|m| m.read_only) {
                 return Err(Errno::ROFS);
@@ -358,9 +369,10 @@ impl Call<'_> {
         }
         let flags = OFlags::from_bits_retain(how.flags & !(O_CREAT | O_EXCL | O_PATH | O_LARGEFILE));
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let dir = Arc::clone(&place.dir);
-        let name = place.name.clone();
-        let open = move || Ok(Reply::Descriptor(kernel_openat(&dir, name_of(&name), flags, Mode::empty())?, close));
+        let open = move || {
+            let name = held.as_raw_fd().to_string();
+            Ok(Reply::Descriptor(kernel_openat(links()?, name, flags, Mode::empty())?, close))
+        };
         if kind == FileType::Fifo && !how.has(O_NONBLOCK) {
             return Ok(Reply::Later(Box::new(open)));
         }

@@ -127,6 +127,38 @@ pub(in crate::supervisor) fn kill(call: &mut Call<'_>) -> Answer {
     }
 }
 
+/// pidfd_send_signal(2). The other end of a local socket can be had as such a descriptor, whoever that is.
+pub(in crate::supervisor) fn pidfd_send_signal(call: &mut Call<'_>) -> Answer {
+    if call.arg(3) != 0 {
+        return Err(Errno::INVAL);
+    }
+    // Read once, and signalled by number: the caller's descriptor may be another by now.
+    let text =
+        std::fs::read_to_string(format!("/proc/{}/fdinfo/{}", call.tid, call.int(0))).map_err(|_| Errno::BADF)?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).ok_or(Errno::BADF)?;
+    let pid: i32 = pid.trim().parse().map_err(|_| Errno::BADF)?;
+    if pid <= 0 || !call.in_step(pid) && !call.world.view.tasks.processes().contains(&pid) {
+        return Err(Errno::SRCH);
+    }
+    let signal = rustix::process::Signal::from_named_raw(call.int(1));
+    match (rustix::process::Pid::from_raw(pid), signal) {
+        (Some(pid), Some(signal)) => rustix::process::kill_process(pid, signal).and(DONE),
+        (Some(pid), None) if call.int(1) == 0 => rustix::process::test_kill_process(pid).and(DONE),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// fcntl(2) that says who gets SIGIO, which can be made any signal.
+pub(in crate::supervisor) fn fcntl(call: &mut Call<'_>) -> Answer {
+    let target = call.int(2);
+    let known = match target {
+        0 => true,
+        group if group < 0 => call.group_in_step(group.wrapping_neg()),
+        tid => call.in_step(tid),
+    };
+    if known { Ok(Reply::GoOn) } else { Err(Errno::SRCH) }
+}
+
 pub(in crate::supervisor) fn unshare(call: &mut Call<'_>) -> Answer {
     let flags = call.int(0);
     // Namespaces would bring privilege with them that the supervisor knows nothing of.
