@@ -145,7 +145,7 @@ mod tests {
         let server = make(libc::AF_INET, libc::SOCK_STREAM, 0).unwrap();
         bind(server.as_fd(), &loopback(0)).unwrap();
         nix::sys::socket::listen(&server, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
-        let at: nix::sys::socket::SockaddrIn = nix::sys::socket::getsockname(server.as_raw_fd()).unwrap();
+        let at = TcpListener::from(server.try_clone().unwrap()).local_addr().unwrap();
         let mut held = Vec::new();
         for _ in 0..8 {
             let fd = make(libc::AF_INET, libc::SOCK_STREAM, 0).unwrap();
