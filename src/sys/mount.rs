@@ -419,6 +419,13 @@ pub fn bind_at_new(dir: BorrowedFd<'_>, name: &OsStr, target: BorrowedFd<'_>) ->
     attach(tree.as_fd(), target)
 }
 
+/// The mount whose root directory this is, once more, attached nowhere and without what is mounted below. By the newer call
+/// only: [`Error::is_refused`] tells that it is not to be had.
+pub fn copy(top: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(top, "", flags).map_err(|e| Error::new("open_tree", e))
+}
+
 /// mount(2) with MS_BIND, by paths: for places that no link of `/proc` leads to.
 pub fn bind_paths(from: &str, to: &str) -> Result<(), Error> {
     rustix::mount::mount_bind(from, to).map_err(|e| Error::new("mount(MS_BIND)", e))

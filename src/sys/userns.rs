@@ -106,8 +106,9 @@ pub fn enter() -> Result<&'static Entered, Error> {
         Rung::Range | Rung::OneId => (idmap::compose(&after.0, &before.0), idmap::compose(&after.1, &before.1)),
         Rung::Pod | Rung::None => after,
     };
-    let privileged = rung != Rung::None || (root && has_capability(caps::Capability::CAP_CHOWN));
-    let map = idmap::classify(privileged, &uids, &gids);
+    // Root could give files to others without a namespace too. But there steps are supervised, and their supervisor keeps
+    // owners for them itself.
+    let map = idmap::classify(rung != Rung::None, &uids, &gids);
     idmap::set_current(map, &uids, &gids);
     let reason =
         (!failures.is_empty()).then(|| failures.iter().map(|f| f.message.clone()).collect::<Vec<_>>().join("; "));

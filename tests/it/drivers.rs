@@ -8,6 +8,7 @@ use std::fs;
 /// Steps that change files in most of the ways that there are. Nothing in them needs more than one id, or moves a directory
 /// with recorded owners: through an overlay busybox' `mv` copies it, without them.
 const STEPS: &str = r#"FROM localhost/busybox AS base
+ADD devices.tar /
 COPY --chown=5:6 own /own
 COPY --chown=7:8 --chmod=4755 f /set-uid
 RUN mkdir -p /a/b /c /e/sub/deep && echo f >/e/sub/f && echo one >/a/b/f && echo two >/c/g && ln /a/b/f /a/h1 && ln /a/b/f /a/h2 && ln -s f /a/b/l && mkfifo /a/p
@@ -35,7 +36,20 @@ fn lab() -> Lab {
     let mut files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x\n")).collect();
     files.extend([("Dockerfile", STEPS), ("f", "f")]);
     lab.context("context", &files);
+    lab.write("context/devices.tar", devices());
     lab
+}
+
+/// An archive of a `/dev` with a device, over which every step has another one mounted.
+fn devices() -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Char);
+    header.set_mode(0o666);
+    header.set_size(0);
+    header.set_device_major(1).and_then(|()| header.set_device_minor(3)).expect("a device's numbers");
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_data(&mut header, "dev/null", &[][..]).expect("a device");
+    tar.into_inner().expect("the end of the tar")
 }
 
 /// The digest of the image that the steps make.

@@ -108,6 +108,37 @@ fn storages_and_limits_are_there() {
     assert_eq!(list.lines().count(), 36, "{list}");
 }
 
+#[test]
+fn every_profile_builds_the_same_image() {
+    require!(if missing().is_some(), missing().unwrap_or_default());
+    let lab = Lab::new();
+    lab.write("context/f", "text");
+    let steps = "RUN echo anna:x:2000:60::/home/anna:/bin/sh >> /etc/passwd && mkdir -m 750 /home /home/anna && chown anna /home/anna\n\
+        COPY --chown=anna:7 f /opt/f\n\
+        RUN test $(stat -c %u:%g /opt/f /home/anna | tr '\\n' ,) = 2000:7,2000:0, && chown 33 /opt/f && chmod 4755 /opt/f && ln /opt/f /f && mknod /n c 1 3\n\
+        RUN test $(stat -c %u:%g:%h /f) = 33:7:2 && test -c /n && mv /opt/f /opt/g";
+    let mut wanted = None;
+    for profile in [
+        "rootless",
+        "default",
+        "restricted",
+        "openshift",
+        "baseline",
+        "localhost",
+        "hostusers",
+        "hostusers-admin",
+        "privileged",
+    ] {
+        let cell = format!("{profile}/emptydir");
+        let flags = "-q . >&2 && rbuild inspect --format '{{.FromImageDigest}}' localhost/x #";
+        let done = build(&lab, &cell, &["-e", "SOURCE_DATE_EPOCH=1700000000"], steps, flags);
+        assert_eq!(done.code, 0, "{profile}: {done}");
+        let digest = done.stdout.trim().to_owned();
+        assert!(digest.starts_with("sha256:"), "{profile}: {done}");
+        assert_eq!(wanted.get_or_insert_with(|| digest.clone()), &digest, "{profile}: {done}");
+    }
+}
+
 /// The pod that `tests/pods/run` would start.
 fn shown(profile: &str, patch: &Value) -> Value {
     let run = Run::new("python3", [script()]).args(["--show", "--patch", "-", profile]);

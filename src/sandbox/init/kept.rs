@@ -16,7 +16,7 @@ pub(super) struct Kept {
     pub(super) keeper: Arc<Keeper>,
     /// The step's own layer.
     names: OwnedFd,
-    /// The root as the step sees it.
+    /// The root as the step sees it, without what is mounted in it.
     view: OwnedFd,
 }
 

@@ -27,12 +27,25 @@ pub(super) struct Root {
     top: OwnedFd,
     /// The directory that changes end up in.
     upper: OwnedFd,
+    /// The root directory again, in which nothing is mounted.
+    bare: OwnedFd,
 }
 
 /// Mounts the root file system of the step. Its root directory is a mount of its own, so that it can be changed to.
 pub(super) fn mount(order: &Order) -> Result<Root, Failure> {
     let (top, upper) = open(&order.step.root)?;
-    Ok(Root { top, upper })
+    let bare = match mount::copy(top.as_fd()) {
+        // What is mounted in it cannot be mounted in the copy.
+        Ok(bare) => bare,
+        // The directory from before it was bound over itself, or, in an overlay, what hides nothing that a step can change.
+        Err(e) if e.is_refused() => match &order.step.root {
+            spec::Root::Directory { .. } => upper.try_clone(),
+            _ => top.try_clone(),
+        }
+        .context(|| "cannot duplicate a descriptor".to_owned())?,
+        Err(e) => return Err(e).context(|| "cannot show the root file system as it is".to_owned()),
+    };
+    Ok(Root { top, upper, bare })
 }
 
 /// Mounts a root file system where nobody else looks: over its own upper directory, or over itself. The answer is its root
@@ -113,9 +126,10 @@ fn explain(e: &mount::Error, upper: &Path) -> Failure {
 }
 
 impl Root {
-    /// The directory that changes end up in, and the root directory, to be used when the root has become this process's.
+    /// The directory that changes end up in, and the root directory without what was mounted in it, to be used when the root
+    /// has become this process's.
     pub(super) fn into_parts(self) -> (OwnedFd, OwnedFd) {
-        (self.upper, self.top)
+        (self.upper, self.bare)
     }
 
     /// The root directory.
