@@ -363,7 +363,6 @@ impl Call<'_> {
             }
             let who = self.who()?;
             if self.world.owned(mount) && !look::all_powerful(&who) && !how.has(O_PATH) {
-                let found = rustix::fs::statx(&place.dir, name_of(&place.name), AtFlags::empty(), look::MASK)?;
                 self.world.may(&who, &found, mount, how.wanted())?;
             }
         }
