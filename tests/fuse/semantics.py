@@ -1,5 +1,5 @@
 # What programs may expect of a file system, tried on a mount of the overlay: python3 semantics.py MOUNTPOINT
-# `lower`, `other`, `gone`, `dir/file`, `big`, `tool` and `sparse` come from a lower layer.
+# `lower`, `other`, `gone`, `dir/file`, `big`, `tool`, `sparse`, `deep/*` and the two names of one file `hard/a` and `hard/b` come from a lower layer.
 import ctypes, errno, fcntl, mmap, os, socket, stat, subprocess, sys, threading
 os.chdir(sys.argv[1])
 def fails(code, f, *args, **kw):
@@ -77,6 +77,41 @@ open("plain", "w").close(); assert os.stat("plain").st_mode & 0o777 == 0o600; os
 os.mkdir("sg"); os.chmod("sg", 0o2775); os.mkdir("sg/sub"); assert os.stat("sg/sub").st_mode & 0o2000
 # programs
 os.chmod("tool", 0o755); assert subprocess.run(["./tool"], capture_output=True).stdout == b"ran\n"
+# numbers: a directory lists those that its files show, a change or another name leaves them, and no later file gets one again
+def listed(d): return {e.name: e.inode() for e in os.scandir(d)}
+def shown(d): return {n: os.lstat(f"{d}/{n}").st_ino for n in os.listdir(d)}
+for d in ".", "deep", "dir": assert listed(d) == shown(d), d
+was = shown("deep"); open("deep/a", "a").write("x"); os.chmod("deep/b", 0o600); os.rename("deep/c", "deep/d"); os.link("deep/a", "deep/e")
+now = shown("deep"); assert (now["a"], now["b"], now["d"], now["e"]) == (was["a"], was["b"], was["c"], was["a"]) and listed("deep") == now
+had = set(was.values())
+for i in range(300):
+    p = f"n{i % 3}"; open(p, "w").close(); n = os.stat(p).st_ino; assert n not in had, i; had.add(n)
+    os.mkdir("nd"); n = os.stat("nd").st_ino; assert n not in had, i; had.add(n); os.rmdir("nd")
+    if i % 2: os.rename(p, "over")
+    else: os.unlink(p)
+# names of one file of a layer: one file until one is changed
+[open(f"hard/{e.name}").read() for e in os.scandir("hard")]
+a, b = os.stat("hard/a"), os.stat("hard/b"); assert a.st_ino == b.st_ino and a.st_nlink == b.st_nlink == 2 and os.path.samefile("hard/a", "hard/b")
+open("hard/a", "a").write("x"); a, b = os.stat("hard/a"), os.stat("hard/b")
+assert a.st_ino != b.st_ino and a.st_nlink == 1 and open("hard/b").read() == "h" and open("hard/a").read() == "hx"
+# more open files without names than a process may have by default
+many = [os.open(f"open{i}", os.O_RDWR | os.O_CREAT) for i in range(700)]
+for i, f in enumerate(many): os.unlink(f"open{i}"); os.write(f, b"%d" % i)
+for i, f in enumerate(many): assert os.pread(f, 9, 0) == b"%d" % i, i; os.close(f)
+# read while it changes: what stays is listed once
+os.mkdir("busy"); [open(f"busy/{i}", "w").close() for i in range(2000)]
+seen = []
+for e in os.scandir("busy"):
+    seen.append(e.name)
+    if len(seen) % 2: os.unlink("busy/" + e.name); open(f"busy/x{len(seen)}", "w").close()
+assert len(seen) == len(set(seen)) and set(map(str, range(2000))) <= set(seen)
+# cut and written at the end in one open; a reader that was there before
+r = os.open("deep/f", os.O_RDONLY); assert os.read(r, 1) == b"f"
+w = os.open("deep/f", os.O_WRONLY | os.O_TRUNC | os.O_APPEND); os.write(w, b"12"); os.write(w, b"34"); assert os.pread(r, 9, 0) == b"1234"
+m = mmap.mmap(r, 4, prot=mmap.PROT_READ); os.pwrite(os.open("deep/f", os.O_WRONLY), b"9", 0); assert m[:4] == b"9234"; m.close()
+# mapped from the lower file, before the first change
+r = os.open("deep/g", os.O_RDONLY); m = mmap.mmap(r, 1, prot=mmap.PROT_READ); assert m[:1] == b"g"
+open("deep/g", "r+").write("G"); assert m[:1] == b"G" and os.read(r, 1) == b"G"; m.close()
 # several threads at once
 def work(n):
     for i in range(100):

@@ -47,6 +47,13 @@ fn programs_find_what_they_expect() {
         fs::write(one.join("dir/file"), "f\n").expect("a file");
         fs::write(one.join("big"), vec![1; 3 << 20]).expect("a file");
         fs::write(one.join("tool"), "#!/bin/sh\necho ran\n").expect("a file");
+        for name in ["a", "b", "c", "f", "g"] {
+            fs::create_dir_all(one.join("deep")).expect("a directory");
+            fs::write(one.join("deep").join(name), name).expect("a file");
+        }
+        fs::create_dir(one.join("hard")).expect("a directory");
+        fs::write(one.join("hard/a"), "h").expect("a file");
+        fs::hard_link(one.join("hard/a"), one.join("hard/b")).expect("a link");
         let sparse = fs::File::create(one.join("sparse")).expect("a file");
         sparse.set_len(8 << 20).and_then(|()| sparse.write_all_at(b"d", 1 << 20)).expect("a hole");
     });
@@ -82,10 +89,8 @@ fn what_posix_asks_for_is_answered_as_by_the_kernels_overlay() {
         return;
     }
     let users = "entries = [[\"nobody\", \"nogroup\"], [\"daemon\", \"daemon\"]]";
-    lab.write(
-        "pjdfstest.toml",
-        format!("[features]\nposix_fallocate = {{}}\n[settings]\nnaptime = 0.01\n[dummy_auth]\n{users}\n"),
-    );
+    let features = "posix_fallocate = {}\nutimensat = {}\nutime_now = {}\nrename_ctime = {}\n";
+    lab.write("pjdfstest.toml", format!("[features]\n{features}[settings]\nnaptime = 0.01\n[dummy_auth]\n{users}\n"));
     // Other users have to get there.
     fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o755)).expect("the mode");
     let failed = |done: &Done| -> Vec<String> {
@@ -107,6 +112,9 @@ fn what_posix_asks_for_is_answered_as_by_the_kernels_overlay() {
          {program} -c pjdfstest.toml -p kernel/mnt"
     );
     let kernel = lab.rbuild(["unshare", "sh", "-c", &script]).output();
+    for line in fuse.stdout.lines().filter(|line| line.starts_with("Summary: ")) {
+        eprintln!("{line}");
+    }
     assert_eq!(failed(&fuse), failed(&kernel));
     // What both refuse are devices: of a user namespace, and of number 0:0, which would be a whiteout.
     let other: Vec<String> =

@@ -4,7 +4,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::tree::{At, Found, Node};
@@ -41,6 +41,49 @@ impl std::ops::Deref for Held<'_> {
 
     fn deref(&self) -> &Node {
         &self.node
+    }
+}
+
+/// What becomes of a file when its name goes away.
+pub(super) struct Losing {
+    at: Option<At>,
+    /// Its number in the upper directory, if it has no other name.
+    gone: Option<u64>,
+}
+
+impl Losing {
+    /// The name is gone.
+    pub fn lost(self, overlay: &Overlay, at: &mut At) {
+        if let Some(now) = self.at {
+            *at = now;
+        }
+        if let Some(ino) = self.gone {
+            overlay.tree().gone(ino);
+        }
+    }
+}
+
+/// A whiteout in the work directory.
+pub(super) struct SpareWhiteout<'a> {
+    overlay: &'a Overlay,
+    name: Option<PathBuf>,
+}
+
+impl SpareWhiteout<'_> {
+    /// Puts it in the place of a file, or where nothing is.
+    pub fn put(mut self, dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
+        let Some(spare) = &self.name else { return Ok(()) };
+        rustix::fs::renameat(self.overlay.work.root(), spare, dir, name)?;
+        self.name = None;
+        Ok(())
+    }
+}
+
+impl Drop for SpareWhiteout<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            let _ = rustix::fs::unlinkat(self.overlay.work.root(), name, AtFlags::empty());
+        }
     }
 }
 
@@ -168,6 +211,13 @@ impl Overlay {
         whiteout::make(parent, name.as_os_str())
     }
 
+    /// A whiteout that will be needed: made while nothing has been taken away yet.
+    pub fn spare_whiteout(&self) -> Result<SpareWhiteout<'_>> {
+        let name = self.fresh();
+        self.put_whiteout(self.work.root(), &name)?;
+        Ok(SpareWhiteout { overlay: self, name: Some(name) })
+    }
+
     /// Whether files in a directory get its default access control list, in place of the umask.
     fn has_default_acl(&self, dir: &Node) -> Result<bool> {
         let known = dir.place().default_acl;
@@ -210,13 +260,15 @@ impl Overlay {
         let mut place = node.place();
         let _moving = self.moving();
         let path = join(&self.tree().path(parent)?, name);
-        self.lose(&node, &mut place.at, &path)?;
-        self.upper.at(&path, |at, last| {
-            if node.is_upper() {
-                rustix::fs::unlinkat(at, last, AtFlags::empty())?;
-            }
-            if self.below(&dir, &path)?.is_some() { self.put_whiteout(at, last) } else { Ok(()) }
+        let losing = self.lose(&node, &place.at, &path)?;
+        let hidden = self.below(&dir, &path)?.is_some();
+        self.upper.at(&path, |at, last| match (hidden, node.is_upper()) {
+            (false, _) => rustix::fs::unlinkat(at, last, AtFlags::empty()),
+            (true, false) => self.put_whiteout(at, last),
+            // In one step: where the disk is full, the file stays.
+            (true, true) => self.spare_whiteout()?.put(at, last),
         })?;
+        losing.lost(self, &mut place.at);
         self.tree().unlink(parent, name);
         Ok(())
     }
@@ -232,26 +284,22 @@ impl Overlay {
     }
 
     /// To be called before the name `path` of a file goes away: programs that have it open keep it.
-    pub fn lose(&self, node: &Node, at: &mut At, path: &Path) -> Result<()> {
-        if self.tree().names(node.id) > 1 {
-            return Ok(());
-        }
-        match at {
-            At::Lower => *at = At::LostLower(path.to_owned()),
-            At::Upper => {
-                let stat = self.upper.stat(path)?.ok_or(Errno::NOENT)?;
+    pub fn lose(&self, node: &Node, at: &At, path: &Path) -> Result<Losing> {
+        let stat = if node.is_upper() { Some(self.upper.stat(path)?.ok_or(Errno::NOENT)?) } else { None };
+        let gone = stat.as_ref().filter(|stat| stat.st_nlink == 1).map(|stat| stat.st_ino);
+        let last = self.tree().names(node.id) <= 1;
+        let at = match (at, stat) {
+            (At::Lower, _) if last => Some(At::LostLower(path.to_owned())),
+            (At::Upper, Some(stat)) if last => {
                 let flags = if node.kind == FileType::RegularFile { OFlags::RDWR } else { OFlags::PATH };
-                *at = match self.upper.open_at(path, flags) {
+                Some(match self.upper.open_at(path, flags) {
                     Ok(fd) => At::LostUpper(Arc::new(fd)),
                     Err(_) => At::Gone(Box::new(stat)),
-                };
-                if stat.st_nlink == 1 {
-                    self.tree().gone(stat.st_ino);
-                }
+                })
             }
-            At::LostLower(_) | At::LostUpper(_) | At::Gone(_) => {}
-        }
-        Ok(())
+            _ => None,
+        };
+        Ok(Losing { at, gone })
     }
 
     /// Removes an empty directory.
@@ -268,19 +316,26 @@ impl Overlay {
         let mut place = node.place();
         let _moving = self.moving();
         let path = join(&self.tree().path(parent)?, name);
-        let stat = self.stat_at(&node, &path)?;
+        let losing = self.lose_dir(&node, &path)?;
+        let hidden = self.below(&dir, &path)?.is_some();
+        let whiteout = if hidden { Some(self.spare_whiteout()?) } else { None };
         if node.is_upper() {
             self.remove_upper_dir(&path)?;
         }
-        self.upper.at(
-            &path,
-            |at, last| {
-                if self.below(&dir, &path)?.is_some() { self.put_whiteout(at, last) } else { Ok(()) }
-            },
-        )?;
-        place.at = At::Gone(Box::new(stat));
+        if let Some(whiteout) = whiteout {
+            self.upper.at(&path, |at, last| whiteout.put(at, last))?;
+        }
+        losing.lost(self, &mut place.at);
         self.tree().unlink(parent, name);
         Ok(())
+    }
+
+    /// As [`Overlay::lose`], of an empty directory.
+    pub fn lose_dir(&self, node: &Node, path: &Path) -> Result<Losing> {
+        let stat = self.stat_at(node, path)?;
+        // A merged one shows the number of the lower.
+        let gone = (node.is_upper() && node.lowers.is_empty()).then_some(stat.st_ino);
+        Ok(Losing { at: Some(At::Gone(Box::new(stat))), gone })
     }
 
     /// Removes a directory of the upper one that holds nothing but whiteouts.

@@ -52,7 +52,7 @@ impl Overlay {
         let stat = layer.stat(&path)?.ok_or(Errno::STALE)?;
         let fresh = self.fresh();
         let copied = self.copy(layer, &path, &stat, &fresh, bytes).and_then(|fd| match place.at {
-            At::Lower => self.publish(&fresh, &path).map(|()| None),
+            At::Lower => self.publish(&fresh, &path, node, stat.st_nlink > 1).map(|()| None),
             // A file that is open, but has no name any more.
             _ => Ok(fd.map(Arc::new)),
         });
@@ -64,27 +64,27 @@ impl Overlay {
                 return Err(e);
             }
         };
-        let shared = stat.st_nlink > 1;
         if let At::LostLower(_) = place.at {
             rustix::fs::unlinkat(self.work.root(), &fresh, AtFlags::empty())?;
             place.at = At::LostUpper(nameless.ok_or(Errno::STALE)?);
             node.set_upper();
         } else {
-            let ino = self.upper.stat(&path)?.ok_or(Errno::STALE)?.st_ino;
             place.at = At::Upper;
-            self.tree().copied_up(node, ino, shared);
         }
         place.default_acl = None;
         self.files().remove(node.id);
         Ok(())
     }
 
-    /// Moves a finished copy to its place, and gives the parent the times that it had.
-    fn publish(&self, fresh: &Path, path: &Path) -> Result<()> {
+    /// Moves a finished copy to its place, and gives the parent the times that it had. `shared`: other names of the lower
+    /// file stay with that.
+    fn publish(&self, fresh: &Path, path: &Path, node: &Node, shared: bool) -> Result<()> {
         let parent = path.parent().unwrap_or(Path::new(""));
         let _moving = self.moving();
         let before = self.upper.stat(parent)?.ok_or(Errno::STALE)?;
+        let ino = self.work.stat(fresh)?.ok_or(Errno::STALE)?.st_ino;
         self.upper.at(path, |dir, name| rustix::fs::renameat(self.work.root(), fresh, dir, name))?;
+        self.tree().copied_up(node, ino, shared);
         self.upper.at(parent, |dir, path| rustix::fs::utimensat(dir, path, &times(&before), AtFlags::SYMLINK_NOFOLLOW))
     }
 

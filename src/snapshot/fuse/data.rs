@@ -113,10 +113,17 @@ impl Overlay {
         Ok(done)
     }
 
-    pub fn write(&self, node: &Node, offset: u64, data: &[u8], drop_set_id: bool) -> Result<()> {
+    /// Writes as much as there is room for; the answer is how much. What did not fit is an error of the next write.
+    pub fn write(&self, node: &Node, offset: u64, data: &[u8], drop_set_id: bool) -> Result<usize> {
         let fd = self.file(node, true)?;
-        write_all(&*fd, data, offset)?;
-        if drop_set_id { drop_set_ids(&*fd) } else { Ok(()) }
+        let done = match write_some(&*fd, data, offset) {
+            (0, Some(e)) => return Err(e),
+            (done, _) => done,
+        };
+        if drop_set_id {
+            drop_set_ids(&*fd)?;
+        }
+        Ok(done)
     }
 
     pub fn truncate(&self, node: &Node, size: u64, drop_set_id: bool) -> Result<()> {
@@ -163,17 +170,20 @@ fn drop_set_ids(fd: impl AsFd) -> Result<()> {
     if wanted == mode { Ok(()) } else { rustix::fs::fchmod(fd, rustix::fs::Mode::from_raw_mode(wanted)) }
 }
 
-pub(super) fn write_all(fd: impl AsFd, mut data: &[u8], mut offset: u64) -> Result<()> {
-    while !data.is_empty() {
-        match rustix::io::pwrite(&fd, data, offset) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(n) => {
-                data = data.get(n..).unwrap_or_default();
-                offset += n as u64;
-            }
+pub(super) fn write_all(fd: impl AsFd, data: &[u8], offset: u64) -> Result<()> {
+    write_some(fd, data, offset).1.map_or(Ok(()), Err)
+}
+
+/// How much was written, and why not all.
+fn write_some(fd: impl AsFd, data: &[u8], offset: u64) -> (usize, Option<Errno>) {
+    let mut done = 0;
+    while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+        match rustix::io::pwrite(&fd, rest, offset + done as u64) {
+            Ok(0) => return (done, Some(Errno::IO)),
+            Ok(n) => done += n,
             Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
+            Err(e) => return (done, Some(e)),
         }
     }
-    Ok(())
+    (done, None)
 }

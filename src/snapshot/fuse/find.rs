@@ -119,10 +119,13 @@ impl Overlay {
         // By name: the place in `items`, none for a whiteout. With one layer no name can come twice.
         let mut seen: HashMap<OsString, Option<usize>> = HashMap::new();
         let layers = dir.lowers.iter().map(|index| self.lower(*index)).collect::<Result<Vec<&Layer>>>()?;
-        let all = dir.is_upper().then_some(&self.upper).into_iter().chain(layers);
+        let upper = dir.is_upper().then_some((true, &self.upper));
+        let all = upper.into_iter().chain(layers.into_iter().map(|layer| (false, layer)));
+        let mut merged: Vec<usize> = Vec::new();
         let alone = usize::from(dir.is_upper()) + dir.lowers.len() == 1;
-        for layer in all {
+        for (upper, layer) in all {
             let fd = layer.open_at(&at, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            let device = rustix::fs::fstat(&fd)?.st_dev;
             for entry in rustix::fs::Dir::read_from(&fd)? {
                 let entry = entry?;
                 let name = OsStr::from_bytes(entry.file_name().to_bytes());
@@ -138,7 +141,11 @@ impl Overlay {
                         continue;
                     }
                 }
-                let item = Item { name: name.to_owned(), kind, ino: entry.ino() };
+                let ino = match upper && kind != FileType::Directory {
+                    true => self.tree().shown_upper(entry.ino()),
+                    false => self.tree().shown((device, entry.ino())),
+                };
+                let item = Item { name: name.to_owned(), kind, ino };
                 if alone {
                     items.push(item);
                     continue;
@@ -149,15 +156,22 @@ impl Overlay {
                         items.push(item);
                     }
                     Entry::Occupied(slot) => {
-                        // The number of a merged directory is the lower one's.
-                        if let Some(known) = slot.get().and_then(|at| items.get_mut(at))
-                            && known.kind == FileType::Directory
+                        if let Some(at) = *slot.get()
+                            && items.get(at).is_some_and(|known| known.kind == FileType::Directory)
                             && kind == FileType::Directory
                         {
-                            known.ino = item.ino;
+                            merged.push(at);
                         }
                     }
                 }
+            }
+        }
+        // Which of several directories gives the number depends on what hides what.
+        merged.dedup();
+        for item in merged {
+            let Some(item) = items.get_mut(item) else { continue };
+            if let Some(found) = self.find(dir, &at, &item.name)? {
+                item.ino = self.tree().shown(found.identity);
             }
         }
         Ok(items)

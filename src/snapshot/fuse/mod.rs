@@ -27,9 +27,9 @@
 //! Locks, in the order in which they are taken: a node's `place` (what it is on disk), then `moves` (held shared while a path is
 //! made and used, exclusively while names change), then the tree's own.
 //!
-//! Inode numbers are those of the disk: of the lower file for a file that was copied up, of the uppermost lower directory for
-//! a merged one. As in overlayfs, each name of a lower file with several names is a file of its own as soon as it is changed;
-//! the number is the same until then.
+//! Inode numbers ([`numbers`]) are made of those on disk: of the lower file for a file that was copied up, of the uppermost
+//! lower directory for a merged one. None is ever another file's. As in overlayfs, each name of a lower file with several names
+//! is a file of its own as soon as it is changed; the number is the same until then.
 
 mod attrs;
 mod change;
@@ -37,6 +37,7 @@ mod copyup;
 mod data;
 mod find;
 mod layers;
+mod numbers;
 mod process;
 mod rename;
 mod session;

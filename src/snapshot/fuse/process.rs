@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{Layers, Lower, serve};
 use crate::sys::process::{self, Fork, Spawn, Spawned, fork, spawn};
-use crate::sys::{caps, mount};
+use crate::sys::{caps, mount, rlimit};
 
 /// The name by which the server knows itself.
 const NAME: &str = "rbuild-fuse";
@@ -127,6 +127,8 @@ pub fn is_server(argv0: Option<&OsStr>) -> bool {
 /// Lives as a server; the value is its exit code.
 pub fn main() -> u8 {
     caps::set_undumpable();
+    // A file that is open when its last name goes is one descriptor.
+    rlimit::raise_descriptors();
     let served = (|| {
         let layers = layers(std::env::args_os().skip(1)).ok_or(io::ErrorKind::InvalidInput)?;
         let listener = UnixListener::from(process::take_inherited(LISTENER_FD)?);
@@ -196,6 +198,7 @@ pub fn run_beside(layers: &Layers, mountpoint: &Path, command: &[OsString]) -> i
         Fork::Parent(pid) => pid,
         Fork::Child => {
             drop(ours);
+            rlimit::raise_descriptors();
             let served = serve_sent(layers, &theirs).inspect_err(|e| eprintln!("rbuild fuse: {e}"));
             process::exit_now(i32::from(served.is_err()))
         }

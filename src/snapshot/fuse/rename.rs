@@ -6,10 +6,9 @@
 use rustix::fs::{AtFlags, FileType, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::tree::{At, Node};
+use super::tree::Node;
 use super::{Overlay, Result, join};
 
 /// One of the two names.
@@ -64,20 +63,22 @@ impl Overlay {
         let old = join(&self.tree().path(from.dir.id)?, from.name);
         let new = join(&self.tree().path(to.dir.id)?, to.name);
         let hides = self.below(&to.dir, &new)?;
+        let bares = self.below(&from.dir, &old)?.is_some();
+        let whiteout = if bares { Some(self.spare_whiteout()?) } else { None };
         if node.is_dir() && hides == Some(FileType::Directory) {
             self.set_opaque(&old)?;
         }
-        if let (Some(target), Some(place)) = (target, place.as_mut()) {
-            if target.is_dir() {
-                let stat = self.stat_at(target, &new)?;
+        let losing = match (target, &place) {
+            (Some(target), _) if target.is_dir() => {
+                let losing = self.lose_dir(target, &new)?;
                 if target.is_upper() {
                     self.remove_upper_dir(&new)?;
                 }
-                place.at = At::Gone(Box::new(stat));
-            } else {
-                self.lose(target, &mut place.at, &new)?;
+                Some(losing)
             }
-        }
+            (Some(target), Some(place)) => Some(self.lose(target, &place.at, &new)?),
+            _ => None,
+        };
         self.upper.at(&new, |to_dir, to_name| {
             let rename = || self.upper.at(&old, |dir, name| rustix::fs::renameat(dir, name, to_dir, to_name));
             match rename() {
@@ -91,21 +92,18 @@ impl Overlay {
                 other => other,
             }
         })?;
-        self.hide(&from.dir, &old)?;
+        if let (Some(losing), Some(place)) = (losing, place.as_mut()) {
+            losing.lost(self, &mut place.at);
+        }
+        if let Some(whiteout) = whiteout {
+            self.upper.at(&old, |dir, name| whiteout.put(dir, name))?;
+        }
         let mut tree = self.tree();
         if target.is_some() {
             tree.unlink(to.dir.id, to.name);
         }
         tree.rename((from.dir.id, from.name), (to.dir.id, to.name));
         Ok(())
-    }
-
-    /// Puts a whiteout over what a lower layer has under a name that the upper directory has given up.
-    fn hide(&self, dir: &Node, path: &Path) -> Result<()> {
-        match self.below(dir, path)? {
-            Some(_) => self.upper.at(path, |dir, name| self.put_whiteout(dir, name)),
-            None => Ok(()),
-        }
     }
 
     fn exchange(&self, a: (&Side<'_>, &Node), b: (&Side<'_>, &Node)) -> Result<()> {

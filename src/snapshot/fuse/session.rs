@@ -380,7 +380,7 @@ impl Filesystem for Server {
         let drop_set_id = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let written = self.node(ino).and_then(|node| self.0.write(&node, offset, data, drop_set_id));
         match written {
-            Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(0)),
+            Ok(done) => reply.written(u32::try_from(done).unwrap_or(0)),
             Err(e) => reply.error(error(e)),
         }
     }
@@ -432,7 +432,7 @@ impl Filesystem for Server {
             for (place, name, node) in [(1, ".", &dir), (2, "..", &parent)] {
                 // The kernel takes neither for an answer that names an inode.
                 if offset < place
-                    && reply.add(INodeNo(node.id), place, name, &LONG, &attr(node.ino(), node, &here), GENERATION)
+                    && reply.add(INodeNo(node.ino()), place, name, &LONG, &attr(node.ino(), node, &here), GENERATION)
                 {
                     return Ok(());
                 }
@@ -441,8 +441,9 @@ impl Filesystem for Server {
             for (place, item) in (3..).zip(items.iter()).skip(first) {
                 // Removed since.
                 let Some((node, stat)) = self.0.lookup(dir.id, &item.name)? else { continue };
-                let shown = attr(node.ino(), &node, &stat);
-                if reply.add(INodeNo(node.id), place, &item.name, &LONG, &shown, GENERATION) {
+                // One time for the name and its metadata: where these are to be asked for again, so is the name.
+                let (shown, valid) = named(&node, &stat);
+                if reply.add(INodeNo(node.id), place, &item.name, &valid, &shown, GENERATION) {
                     self.0.tree().forget(node.id, 1);
                     break;
                 }

@@ -347,3 +347,107 @@ fn opaque_marks_in_records_count() {
     let (d, _) = overlay.lookup(ROOT, OsStr::new("d")).unwrap().unwrap();
     assert!(overlay.list(&d).unwrap().is_empty());
 }
+
+/// What programs see of a path: the number, and the one that its directory lists.
+fn numbers(lab: &Lab, path: &str) -> (u64, u64) {
+    let (parent, name) = split(path);
+    let items = lab.overlay.list(&lab.node(parent)).unwrap();
+    let item = items.into_iter().find(|item| item.name == name).unwrap_or_else(|| panic!("no `{path}`"));
+    (lab.node(path).ino(), item.ino)
+}
+
+/// As under memory pressure: everything that has a name.
+fn forget_all(lab: &Lab, paths: &[&str]) {
+    for path in paths {
+        let id = lab.id(path);
+        lab.overlay.files().remove(id);
+        lab.overlay.tree().forget(id, 100);
+    }
+}
+
+#[test]
+fn a_directory_lists_the_numbers_that_its_files_show_and_they_stay() {
+    let lab = Lab::new(|one, two| {
+        base(one, two);
+        fs::create_dir_all(two.join("d/sub")).unwrap();
+        fs::create_dir(one.join("only")).unwrap();
+    });
+    lab.make("new", FileType::RegularFile).unwrap();
+    lab.make("newdir", FileType::Directory).unwrap();
+    let paths = ["d/sub/deep", "d/sub", "d/x", "d/y", "d", "f", "link", "only", "new", "newdir"];
+    let before: Vec<u64> = paths.iter().map(|path| numbers(&lab, path).0).collect();
+    lab.write("d/sub/deep", "D");
+    lab.overlay.copy_up(&lab.node("only")).unwrap();
+    lab.overlay.copy_up(&lab.node("link")).unwrap();
+    forget_all(&lab, &paths);
+    for (path, before) in paths.iter().zip(before) {
+        assert_eq!(numbers(&lab, path), (before, before), "{path}");
+    }
+    let (copied, made) = (numbers(&lab, "d/sub/deep").0, numbers(&lab, "new").0);
+    lab.rename("d/sub/deep", "moved", RenameFlags::empty()).unwrap();
+    lab.rename("new", "d/sub/deep", RenameFlags::empty()).unwrap();
+    lab.overlay.make_link(lab.id("moved"), ROOT, OsStr::new("other")).unwrap();
+    forget_all(&lab, &["moved", "other", "d/sub/deep"]);
+    assert_eq!(numbers(&lab, "moved"), (copied, copied));
+    assert_eq!(numbers(&lab, "other"), (copied, copied));
+    assert_eq!(numbers(&lab, "d/sub/deep"), (made, made));
+}
+
+#[test]
+fn no_two_files_ever_show_one_number() {
+    let lab = Lab::new(base);
+    let mut seen = std::collections::HashSet::new();
+    for path in ["d/sub/deep", "d/x", "d/y", "f", "d", "d/sub"] {
+        seen.insert(lab.node(path).ino());
+    }
+    for path in ["d/x", "d/y"] {
+        lab.write(path, "copied");
+        lab.unlink(path).unwrap();
+    }
+    let mut on_disk = std::collections::HashSet::new();
+    let mut reused = false;
+    for round in 0..200 {
+        lab.make("a", FileType::RegularFile).unwrap();
+        lab.make("b", FileType::Directory).unwrap();
+        lab.make("c", FileType::Fifo).unwrap();
+        lab.overlay.make_link(lab.id("a"), ROOT, OsStr::new("l")).unwrap();
+        for path in ["a", "b", "c"] {
+            assert!(seen.insert(numbers(&lab, path).0), "{path} in round {round}");
+            reused |= !on_disk.insert(fs::symlink_metadata(lab.upper(path)).unwrap().ino());
+        }
+        // Away in each of the ways that there are.
+        let a = lab.node("a");
+        lab.unlink("a").unwrap();
+        forget_all(&lab, &["l"]);
+        lab.overlay.tree().forget(a.id, 100);
+        match round % 2 {
+            0 => lab.unlink("l").unwrap(),
+            _ => lab.rename("c", "l", RenameFlags::empty()).unwrap(),
+        }
+        match round % 2 {
+            0 => lab.unlink("c").unwrap(),
+            _ => lab.unlink("l").unwrap(),
+        }
+        lab.rmdir("b").unwrap();
+        // The kernel has closed what it had open.
+        let ids: Vec<u64> = lab.overlay.tree().ids();
+        ids.into_iter().for_each(|id| lab.overlay.tree().forget(id, 100));
+    }
+    if !reused {
+        eprintln!("note: this file system never used a number again");
+    }
+}
+
+#[test]
+fn a_full_disk_loses_no_file() {
+    let lab = Lab::new(base);
+    lab.write("d/x", "changed");
+    // No whiteout can be made any more.
+    fs::remove_dir(lab.dir.path().join("work")).unwrap();
+    assert!(lab.unlink("d/x").is_err());
+    assert!(lab.rename("d/x", "z", RenameFlags::empty()).is_err());
+    assert_eq!(lab.read("d/x"), "changed");
+    let ino = lab.node("d/x").ino();
+    forget_all(&lab, &["d/x"]);
+    assert_eq!((lab.read("d/x"), lab.node("d/x").ino()), ("changed".into(), ino));
+}

@@ -16,10 +16,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Result;
 use super::layers::Layer;
+use super::numbers::Numbers;
 
 /// The root's number in the protocol.
 pub(super) const ROOT: u64 = 1;
-/// The first number that is not a disk's.
+/// The first number that no program sees.
 const OWN: u64 = 1 << 62;
 
 /// An inode.
@@ -109,10 +110,7 @@ pub(super) struct Tree {
     children: HashMap<u64, HashMap<Box<OsStr>, u64>>,
     /// Upper files (no directories) by their number on disk: one with several names is one node.
     uppers: HashMap<u64, u64>,
-    /// Numbers that copied-up files had before, by their new ones.
-    origins: HashMap<u64, u64>,
-    /// The device that most numbers are of.
-    dev: u64,
+    numbers: Numbers,
     next: u64,
 }
 
@@ -139,12 +137,12 @@ impl Tree {
             place: Mutex::new(Place { at: At::Upper, no_caps: true, default_acl: None }),
         };
         let slot = Slot { node: Arc::new(node), lookups: 1, names: Vec::new(), upper_ino: None };
+        let numbers = Numbers::new(stat.st_dev);
         Ok(Tree {
             slots: HashMap::from([(ROOT, slot)]),
             children: HashMap::new(),
             uppers: HashMap::new(),
-            origins: HashMap::new(),
-            dev: stat.st_dev,
+            numbers,
             next: OWN,
         })
     }
@@ -224,14 +222,13 @@ impl Tree {
                 return node;
             }
         }
-        let (dev, disk_ino) = found.identity;
         let ino = match upper_file {
-            true => self.origins.get(&found.stat.st_ino).copied().unwrap_or(disk_ino),
-            false => disk_ino,
+            true => self.numbers.of_upper(found.stat.st_ino),
+            false => self.numbers.of(found.identity),
         };
-        // Each name of a lower file with several is a file of its own, and numbers of another device may be taken.
+        // Each name of a lower file with several is a file of its own.
         let shared = !found.upper && found.kind != FileType::Directory && found.stat.st_nlink > 1;
-        let usable = !shared && dev == self.dev && ino > ROOT && ino < OWN && !self.slots.contains_key(&ino);
+        let usable = !shared && ino > ROOT && ino < OWN && !self.slots.contains_key(&ino);
         let id = if usable { ino } else { self.own_number() };
         let node = Arc::new(Node {
             id,
@@ -273,6 +270,10 @@ impl Tree {
 
     fn name(&mut self, parent: u64, name: &OsStr, id: u64) {
         if let Some(slot) = self.slots.get_mut(&id) {
+            if slot.names.is_empty() {
+                // Nearly all have one: room for four would be most of what a node takes.
+                slot.names.reserve_exact(1);
+            }
             slot.names.push((parent, name.into()));
             self.children.entry(parent).or_default().insert(name.into(), id);
         }
@@ -328,9 +329,9 @@ impl Tree {
             return;
         }
         if shared {
-            node.ino.store(ino, Ordering::Relaxed);
+            node.ino.store(self.numbers.of_upper(ino), Ordering::Relaxed);
         } else {
-            self.origins.insert(ino, node.ino());
+            self.numbers.copied_up(ino, node.ino());
         }
         self.uppers.insert(ino, node.id);
         if let Some(slot) = self.slots.get_mut(&node.id) {
@@ -340,8 +341,18 @@ impl Tree {
 
     /// The upper file of this number is gone for good: the disk may use the number again.
     pub fn gone(&mut self, ino: u64) {
-        self.origins.remove(&ino);
         self.uppers.remove(&ino);
+        self.numbers.given_up(ino);
+    }
+
+    /// The number that is shown of a file in the upper directory that is no directory, by its own.
+    pub fn shown_upper(&mut self, ino: u64) -> u64 {
+        self.numbers.of_upper(ino)
+    }
+
+    /// The number that is shown of anything else, by device and number on disk.
+    pub fn shown(&mut self, identity: (u64, u64)) -> u64 {
+        self.numbers.of(identity)
     }
 
     /// Gives back answers that named a node.
@@ -371,6 +382,12 @@ impl Tree {
                 pending.push(parent);
             }
         }
+    }
+
+    /// Numbers of all nodes but the root, in the protocol.
+    #[cfg(test)]
+    pub fn ids(&self) -> Vec<u64> {
+        self.slots.keys().copied().filter(|id| *id != ROOT).collect()
     }
 
     /// Number of nodes.
