@@ -35,8 +35,8 @@ pub enum Error {
         /// The digest of its uncompressed tar.
         found: Digest,
     },
-    /// A storage driver cannot be used.
-    #[error("the storage driver `{0}` cannot be used")]
+    /// A storage driver that mounts was asked for where nothing can be mounted.
+    #[error("the storage driver `{0}` cannot be used: steps run without a user namespace, and mount nothing")]
     NoDriver(&'static str),
     /// The file system of a step failed.
     #[error("the file system of a step failed: {0}")]
@@ -78,7 +78,7 @@ impl Classified for Error {
                 Some("the image is damaged or was made by a broken tool: pull it again, or use another one".into())
             }
             Error::NoDriver(_) => {
-                Some("leave `--storage-driver` out: rbuild takes the best that the pod allows".into())
+                Some("use `copy`, or leave `--storage-driver` and `STORAGE_DRIVER` out: rbuild takes the best that the pod allows".into())
             }
             Error::Io { .. } => None,
             Error::Server(_) => Some("build again, or use another `--storage-driver`".into()),

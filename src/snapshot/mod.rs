@@ -151,7 +151,7 @@ impl<'a> Snapshots<'a> {
         if let Some(chosen) = self.driver.get() {
             return Ok(chosen);
         }
-        let chosen = self.choice.driver(self.store)?;
+        let chosen = self.choice.driver(self.store, &self.map)?;
         Ok(self.driver.get_or_init(|| chosen))
     }
 

@@ -17,7 +17,7 @@ use crate::archive::node;
 use crate::archive::record::{Device, Record, Records};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Statx, StatxFlags, openat, statx};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -216,38 +216,67 @@ impl Owners {
     /// # Errors
     /// A file-system call fails.
     pub fn records(&mut self, names: BorrowedFd<'_>, view: BorrowedFd<'_>) -> rustix::io::Result<Records> {
-        let mut records = Records::new();
         if self.is_empty() {
-            return Ok(records);
+            return Ok(Records::new());
         }
+        // In one directory, the number that is listed tells whether anything is kept of the file: most files need no look.
+        if !self.linked && same(names, view)? {
+            let known = self.by_file.keys().chain(self.aliases.keys()).map(|(_, inode)| *inode).collect();
+            if let Some(records) = self.walk(names, view, Some(&known))? {
+                return Ok(records);
+            }
+        }
+        Ok(self.walk(names, view, None)?.unwrap_or_default())
+    }
+
+    /// As [`Owners::records`], where files are left out whose listed number is not among `known`; `None` if the file system
+    /// lists other numbers than its files have.
+    fn walk(
+        &mut self,
+        names: BorrowedFd<'_>,
+        view: BorrowedFd<'_>,
+        known: Option<&HashSet<u64>>,
+    ) -> rustix::io::Result<Option<Records>> {
+        let mut records = Records::new();
         let mut pending = vec![PathBuf::new()];
         while let Some(path) = pending.pop() {
             self.note(&path, names, view, &mut records)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let directory = openat(names, at(&path), flags, Mode::empty())?;
+            let mut tried = known.is_none();
             for entry in Dir::read_from(&directory)? {
                 let entry = entry?;
                 let name = entry.file_name().to_bytes();
                 if name == b"." || name == b".." {
                     continue;
                 }
-                let below = path.join(OsStr::from_bytes(name));
-                match entry.file_type() {
-                    FileType::Directory => pending.push(below),
-                    // A whiteout: the step does not see a file of this name.
-                    FileType::CharacterDevice => {}
+                let kind = match entry.file_type() {
                     FileType::Unknown => {
-                        let stat = statx(names, &below, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)?;
-                        match FileType::from_raw_mode(stat.stx_mode.into()) {
-                            FileType::Directory => pending.push(below),
-                            _ => self.note(&below, names, view, &mut records)?,
-                        }
+                        let stat = statx(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)?;
+                        FileType::from_raw_mode(stat.stx_mode.into())
                     }
+                    kind => kind,
+                };
+                if kind != FileType::Directory && !tried {
+                    tried = true;
+                    let stat = statx(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW, StatxFlags::INO)?;
+                    if stat.stx_ino != entry.ino() {
+                        return Ok(None);
+                    }
+                }
+                // A character device is a whiteout: the step does not see a file of this name.
+                let unknown = known.is_some_and(|known| !known.contains(&entry.ino()));
+                if kind == FileType::CharacterDevice || kind != FileType::Directory && unknown {
+                    continue;
+                }
+                let below = path.join(OsStr::from_bytes(name));
+                match kind {
+                    FileType::Directory => pending.push(below),
                     _ => self.note(&below, names, view, &mut records)?,
                 }
             }
         }
-        Ok(records)
+        Ok(Some(records))
     }
 
     fn note(
@@ -278,6 +307,12 @@ impl Owners {
             Err(e) => Err(e),
         }
     }
+}
+
+/// Whether two descriptors are of one directory.
+fn same(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+    let of = |fd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    Ok(of(a)? == of(b)?)
 }
 
 /// The path to hand to an `*at` call on the root: `.` for the root itself.

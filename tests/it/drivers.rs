@@ -205,6 +205,20 @@ fn the_driver_is_chosen_by_flag_and_variable_and_said_once() {
 }
 
 #[test]
+fn a_driver_that_mounts_is_refused_where_nothing_can_be_mounted() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = Lab::new();
+    lab.import_busybox();
+    for driver in ["overlay", "fuse"] {
+        let context = lab.context("context", &[("Dockerfile", "FROM localhost/busybox\nRUN true\n")]);
+        let build = lab.rbuild(["--storage-driver", driver, "bud", "--isolation=trace", "--no-cache"]).arg(context);
+        let done = build.fails();
+        let named = format!("the storage driver `{driver}` cannot be used");
+        assert!(done.stderr.contains(&named) && done.stderr.contains("hint: use `copy`"), "{done}");
+    }
+}
+
+#[test]
 fn a_step_that_fails_leaves_nothing() {
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
     let lab = Lab::new();

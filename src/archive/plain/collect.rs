@@ -46,6 +46,7 @@ impl Plain {
     pub fn collect(&mut self, lower: &Merged, top: &Path, kept: &Kept<'_>) -> Result<(), Error> {
         let new = State::scan(&self.fd).map_err(|(path, e)| self.failed("inspect", &path, e))?;
         let old = std::mem::take(&mut self.state);
+        self.known = false;
         let shared = self.sharing == Sharing::Broken;
         let forced = kept.changed(&new);
         let mut transfer = std::mem::take(&mut self.transfer);
@@ -71,7 +72,7 @@ impl Plain {
             collector.records.save(top)?;
         }
         self.transfer = transfer;
-        self.state = new;
+        (self.state, self.known) = (new, true);
         Ok(())
     }
 }

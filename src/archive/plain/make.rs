@@ -20,19 +20,13 @@ use crate::sys::idmap::IdMap;
 pub(super) const CREATE: OFlags =
     OFlags::RDWR.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// A directory whose contents are being made.
-struct Level {
-    node: Node,
-    /// Directories in it that are still to come.
-    todo: Vec<Node>,
-}
-
 impl Plain {
     /// Makes everything that `view` shows, or only what is at and below `part` of it. The tree is empty.
     ///
     /// # Errors
     /// A file cannot be read or made.
     pub fn fill(&mut self, view: &Merged, part: &Path) -> Result<(), Error> {
+        self.known = false;
         self.made.clear();
         let Some(root) = view.lookup(Path::new(""))? else { return Ok(()) };
         let mut above = vec![root];
@@ -55,43 +49,12 @@ impl Plain {
         Ok(())
     }
 
-    /// Fills a directory that is there.
-    fn subtree(&mut self, view: &Merged, node: Node) -> Result<(), Error> {
-        let mut levels = vec![self.contents(view, node)?];
-        while let Some(level) = levels.last_mut() {
-            match level.todo.pop() {
-                Some(dir) => levels.push(self.contents(view, dir)?),
-                None => {
-                    self.finish_dir(view, &level.node)?;
-                    levels.pop();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes what is in a directory; directories in it are empty yet.
-    fn contents(&mut self, view: &Merged, node: Node) -> Result<Level, Error> {
-        let dir = self.open_dir(&node.path)?;
-        let mut todo = vec![];
-        for (name, inside) in view.read_dir(&node.path)? {
-            match inside.is_dir() {
-                true => {
-                    mkdir(&dir, &name).map_err(|e| self.failed("create directory", &inside.path, e))?;
-                    todo.push(inside);
-                }
-                false => self.put(view, &inside, &dir)?,
-            }
-        }
-        Ok(Level { node, todo })
-    }
-
     fn make_dir(&self, path: &Path) -> Result<(), Error> {
         mkdir(&self.fd, path.as_os_str()).map_err(|e| self.failed("create directory", path, e))
     }
 
     /// Gives a directory its metadata. To be called when all is in it.
-    fn finish_dir(&self, view: &Merged, node: &Node) -> Result<(), Error> {
+    pub(super) fn finish_dir(&self, view: &Merged, node: &Node) -> Result<(), Error> {
         let from = view.open_raw(node)?;
         let failed = |e| self.failed("set the metadata of", &node.path, e);
         let dir = self.open_dir(&node.path)?;
@@ -108,7 +71,7 @@ impl Plain {
     }
 
     /// Makes something else than a directory, where nothing is.
-    fn put(&mut self, view: &Merged, node: &Node, dir: &OwnedFd) -> Result<(), Error> {
+    pub(super) fn put(&mut self, view: &Merged, node: &Node, dir: &OwnedFd) -> Result<(), Error> {
         let path = &node.path;
         let name = path.file_name().unwrap_or_default();
         let failed = |e: Errno| Error::file("create", &self.root.join(path))(e);
@@ -128,11 +91,7 @@ impl Plain {
                 if self.sharing == Sharing::Broken && view.link_raw(node, dir, name)? {
                     return Ok(());
                 }
-                let from = view.open_raw(node)?;
-                copy(&mut self.transfer, from, dir, name, &basics, &self.map).map_err(|e| {
-                    let path = self.root.join(path);
-                    Error::file("copy to", &path)(e)
-                })?;
+                copy_file(&mut self.transfer, view, node, dir, &self.root, &self.map)?;
             }
             Kind::Symlink => {
                 rustix::fs::symlinkat(view.read_link(node)?, dir, name).map_err(failed)?;
@@ -157,6 +116,7 @@ impl Plain {
     /// # Errors
     /// A file cannot be read or made.
     pub fn follow(&mut self, layer: &Path, view: &Merged) -> Result<(), Error> {
+        self.known = false;
         self.made.clear();
         let fs = merged::open_fs(layer)?;
         let mut dirs = vec![];
@@ -189,6 +149,7 @@ impl Plain {
     /// # Errors
     /// A file cannot be read or made.
     pub fn refresh(&mut self, paths: &BTreeSet<PathBuf>, view: &Merged) -> Result<(), Error> {
+        self.known &= paths.is_empty();
         let mut above = BTreeSet::new();
         for path in paths {
             let mut parents: Vec<&Path> = path.ancestors().skip(1).collect();
@@ -255,20 +216,24 @@ pub(super) fn mkdir(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))
 }
 
-fn copy(
+/// Copies a regular file of a view, or what stands for a device there, into a directory of the tree at `root`.
+pub(super) fn copy_file(
     transfer: &mut Transfer,
-    from: OwnedFd,
+    view: &Merged,
+    node: &Node,
     dir: &OwnedFd,
-    name: &OsStr,
-    basics: &Basics,
+    root: &Path,
     map: &IdMap,
-) -> std::io::Result<()> {
-    let from = File::from(from);
-    let to = File::from(rustix::fs::openat(dir, name, CREATE, Mode::from_raw_mode(0o600))?);
-    transfer.run(&from, &to)?;
-    let attributes = raw::of_layer(&from)?;
-    raw::apply(&to, basics, map, || raw::set_in_tree(&to, &attributes))?;
-    Ok(())
+) -> Result<(), Error> {
+    let from = File::from(view.open_raw(node)?);
+    let mut copy = || -> std::io::Result<()> {
+        let name = node.path.file_name().unwrap_or_default();
+        let to = File::from(rustix::fs::openat(dir, name, CREATE, Mode::from_raw_mode(0o600))?);
+        transfer.run(&from, &to)?;
+        let attributes = raw::of_layer(&from)?;
+        Ok(raw::apply(&to, &basics(node), map, || raw::set_in_tree(&to, &attributes))?)
+    };
+    copy().map_err(|e| Error::file("copy to", &root.join(&node.path))(e))
 }
 
 /// Gives a regular file that is shared with a layer directory a copy of its own, under the same name; whoever has it open

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! * [`state`]: what `stat` said of every file, compact. Two of them, before and after a step, tell what it changed.
-//! * [`make`]: layer directories to tree. Owners, modes, times and attributes are those on disk, so everything that reads
+//! * [`make`] and [`fill`]: layer directories to tree. Owners, modes, times and attributes are those on disk, so everything that reads
 //!   records by path reads the same as through an overlay.
 //! * [`collect`]: tree to layer directory. What it leaves is what overlayfs leaves, whiteouts, opaque directories and marks
 //!   of copied files included, so [`diff`](super::diff) and the rules of inheritance need not know.
@@ -22,6 +22,7 @@
 //! its own copy ([`break_link`]) before anything of it changes: a file that still is the layer's is unchanged.
 
 mod collect;
+mod fill;
 mod make;
 mod raw;
 mod state;
@@ -82,6 +83,8 @@ pub struct Plain {
     map: IdMap,
     sharing: Sharing,
     state: State,
+    /// Whether `state` is how everything is.
+    known: bool,
     transfer: Transfer,
     /// Where the first name of a file with several was made, by layer and inode.
     made: HashMap<(usize, u64), PathBuf>,
@@ -99,7 +102,7 @@ impl Plain {
         let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
         raw::forget_parent(&fd, map).map_err(failed)?;
         let (state, transfer, made) = (State::default(), Transfer::default(), HashMap::new());
-        Ok(Plain { root: root.to_owned(), fd, map: *map, sharing, state, transfer, made })
+        Ok(Plain { root: root.to_owned(), fd, map: *map, sharing, state, known: false, transfer, made })
     }
 
     /// The directory.
@@ -107,12 +110,16 @@ impl Plain {
         &self.root
     }
 
-    /// Remembers how everything is now, as what the next [`collect`](Plain::collect) compares with.
+    /// Remembers how everything is now, as what the next [`collect`](Plain::collect) compares with. After a collect, when
+    /// nothing was done to the tree since but by its own functions, it knows.
     ///
     /// # Errors
     /// A directory cannot be read, or there are too many files.
     pub fn settle(&mut self) -> Result<(), Error> {
-        self.state = State::scan(&self.fd).map_err(|(path, e)| self.failed("inspect", &path, e))?;
+        if !self.known {
+            self.state = State::scan(&self.fd).map_err(|(path, e)| self.failed("inspect", &path, e))?;
+            self.known = true;
+        }
         self.tick()
     }
 

@@ -487,3 +487,59 @@ fn what_a_supervisor_kept_is_recorded() {
     tree.collect(&bench.view(), &top, &Kept { before: &before, after: &before }).unwrap();
     assert_eq!(bench.entries(&top), Vec::<String>::new());
 }
+
+#[test]
+fn more_files_than_wait_at_once_are_all_there_and_a_failure_is_told() {
+    let mut bench = Bench::new();
+    bench.layer(|fs| {
+        for dir in 0..20 {
+            fs::create_dir(fs.join(format!("d{dir}"))).unwrap();
+            for file in 0..50 {
+                fs::write(fs.join(format!("d{dir}/{file}")), format!("{dir} {file}")).unwrap();
+            }
+            // Closed for everybody, as soon as it is full.
+            fs::set_permissions(fs.join(format!("d{dir}")), fs::Permissions::from_mode(0o555)).unwrap();
+        }
+        fs::write(fs.join("file"), "x").unwrap();
+    });
+    let mut tree = bench.tree(Sharing::Never);
+    let time = |root: &Path| fs::metadata(root.join("d7")).unwrap().modified().unwrap();
+    assert_eq!(time(tree.root()), time(&bench.layers[0].join(FS)));
+    assert_eq!(fs::metadata(tree.root().join("d7")).unwrap().mode() & 0o777, 0o555);
+    for (dir, file) in (0..20).flat_map(|dir| (0..50).map(move |file| (dir, file))) {
+        let text = fs::read_to_string(tree.root().join(format!("d{dir}/{file}"))).unwrap();
+        assert_eq!(text, format!("{dir} {file}"));
+    }
+    // In the way: one of the files that others copy.
+    for dir in 0..20 {
+        let dir = tree.root().join(format!("d{dir}"));
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::remove_dir_all(dir).unwrap();
+    }
+    let failed = tree.fill(&bench.view(), Path::new("")).unwrap_err().to_string();
+    assert!(failed.contains("copy to") && failed.contains("file"), "{failed}");
+}
+
+#[test]
+fn a_tree_is_looked_at_anew_after_it_was_brought_up_to_date() {
+    let mut bench = Bench::new();
+    bench.layer(|fs| fs::write(fs.join("a"), "a").unwrap());
+    let (mut tree, first) = bench.step(|root| fs::write(root.join("b"), "b").unwrap());
+    bench.layers.push(first);
+    // Nothing was done since: the next step's changes are all that is found.
+    tree.settle().unwrap();
+    fs::write(tree.root().join("c"), "c").unwrap();
+    bench.trees += 1;
+    let second = bench.top();
+    bench.collect(&mut tree, &second);
+    assert_eq!(bench.entries(&second), ["c=c"]);
+    bench.layers.push(second);
+    // A layer that came otherwise.
+    let third = bench.layer(|fs| fs::write(fs.join("d"), "d").unwrap());
+    tree.follow(&third, &bench.view()).unwrap();
+    tree.settle().unwrap();
+    bench.trees += 1;
+    let fourth = bench.top();
+    bench.collect(&mut tree, &fourth);
+    assert_eq!(bench.entries(&fourth), Vec::<String>::new());
+}

@@ -28,6 +28,7 @@ pub use probe::{is_probe, main as probe_main};
 use super::{Active, Error, Snapshots};
 use crate::archive::record::Records;
 use crate::store::Store;
+use crate::sys::idmap::IdMap;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -129,11 +130,13 @@ pub(super) struct Chosen {
 
 impl Choice {
     /// The driver, and why it is not the best one, if it is not.
-    pub(super) fn driver(self, store: &Store) -> Result<Chosen, Error> {
+    pub(super) fn driver(self, store: &Store, map: &IdMap) -> Result<Chosen, Error> {
         // What the kernel refuses once for a store, it refuses for every build of this process.
         static REFUSED: Mutex<BTreeMap<PathBuf, Option<Refused>>> = Mutex::new(BTreeMap::new());
         let overlay: Box<dyn Driver> = Box::new(Overlay);
         let reason = match self {
+            Choice::Overlay if *map == IdMap::Plain => return Err(Error::NoDriver("overlay")),
+            Choice::Fuse if *map == IdMap::Plain => return Err(Error::NoDriver("fuse")),
             Choice::Overlay => return Ok(Chosen { driver: overlay, reason: None }),
             Choice::Fuse => return Ok(Chosen { driver: Box::new(Fuse), reason: Some("it was asked for".into()) }),
             Choice::Copy => "it was asked for".to_owned(),

@@ -6,7 +6,7 @@
 
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,6 +23,9 @@ pub(super) const ROOT: u64 = 1;
 /// The first number that no program sees.
 const OWN: u64 = 1 << 62;
 
+/// Stacks of layers that are kept to be shared.
+const MOST_STACKS: usize = 4096;
+
 /// An inode.
 pub(super) struct Node {
     /// Its number in the protocol.
@@ -30,7 +33,7 @@ pub(super) struct Node {
     /// What it is.
     pub kind: FileType,
     /// Of a directory the layers that show through, uppermost first; of a lower file the layer that has it.
-    pub lowers: Box<[u16]>,
+    pub lowers: Arc<[u16]>,
     /// The number that programs see.
     ino: AtomicU64,
     upper: AtomicBool,
@@ -99,7 +102,7 @@ struct Slot {
     /// Answers that named it and were not given back.
     lookups: u64,
     /// Parents' numbers and names; none for the root and for what was removed.
-    names: Vec<(u64, Box<OsStr>)>,
+    names: Vec<(u64, Arc<OsStr>)>,
     /// Its number on disk, if it is an upper file.
     upper_ino: Option<u64>,
 }
@@ -107,10 +110,12 @@ struct Slot {
 /// Inodes by number and name.
 pub(super) struct Tree {
     slots: HashMap<u64, Slot>,
-    children: HashMap<u64, HashMap<Box<OsStr>, u64>>,
+    children: HashMap<u64, HashMap<Arc<OsStr>, u64>>,
     /// Upper files (no directories) by their number on disk: one with several names is one node.
     uppers: HashMap<u64, u64>,
     numbers: Numbers,
+    /// The stacks of layers that nodes have: few, of which nearly all nodes share some.
+    stacks: HashSet<Arc<[u16]>>,
     next: u64,
 }
 
@@ -143,6 +148,7 @@ impl Tree {
             children: HashMap::new(),
             uppers: HashMap::new(),
             numbers,
+            stacks: HashSet::new(),
             next: OWN,
         })
     }
@@ -233,7 +239,7 @@ impl Tree {
         let node = Arc::new(Node {
             id,
             kind: found.kind,
-            lowers: found.lowers.as_slice().into(),
+            lowers: self.stack(&found.lowers),
             ino: AtomicU64::new(ino),
             upper: AtomicBool::new(found.upper),
             place: Mutex::new(Place {
@@ -249,6 +255,17 @@ impl Tree {
         self.slots.insert(id, Slot { node: node.clone(), lookups: 0, names: Vec::new(), upper_ino });
         self.link(parent, name, id);
         node
+    }
+
+    fn stack(&mut self, lowers: &[u16]) -> Arc<[u16]> {
+        if let Some(known) = self.stacks.get(lowers) {
+            return known.clone();
+        }
+        let stack: Arc<[u16]> = lowers.into();
+        if self.stacks.len() < MOST_STACKS {
+            self.stacks.insert(stack.clone());
+        }
+        stack
     }
 
     fn own_number(&mut self) -> u64 {
@@ -274,8 +291,9 @@ impl Tree {
                 // Nearly all have one: room for four would be most of what a node takes.
                 slot.names.reserve_exact(1);
             }
-            slot.names.push((parent, name.into()));
-            self.children.entry(parent).or_default().insert(name.into(), id);
+            let name: Arc<OsStr> = name.into();
+            slot.names.push((parent, name.clone()));
+            self.children.entry(parent).or_default().insert(name, id);
         }
     }
 
