@@ -86,6 +86,21 @@ pub(super) fn policy(signals: bool) -> Policy {
     Policy { default: Action::Allow, unknown: Action::Allow, rules }
 }
 
+/// For steps that share the builder's terminal: nobody types into it what the user's shell would read when the step is over.
+pub(super) fn terminal() -> Policy {
+    const TIOCSTI: u64 = 0x5412;
+    const TIOCLINUX: u64 = 0x541c;
+    let rule = |request| Rule {
+        conditions: vec![Condition {
+            argument: 1,
+            comparison: Comparison::Masked { mask: 0xffff_ffff, value: request },
+        }],
+        action: Action::Errno(libc::EPERM.cast_unsigned() as u16),
+    };
+    let rules = BTreeMap::from([("ioctl".to_owned(), vec![rule(TIOCSTI), rule(TIOCLINUX)])]);
+    Policy { default: Action::Allow, unknown: Action::Allow, rules }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +113,7 @@ mod tests {
             assert!(policy.rules.keys().all(|name| arch::syscall(name).is_some()));
             assert!(seccomp::compile(&policy).unwrap().len() < 400 * 8);
         }
+        assert!(seccomp::compile(&terminal()).is_ok());
         for number in 1..=6 {
             assert_eq!(Question::from_number(number).unwrap() as u16, number);
         }

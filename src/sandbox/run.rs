@@ -95,7 +95,8 @@ fn attempt(
     let mut given = spec.clone();
     // Who may trace init has what init holds: files outside of the step, and the builder's ear.
     let traces = isolation != Isolation::Supervised && spec.capabilities().contains(&caps::Capability::CAP_SYS_PTRACE);
-    let scope_signals = (traces || isolation == Isolation::Traced) && can_scope_signals();
+    // Who shares the builder's terminal is in its process group, too.
+    let scope_signals = (traces || spec.interactive || isolation == Isolation::Traced) && can_scope_signals();
     if traces && !scope_signals {
         given.cap_drop.extend("CAP_SYS_PTRACE".parse::<Capability>());
         report.warnings.push(
@@ -207,6 +208,9 @@ fn filters(
     }
     if isolation == Isolation::Traced {
         add(FilterKind::Gate, &gate::policy(!scope_signals))?;
+    }
+    if spec.interactive {
+        add(FilterKind::Profile, &gate::terminal())?;
     }
     filters.extend(profile::filter(spec)?.map(|filter| (FilterKind::Profile, filter)));
     Ok(filters)

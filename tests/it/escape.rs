@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many kinds of attacks there are, as the program counts them.
-const KINDS: &str = "all of 14 kinds tried";
+const KINDS: &str = "all of 16 kinds tried";
 /// In every secret that must not be seen; the program knows it backwards.
 const MARKER: &str = "swordfish";
 
@@ -238,6 +238,73 @@ fn from_a_supervisor_with_every_capability() {
 #[test]
 fn from_a_supervisor_that_is_root() {
     attacked(&Rung { name: "chroot", root: true, flags: &["--isolation=chroot"], ..SUPERVISED });
+}
+
+#[test]
+fn from_the_terminal_of_the_builder() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("gcc", "script");
+    let outside = Outside::new();
+    let lab = &outside.lab;
+    lab.rbuild(["import", "context/busybox.tar", "localhost/busybox"]).ok();
+    for isolation in ["namespaces", "trace"] {
+        // The builder is in the process group of the step.
+        let inside = "/attack terminal; trap '' TERM; kill -TERM 0; echo alive";
+        let volume = format!("{}:/attack:ro", lab.path("context/attack").display());
+        let line = format!(
+            "{} run --isolation={isolation} -it --volume={volume} localhost/busybox sh -c \"{inside}\"; echo builder $?",
+            lab.path("bin/rbuild").display()
+        );
+        let done = lab.program("script", ["-qec", &line, "/dev/null"]).output();
+        assert!(done.stdout.contains("tried 2") && !done.stdout.contains("DID "), "{isolation}: {done}");
+        assert!(done.stdout.contains("alive"), "{isolation}: {done}");
+        // Without Landlock the kernel has no word for it.
+        let scoped = rbuild::sys::landlock::can_scope_signals();
+        assert!(!scoped || done.stdout.contains("builder 0"), "{isolation}: {done}");
+    }
+}
+
+/// Not a test: may execute one program, and do next to nothing else.
+#[test]
+#[ignore = "a role in which the tests start this binary"]
+fn landlocked() {
+    let Ok(program) = std::env::var("RBUILD_TEST_PROGRAM") else { return };
+    rbuild::sys::caps::set_no_new_privileges().expect("no_new_privs");
+    let there = rbuild::sys::landlock::only_execute(&[program.as_ref()], true).expect("Landlock");
+    println!("Landlock: {there}");
+    println!("reads: {}", fs::read("/etc/hostname").is_ok() || fs::read_dir("/").is_ok());
+    println!("writes: {}", fs::write("/tmp/landlocked", "x").is_ok());
+    println!(
+        "connects: {}",
+        std::net::TcpStream::connect(("127.0.0.1", 1)).is_err_and(|e| e.raw_os_error() != Some(libc::EACCES))
+    );
+    let parent = nix::unistd::getppid();
+    println!("signals: {}", nix::sys::signal::kill(parent, None).is_ok());
+    let ran = std::process::Command::new(&program).arg("true").env_clear().status();
+    println!("executes: {}", ran.is_ok_and(|s| s.success()));
+    println!("executes others: {}", std::process::Command::new("/bin/sh").arg("-c").arg("true").status().is_ok());
+}
+
+#[test]
+fn landlock_leaves_one_program_to_be_executed() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let this = std::env::current_exe().expect("this program");
+    let run = Run::new(this, ["--exact", "escape::landlocked", "--ignored", "--nocapture", "--test-threads=1"]);
+    let done = run.env("RBUILD_TEST_PROGRAM", "/bin/busybox").ok();
+    if done.stdout.contains("Landlock: false") {
+        return crate::harness::cannot_run("this kernel has no Landlock");
+    }
+    let scoped = rbuild::sys::landlock::can_scope_signals();
+    for (what, expected) in [
+        ("reads", false),
+        ("writes", false),
+        ("connects", !scoped),
+        ("signals", !scoped),
+        ("executes", true),
+        ("executes others", false),
+    ] {
+        assert!(done.stdout.contains(&format!("{what}: {expected}")), "{what}: {done}");
+    }
 }
 
 #[test]

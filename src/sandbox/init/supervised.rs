@@ -87,6 +87,10 @@ fn prepare(order: &Order, filters: &[Filter], gate: &Gate) -> Result<(), Failure
     let step = &order.step;
     command::detach(step)?;
     sys::process::close_on_exec_from(3);
+    // The kernel would write the memory of what crashes into a directory of the builder's.
+    if let Some(core) = sys::rlimit::Kind::named("core") {
+        sys::rlimit::set(core, Some(0), Some(0)).context(|| "cannot switch core dumps off".to_owned())?;
+    }
     command::surroundings(step)?;
     // Of what the pod's root may do, the step gets nothing.
     sys::caps::drop_all().context(|| "cannot drop capabilities".to_owned())?;
