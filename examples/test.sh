@@ -6,6 +6,6 @@ cd "$(dirname "$0")/.."
 . examples/setup.sh
 
 install_missing gcc libc6-dev busybox-static uidmap libcap2-bin attr jq podman skopeo umoci runc docker-registry git \
-    bzip2 xz-utils zstd cpp openssh-client qemu-user-static python3
+    bzip2 xz-utils zstd cpp openssh-client qemu-user-static python3 apparmor
 find_builder
 exec cargo test --locked "$@"
