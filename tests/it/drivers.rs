@@ -114,6 +114,32 @@ fn a_server_that_dies_fails_the_step_and_nothing_hangs() {
     lab.rbuild(["check"]).ok();
 }
 
+#[test]
+fn a_builder_that_is_killed_leaves_no_server() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = Lab::new();
+    if fuse::missing(&lab) {
+        return;
+    }
+    lab.import_busybox();
+    let context = lab.context("context", &[("Dockerfile", "FROM localhost/busybox\nRUN touch /x; sleep 1000\n")]);
+    let upper = lab.store().join("tmp").display().to_string();
+    let run = lab.rbuild(["--storage-driver", "fuse", "bud", "--no-cache", "-t", "localhost/x"]).arg(context);
+    let mut child = run.start();
+    let until = |what: &str, reached: &dyn Fn() -> bool| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !reached() {
+            assert!(std::time::Instant::now() < deadline, "{what}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    until("no server", &|| !servers(&upper).is_empty());
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    until("the server outlives the builder", &|| servers(&upper).is_empty());
+    lab.rbuild(["check"]).ok();
+}
+
 /// Servers of file systems whose upper directories are below a directory.
 fn servers(below: &str) -> Vec<i32> {
     let pids = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
