@@ -6,6 +6,7 @@ use super::{Cancel, Error, Exit, Stream, Usage, etc, gate, profile};
 use crate::archive::record::Records;
 use crate::supervisor::keeper;
 use crate::sys::cgroup::{Cgroup, Figures};
+use crate::sys::fs::beneath;
 use crate::sys::idmap::{self, IdMap};
 use crate::sys::landlock::can_scope_signals;
 use crate::sys::memfd;
@@ -13,6 +14,7 @@ use crate::sys::process::{self, Rusage, Spawn, Spawned, spawn};
 use crate::sys::seccomp::{self, Policy, compile};
 use crate::sys::userns::{Entered, Rung, entered};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat, unlinkat};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -181,7 +183,8 @@ fn attempt(
     step.drain(out);
     watched.map_err(&broken)?;
     for created in step.report.created.iter().rev() {
-        remove_mount_point(spec.root.changes(), created);
+        // What is not where it was is the step's by now.
+        let _ = remove_mount_point(spec.root.changes(), created);
     }
     let (status, rusage) = ended?;
     if cancel.is_cancelled() && step.report.exited.is_none() {
@@ -488,31 +491,43 @@ fn explain_spawn(e: &io::Error) -> Error {
 }
 
 /// Takes a mount point out of the upper directory, or the whole tree, again, as if it had never been made, unless the step used it.
-fn remove_mount_point(upper: &Path, created: &Created) {
-    use std::fs::{self, FileTimes};
-    use std::os::unix::fs::MetadataExt as _;
+///
+/// The step may have put links in the place of what was there: none is followed.
+fn remove_mount_point(upper: &Path, created: &Created) -> io::Result<()> {
+    use std::fs::FileTimes;
     use std::time::{Duration, SystemTime};
-    let parent = upper.join(&created.parent);
-    let before = fs::symlink_metadata(&parent);
+    let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let upper = openat(CWD, upper, place, Mode::empty())?;
+    let parent = beneath(upper.as_fd(), &created.parent)?;
+    let before = statat(&parent, "", AtFlags::EMPTY_PATH)?;
     // Making the entry set both times. Only if nobody changed anything since was the directory copied up for us alone, and
     // only if nobody made or removed entries since is its time ours to restore.
-    let untouched = before.as_ref().is_ok_and(|m| (m.ctime(), m.ctime_nsec()) == created.parent_ctime);
-    let same_entries = before.is_ok_and(|m| (m.mtime(), m.mtime_nsec()) == created.parent_ctime);
+    let is_ours = |seconds, nanoseconds| (seconds, i64::try_from(nanoseconds).unwrap_or(0)) == created.parent_ctime;
+    let untouched = is_ours(before.st_ctime, before.st_ctime_nsec);
+    let same_entries = is_ours(before.st_mtime, before.st_mtime_nsec);
     for path in created.paths.iter().rev() {
-        let path = upper.join(path);
-        match fs::symlink_metadata(&path) {
-            Ok(m) if m.is_dir() => drop(fs::remove_dir(&path)),
-            Ok(m) if m.is_file() && m.len() == 0 => drop(fs::remove_file(&path)),
-            _ => {}
-        }
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { continue };
+        let Ok(above) = beneath(upper.as_fd(), above) else { continue };
+        let Ok(found) = statat(&above, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let _ = match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => unlinkat(&above, name, AtFlags::REMOVEDIR),
+            FileType::RegularFile if found.st_size == 0 => unlinkat(&above, name, AtFlags::empty()),
+            _ => Ok(()),
+        };
     }
-    if untouched && !created.parent_in_upper && fs::remove_dir(&parent).is_ok() || !same_entries {
-        return;
+    if untouched
+        && !created.parent_in_upper
+        && let (Some(above), Some(name)) = (created.parent.parent(), created.parent.file_name())
+        && beneath(upper.as_fd(), above).and_then(|above| Ok(unlinkat(&above, name, AtFlags::REMOVEDIR)?)).is_ok()
+    {
+        return Ok(());
+    }
+    if !same_entries {
+        return Ok(());
     }
     let (seconds, nanoseconds) = created.parent_mtime;
     let since = Duration::new(seconds.unsigned_abs(), u32::try_from(nanoseconds).unwrap_or(0));
     let time = if seconds >= 0 { SystemTime::UNIX_EPOCH + since } else { SystemTime::UNIX_EPOCH - since };
-    if let Ok(directory) = File::open(&parent) {
-        let _ = directory.set_times(FileTimes::new().set_modified(time));
-    }
+    let directory = openat(&parent, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    File::from(directory).set_times(FileTimes::new().set_modified(time))
 }

@@ -37,6 +37,19 @@ pub fn resolve(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
+/// Opens (O_PATH) a directory below another, by a path without `..`; a link on the way, or at its end, is an error.
+pub fn beneath(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at = openat(root, ".", flags, Mode::empty())?;
+    for name in components(path) {
+        if name == ".." {
+            return Err(Errno::XDEV.into());
+        }
+        at = openat(&at, &name, flags, Mode::empty())?;
+    }
+    Ok(at)
+}
+
 /// What [`resolve_or_create`] had to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {
@@ -178,6 +191,20 @@ mod tests {
             let expected = Some(errno.raw_os_error());
             assert_eq!(resolve(fd.as_fd(), Path::new(path)).unwrap_err().raw_os_error(), expected, "{path}");
             assert_eq!(walk(fd.as_fd(), Path::new(path), None).unwrap_err().raw_os_error(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn beneath_a_directory_no_link_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("root/a/b")).unwrap();
+        symlink("a", dir.path().join("root/link")).unwrap();
+        let root = openat(rustix::fs::CWD, dir.path().join("root"), OFlags::PATH, Mode::empty()).unwrap();
+        let open = |path: &str| beneath(root.as_fd(), Path::new(path)).map(|fd| identity(&fd));
+        assert_eq!(open("a/b").unwrap(), identity(&resolve(root.as_fd(), Path::new("a/b")).unwrap()));
+        assert_eq!(open("").unwrap(), identity(&resolve(root.as_fd(), Path::new("/")).unwrap()));
+        for path in ["link", "link/b", "..", "a/../a", "none"] {
+            assert!(open(path).is_err(), "{path}");
         }
     }
 

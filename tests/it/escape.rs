@@ -264,6 +264,31 @@ fn from_the_terminal_of_the_builder() {
     }
 }
 
+#[test]
+fn what_a_step_puts_in_the_place_of_mount_points_leads_nowhere() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    for isolation in ["namespaces", "trace"] {
+        let lab = Lab::new();
+        lab.import_busybox();
+        lab.write("secret", MARKER);
+        lab.mkdir("outside/empty");
+        lab.write("outside/file", "");
+        let at = lab.path("outside");
+        let before = fs::metadata(&at).and_then(|m| m.modified()).expect("the outside");
+        // Mount points that rbuild has made, and takes away when the step is over.
+        let dockerfile = format!(
+            "FROM localhost/busybox\nRUN --mount=type=tmpfs,target=/a/b/empty --mount=type=secret,id=t,target=/a/d/file \
+             mv /a/b /a/x; mv /a/d /a/y; ln -s {0} /a/b; ln -s {0} /a/d; true\n",
+            at.display()
+        );
+        let context = lab.context("context", &[("Dockerfile", &dockerfile)]);
+        let flags = [&format!("--isolation={isolation}"), "--no-cache", "--secret=id=t,src=secret"];
+        lab.rbuild(["bud"]).args(flags).arg(context).ok();
+        assert!(at.join("empty").is_dir() && at.join("file").is_file(), "{isolation}: they were removed");
+        assert_eq!(fs::metadata(&at).and_then(|m| m.modified()).expect("the outside"), before, "{isolation}");
+    }
+}
+
 /// Not a test: may execute one program, and do next to nothing else.
 #[test]
 #[ignore = "a role in which the tests start this binary"]
