@@ -37,7 +37,7 @@ use crate::sys::arch;
 use crate::sys::remote;
 use crate::sys::seccomp::{Listener, Notification};
 use judged::Starting;
-use people::People;
+use people::{Masks, People};
 use policy::{Handlers, Table};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -46,6 +46,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use walk::Passed;
 
 /// What becomes of a call.
 #[derive(Debug)]
@@ -137,6 +138,9 @@ pub struct Keeper {
     people: Mutex<People>,
     /// Programs that are being started, and who they will be.
     starting: Mutex<Starting>,
+    /// Directories on ways that were walked.
+    passed: Mutex<Passed>,
+    masks: Mutex<Masks>,
     /// Whether any process has changed its root directory.
     chrooted: AtomicBool,
 }
@@ -182,6 +186,8 @@ impl Keeper {
             owners: Mutex::new(owners),
             people: Mutex::new(People::new(first)),
             starting: Mutex::default(),
+            passed: Mutex::default(),
+            masks: Mutex::default(),
             chrooted: AtomicBool::new(false),
         })
     }

@@ -11,8 +11,9 @@ use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The first of the numbers that stand for credentials. Limits below are somebody's own.
 const FIRST: u64 = 0x7262_0000_0000;
@@ -46,6 +47,19 @@ impl People {
         FIRST + index as u64
     }
 }
+
+/// Masks of new files by thread: asking `/proc` costs more than making a file.
+#[derive(Debug, Default)]
+pub(super) struct Masks {
+    known: HashMap<i32, (u32, Instant)>,
+    changed: Option<Instant>,
+}
+
+/// How long a mask is believed: shorter than numbers of threads take to be given once more.
+const MASK_LASTS: Duration = Duration::from_millis(500);
+/// How long a call that changes one may take, once it goes on.
+const MASK_TAKES: Duration = Duration::from_millis(100);
+const MOST_MASKS: usize = 1024;
 
 impl Keeper {
     /// The credentials of a process.
@@ -307,9 +321,31 @@ impl Keeper {
 
     /// The bits that the caller's new files do not get.
     pub(super) fn umask(&self, thread: i32) -> u32 {
+        let mut masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some((mask, read)) = masks.known.get(&thread)
+            && now.duration_since(*read) < MASK_LASTS
+        {
+            return *mask;
+        }
         // The line is the second.
         let line = self.status(thread, "Umask:", 256);
-        line.and_then(|line| u32::from_str_radix(&line, 8).ok()).unwrap_or(0o022)
+        let mask = line.and_then(|line| u32::from_str_radix(&line, 8).ok()).unwrap_or(0o022);
+        if masks.changed.is_none_or(|changed| now.duration_since(changed) > MASK_TAKES) {
+            if masks.known.len() >= MOST_MASKS {
+                masks.known.clear();
+            }
+            masks.known.insert(thread, (mask, now));
+        }
+        mask
+    }
+
+    /// Nobody knows who else has it changed: threads share it.
+    pub(super) fn change_umask(&self, _: &Call<'_>) -> Answered {
+        let mut masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
+        masks.known.clear();
+        masks.changed = Some(Instant::now());
+        Ok(Answer::GoOn)
     }
 
     fn is_script(&self, call: &Call<'_>, place: &Place) -> bool {

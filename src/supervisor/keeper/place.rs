@@ -20,7 +20,7 @@ pub(super) const MOST_LINKS: usize = 40;
 pub(super) const FIELDS: StatxFlags = StatxFlags::BASIC_STATS.union(ID).union(StatxFlags::MNT_ID);
 
 /// How a file is opened only to read its attributes.
-const TO_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+pub(super) const TO_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// A file or a name: a path for the `*at` calls on the directory `proc`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -28,7 +28,7 @@ impl Kind {
 pub(super) type Handler = fn(&Keeper, &Call<'_>) -> Answered;
 
 /// Trapped whatever their arguments are.
-const ALWAYS: [(&str, Handler); 85] = [
+const ALWAYS: [(&str, Handler); 86] = [
     ("access", Keeper::access),
     ("bind", Keeper::bind),
     ("capget", Keeper::capget),
@@ -102,6 +102,7 @@ const ALWAYS: [(&str, Handler); 85] = [
     ("statx", Keeper::statx),
     ("symlink", Keeper::symlink),
     ("symlinkat", Keeper::symlinkat),
+    ("umask", Keeper::change_umask),
     // Would get around the filter.
     ("io_uring_enter", Keeper::unknown),
     ("io_uring_register", Keeper::unknown),

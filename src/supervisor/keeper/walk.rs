@@ -4,15 +4,16 @@
 //! judged is what the call is made with, whatever the step changes meanwhile.
 
 use super::super::ids::{Attributes, Credentials, EXECUTE, may_delete};
-use super::place::{LONGEST, MOST_LINKS, Seen};
+use super::place::{FIELDS, LONGEST, MOST_LINKS, Seen, TO_READ};
 use super::{Call, Keeper};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
 use rustix::io::Errno;
+use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 /// Ways to resolve a path that openat2(2) knows.
 pub(super) mod resolve {
@@ -23,10 +24,12 @@ pub(super) mod resolve {
     pub(in super::super) const IN_ROOT: u64 = 16;
 }
 
-/// A file that is held.
+/// Device, inode and mount.
+type Number = ((u32, u32), u64, u64);
+
+/// A file that was looked at.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
-    pub(super) fd: Arc<OwnedFd>,
+pub(super) struct Look {
     pub(super) seen: Seen,
     /// What decides about access; `None`: everybody may.
     pub(super) law: Option<Attributes>,
@@ -34,7 +37,7 @@ pub(super) struct Held {
     process: Option<i32>,
 }
 
-impl Held {
+impl Look {
     pub(super) fn kind(&self) -> FileType {
         self.seen.kind()
     }
@@ -48,16 +51,40 @@ impl Held {
         self.law.map_or(Ok(()), |law| who.may(law, wanted))
     }
 
-    /// Its name in the directory of this process's descriptors.
-    pub(super) fn link(&self) -> String {
-        self.fd.as_raw_fd().to_string()
-    }
-
-    fn number(&self) -> ((u32, u32), u64, u64) {
+    fn number(&self) -> Number {
         let stat = &self.seen.stat;
         ((stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino, stat.stx_mnt_id)
     }
 }
+
+/// A file that is held.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) fd: Arc<OwnedFd>,
+    look: Look,
+}
+
+impl std::ops::Deref for Held {
+    type Target = Look;
+
+    fn deref(&self) -> &Look {
+        &self.look
+    }
+}
+
+impl Held {
+    /// Its name in the directory of this process's descriptors.
+    pub(super) fn link(&self) -> String {
+        self.fd.as_raw_fd().to_string()
+    }
+}
+
+/// Directories that were passed, by the directory above and the name. Each is used again only when the name still leads
+/// there.
+#[derive(Debug, Default)]
+pub(super) struct Passed(HashMap<(Number, Vec<u8>), (Number, Arc<OwnedFd>)>);
+
+const MOST_PASSED: usize = 256;
 
 /// What is wanted of the last name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +112,8 @@ pub(super) enum Special {
 pub(super) enum Found {
     /// At a file.
     File(Held),
+    /// At a file of this name in a directory.
+    Named(Held, Vec<u8>, Box<Look>),
     /// At a name in a directory; whether a slash followed.
     Name(Held, Vec<u8>, bool),
     /// At a directory that cannot be named.
@@ -185,7 +214,7 @@ impl Way<'_> {
             if is_last && last == Last::Name {
                 return Ok(Found::Name(here, name, slash));
             }
-            let next = match self.keeper.hold_name(&here, &name) {
+            let next = match self.keeper.look_at(&here, &name) {
                 Err(Errno::NOENT) if is_last && last == Last::FollowOrName => {
                     return Ok(Found::Name(here, name, slash));
                 }
@@ -200,8 +229,11 @@ impl Way<'_> {
                 if links > MOST_LINKS || self.has(resolve::NO_SYMLINKS) {
                     return Err(Errno::LOOP);
                 }
-                match self.keeper.target(self.call, &here, &name, &next)? {
-                    Target::Path(target) => {
+                match self.keeper.target(self.call, &here, &name, &next) {
+                    // Another file has its name now.
+                    Err(Errno::INVAL) => from -= length,
+                    Err(e) => return Err(e),
+                    Ok(Target::Path(target)) => {
                         let absolute = target.first() == Some(&b'/');
                         if target.is_empty() {
                             return Err(Errno::NOENT);
@@ -222,7 +254,7 @@ impl Way<'_> {
                             };
                         }
                     }
-                    Target::Magic(process) => {
+                    Ok(Target::Magic(process)) => {
                         if self.has(resolve::NO_MAGICLINKS) {
                             return Err(Errno::LOOP);
                         }
@@ -242,23 +274,43 @@ impl Way<'_> {
                 continue;
             }
             if is_last {
-                return if slash && !next.is_directory() { Err(Errno::NOTDIR) } else { Ok(Found::File(next)) };
+                let fits = !slash || next.is_directory();
+                return if fits { Ok(Found::Named(here, name, Box::new(next))) } else { Err(Errno::NOTDIR) };
             }
-            here = next;
+            if !next.is_directory() {
+                return Err(Errno::NOTDIR);
+            }
+            here = self.keeper.pass(&here, name, next)?;
         }
     }
 
     /// The file that a path leads to; with `empty`, no path means the descriptor's own.
     pub(super) fn file(&self, at: i32, path: &[u8], follow: bool, empty: bool) -> Result<Held, Errno> {
-        if path.is_empty() && empty {
-            return match at {
-                libc::AT_FDCWD => self.base(at),
-                fd => self.keeper.hold_descriptor(self.call, fd),
-            };
-        }
-        match self.walk(at, path, if follow { Last::Follow } else { Last::Keep })? {
+        match self.end(at, path, follow, empty)? {
             Found::File(file) => Ok(file),
+            Found::Named(directory, name, _) => {
+                let file = self.keeper.hold_name(&directory, &name)?;
+                // It is a link only now: the next look follows it.
+                if follow && file.kind() == FileType::Symlink { self.file(at, path, false, empty) } else { Ok(file) }
+            }
             Found::Name(..) | Found::Special(_) => Err(Errno::NOENT),
+        }
+    }
+
+    /// The same, only to look at it.
+    pub(super) fn look(&self, at: i32, path: &[u8], follow: bool, empty: bool) -> Result<Look, Errno> {
+        match self.end(at, path, follow, empty)? {
+            Found::File(file) => Ok(file.look),
+            Found::Named(_, _, look) => Ok(*look),
+            Found::Name(..) | Found::Special(_) => Err(Errno::NOENT),
+        }
+    }
+
+    fn end(&self, at: i32, path: &[u8], follow: bool, empty: bool) -> Result<Found, Errno> {
+        match (path.is_empty() && empty, at) {
+            (true, libc::AT_FDCWD) => self.base(at).map(Found::File),
+            (true, fd) => self.keeper.hold_descriptor(self.call, fd).map(Found::File),
+            (false, _) => self.walk(at, path, if follow { Last::Follow } else { Last::Keep }),
         }
     }
 }
@@ -273,18 +325,62 @@ pub(super) enum Target {
 impl Keeper {
     /// Looks at what is held.
     pub(super) fn regard(&self, fd: Arc<OwnedFd>) -> Result<Held, Errno> {
-        let fields = StatxFlags::BASIC_STATS | super::super::owners::ID | StatxFlags::MNT_ID;
-        let stat = statx(&fd, "", AtFlags::EMPTY_PATH, fields)?;
-        let seen = self.seen(stat, || {
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-            openat(&self.links, fd.as_raw_fd().to_string(), flags, Mode::empty())
-        });
-        let mut held = Held { law: Some(seen.attributes()), fd, seen, process: None };
-        if (stat.stx_dev_major, stat.stx_dev_minor) == self.proc_device {
-            self.regard_process(&mut held);
-        } else if held.seen.owned.is_none() && self.is_shared(&held) {
-            held.law = None;
+        let stat = statx(&fd, "", AtFlags::EMPTY_PATH, FIELDS)?;
+        let seen = self.seen(stat, || openat(&self.links, fd.as_raw_fd().to_string(), TO_READ, Mode::empty()));
+        let process = self.is_of_proc(&seen).then(|| self.process_of(fd.as_fd())).flatten();
+        let look = self.judge(seen, process, b"");
+        Ok(Held { fd, look })
+    }
+
+    /// Looks at what a name in a directory stands for, be it a link.
+    pub(super) fn look_at(&self, directory: &Held, name: &[u8]) -> Result<Look, Errno> {
+        let at = OsStr::from_bytes(name);
+        let stat = statx(&directory.fd, at, AtFlags::SYMLINK_NOFOLLOW, FIELDS)?;
+        let seen = self.seen(stat, || openat(&directory.fd, at, TO_READ | OFlags::NOFOLLOW, Mode::empty()));
+        let number = || std::str::from_utf8(name).ok()?.parse().ok();
+        let process = self.is_of_proc(&seen).then(|| directory.process.or_else(number)).flatten();
+        Ok(self.judge(seen, process, name))
+    }
+
+    fn is_of_proc(&self, seen: &Seen) -> bool {
+        (seen.stat.stx_dev_major, seen.stat.stx_dev_minor) == self.proc_device
+    }
+
+    fn judge(&self, seen: Seen, process: Option<i32>, name: &[u8]) -> Look {
+        let shared = process.is_none() && seen.owned.is_none() && self.is_shared(&seen);
+        let mut look = Look { law: (!shared).then(|| seen.attributes()), seen, process };
+        if let (Some(process), Some(law)) = (process, &mut look.law) {
+            // What tells of memory is for those only who may trace.
+            let guarded = matches!(name, b"maps" | b"smaps" | b"smaps_rollup" | b"numa_maps");
+            law.mode &= if guarded { 0o700 } else { 0o777 };
+            // This process is root's, whoever the step's first one is.
+            if u32::try_from(process) != Ok(std::process::id()) {
+                let who = self.credentials(process);
+                (law.uid, law.gid) = (who.uid.effective, who.gid.effective);
+            }
         }
+        look
+    }
+
+    /// Goes into a directory that was looked at.
+    fn pass(&self, above: &Held, name: Vec<u8>, look: Look) -> Result<Held, Errno> {
+        let key = (above.number(), name);
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((number, fd)) = passed.0.get(&key)
+            && *number == look.number()
+        {
+            return Ok(Held { fd: Arc::clone(fd), look });
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = Arc::new(openat(&above.fd, OsStr::from_bytes(&key.1), flags, Mode::empty())?);
+        if above.process.is_some() || look.process.is_some() {
+            return self.regard(fd);
+        }
+        let held = self.regard(fd)?;
+        if passed.0.len() >= MOST_PASSED {
+            passed.0.clear();
+        }
+        passed.0.insert(key, (held.number(), Arc::clone(&held.fd)));
         Ok(held)
     }
 
@@ -308,43 +404,28 @@ impl Keeper {
     }
 
     /// Whether nobody knows whose a file is: those of caches and volumes, pipes and sockets.
-    fn is_shared(&self, held: &Held) -> bool {
-        let stat = &held.seen.stat;
-        let numbered = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
+    fn is_shared(&self, seen: &Seen) -> bool {
+        let numbered = StatxFlags::from_bits_retain(seen.stat.stx_mask).contains(StatxFlags::MNT_ID);
         match numbered {
             true => {
-                self.shared.contains(&stat.stx_mnt_id)
-                    || (held.seen.foreign && matches!(held.kind(), FileType::Fifo | FileType::Socket))
+                self.shared.contains(&seen.stat.stx_mnt_id)
+                    || (seen.foreign && matches!(seen.kind(), FileType::Fifo | FileType::Socket))
             }
             // Before Linux 5.8.
-            false => held.seen.foreign,
+            false => seen.foreign,
         }
     }
 
-    /// Files of `/proc/PID` belong to whom the process belongs.
-    fn regard_process(&self, held: &mut Held) {
-        let Ok(path) = readlinkat(&self.links, held.link(), Vec::new()) else { return };
-        let Some(rest) = path.as_bytes().strip_prefix(b"/proc/") else { return };
-        let mut names = rest.split(|b| *b == b'/');
-        let number = names.next().and_then(|n| std::str::from_utf8(n).ok()).and_then(|n| n.parse().ok());
-        let Some(process) = number else { return };
-        held.process = Some(process);
-        // What tells of memory is for those only who may trace.
-        let guarded = matches!(names.next_back(), Some(b"maps" | b"smaps" | b"smaps_rollup" | b"numa_maps"));
-        if let Some(law) = &mut held.law {
-            // This process is root's, whoever the step's first one is.
-            if u32::try_from(process) != Ok(std::process::id()) {
-                let who = self.credentials(process);
-                (law.uid, law.gid) = (who.uid.effective, who.gid.effective);
-            }
-            law.mode &= if guarded { 0o700 } else { 0o777 };
-        }
+    /// The process that something in `/proc` tells of.
+    fn process_of(&self, fd: BorrowedFd<'_>) -> Option<i32> {
+        let path = readlinkat(&self.links, self.own_name(fd), Vec::new()).ok()?;
+        let mut names = path.as_bytes().strip_prefix(b"/proc/")?.split(|b| *b == b'/');
+        std::str::from_utf8(names.next()?).ok()?.parse().ok()
     }
 
     /// Where a link leads that is followed for the caller.
-    pub(super) fn target(&self, call: &Call<'_>, directory: &Held, name: &[u8], link: &Held) -> Result<Target, Errno> {
-        let stat = &link.seen.stat;
-        if (stat.stx_dev_major, stat.stx_dev_minor) == self.proc_device {
+    pub(super) fn target(&self, call: &Call<'_>, directory: &Held, name: &[u8], link: &Look) -> Result<Target, Errno> {
+        if self.is_of_proc(&link.seen) {
             match (name, directory.process) {
                 (b"self", None) => return Ok(Target::Path(self.group(call.pid).to_string().into_bytes())),
                 (b"thread-self", None) => {
@@ -354,7 +435,7 @@ impl Keeper {
                 (_, None) => {}
             }
         }
-        Ok(Target::Path(readlinkat(&link.fd, "", Vec::new())?.into_bytes()))
+        Ok(Target::Path(readlinkat(&directory.fd, OsStr::from_bytes(name), Vec::new())?.into_bytes()))
     }
 
     /// The process that a thread belongs to.
@@ -376,8 +457,8 @@ impl Keeper {
     }
 
     /// Whether the caller may take a name out of a directory, or put another file in its place. ENOENT where there is none.
-    pub(super) fn may_remove(&self, who: &Credentials, directory: &Held, name: &[u8]) -> Result<Held, Errno> {
-        let file = self.hold_name(directory, name)?;
+    pub(super) fn may_remove(&self, who: &Credentials, directory: &Held, name: &[u8]) -> Result<Look, Errno> {
+        let file = self.look_at(directory, name)?;
         match (directory.law, file.law) {
             (Some(above), Some(law)) => may_delete(who, above, law)?,
             (Some(_), None) => directory.may(who, super::super::ids::WRITE | EXECUTE)?,

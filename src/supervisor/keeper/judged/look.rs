@@ -1,12 +1,15 @@
 //! Calls that only look at files, or go to directories.
 
-use super::super::super::ids::EXECUTE;
+use super::super::super::ids::{EXECUTE, WRITE};
 use super::super::files::Layout;
-use super::super::walk::{Found, Held, Last, Target};
+use super::super::walk::{Found, Last, Look, Target};
 use super::super::{Answer, Answered, Call, Keeper};
 use super::{DONE, GO_ON};
 use rustix::fs::{Access, AtFlags, FileType, accessat, readlinkat};
 use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
 
 const HERE: i32 = libc::AT_FDCWD;
 
@@ -39,8 +42,8 @@ impl Keeper {
         at: i32,
         path: u64,
         flags: i32,
-    ) -> Result<(std::sync::Arc<super::Credentials>, Held), Errno> {
-        self.reach(call, at, path, flags & libc::AT_SYMLINK_NOFOLLOW == 0, flags & libc::AT_EMPTY_PATH != 0)
+    ) -> Result<(Arc<super::Credentials>, Look), Errno> {
+        self.glance(call, at, path, flags & libc::AT_SYMLINK_NOFOLLOW == 0, flags & libc::AT_EMPTY_PATH != 0)
     }
 
     pub(in super::super) fn judged_access(&self, call: &Call<'_>) -> Answered {
@@ -60,16 +63,20 @@ impl Keeper {
         if wanted & !7 != 0 {
             return Err(Errno::INVAL);
         }
-        let (who, file) = if flags & libc::AT_EACCESS == 0 {
+        let mut who = self.credentials(call.pid);
+        if flags & libc::AT_EACCESS == 0 {
             // The way, too, is the real user's.
-            let real = std::sync::Arc::new(self.credentials(call.pid).as_real());
-            let path = call.path(path, flags & libc::AT_EMPTY_PATH != 0)?;
-            let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
-            let file = self.way(call, &real).file(at, &path, follow, flags & libc::AT_EMPTY_PATH != 0)?;
-            (real, file)
-        } else {
-            self.look_for(call, at, path, flags)?
-        };
+            who = Arc::new(who.as_real());
+        }
+        let empty = flags & libc::AT_EMPTY_PATH != 0;
+        let path = call.path(path, empty)?;
+        let way = self.way(call, &who);
+        let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
+        if wanted & (WRITE | EXECUTE) == 0 {
+            way.look(at, &path, follow, empty)?.may(&who, wanted)?;
+            return DONE;
+        }
+        let file = way.file(at, &path, follow, empty)?;
         file.may(&who, wanted)?;
         // What a mount forbids.
         accessat(&self.links, file.link(), Access::from_bits_retain(wanted), AtFlags::empty())?;
@@ -95,7 +102,7 @@ impl Keeper {
         let way = self.way(call, &who);
         let target = match way.walk(at, &path, Last::Name)? {
             Found::Name(above, name, slash) => {
-                let link = self.hold_name(&above, &name)?;
+                let link = self.look_at(&above, &name)?;
                 if link.kind() != FileType::Symlink || slash {
                     return Err(if slash && !link.is_directory() { Errno::NOTDIR } else { Errno::INVAL });
                 }
@@ -103,11 +110,11 @@ impl Keeper {
                     Target::Path(target) => target,
                     Target::Magic(process) => {
                         self.same_user(call, &who, process)?;
-                        readlinkat(&link.fd, "", Vec::new())?.into_bytes()
+                        readlinkat(&above.fd, OsStr::from_bytes(&name), Vec::new())?.into_bytes()
                     }
                 }
             }
-            Found::File(_) | Found::Special(_) => return Err(Errno::INVAL),
+            Found::File(_) | Found::Named(..) | Found::Special(_) => return Err(Errno::INVAL),
         };
         let target = target.get(..size.min(target.len())).unwrap_or_default();
         call.write(call.arg(first + 1), target)?;
@@ -115,24 +122,24 @@ impl Keeper {
     }
 
     pub(in super::super) fn judged_statfs(&self, call: &Call<'_>) -> Answered {
-        self.reach(call, HERE, call.arg(0), true, false)?;
+        self.glance(call, HERE, call.arg(0), true, false)?;
         GO_ON
     }
 
     pub(in super::super) fn judged_chdir(&self, call: &Call<'_>) -> Answered {
-        self.enter(&self.reach(call, HERE, call.arg(0), true, false)?)
+        self.enter(&self.glance(call, HERE, call.arg(0), true, false)?)
     }
 
     pub(in super::super) fn judged_fchdir(&self, call: &Call<'_>) -> Answered {
-        self.enter(&(self.credentials(call.pid), self.hold_descriptor(call, call.int(0))?))
+        self.enter(&(self.credentials(call.pid), Look::clone(&*self.hold_descriptor(call, call.int(0))?)))
     }
 
     pub(in super::super) fn judged_chroot(&self, call: &Call<'_>) -> Answered {
-        self.enter(&self.reach(call, HERE, call.arg(0), true, false)?)?;
+        self.enter(&self.glance(call, HERE, call.arg(0), true, false)?)?;
         self.chroot(call)
     }
 
-    fn enter(&self, (who, directory): &(std::sync::Arc<super::Credentials>, Held)) -> Answered {
+    fn enter(&self, (who, directory): &(Arc<super::Credentials>, Look)) -> Answered {
         if !directory.is_directory() {
             return Err(Errno::NOTDIR);
         }

@@ -18,7 +18,7 @@ pub(super) use exec::Starting;
 
 use super::super::ids::{Credentials, EXECUTE, Inherited, WRITE};
 use super::place::LONGEST;
-use super::walk::{Found, Held, Last, Special, Way};
+use super::walk::{Found, Held, Last, Look, Special, Way};
 use super::{Answer, Answered, Call, Keeper};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -61,6 +61,21 @@ impl Keeper {
         Ok((who, file))
     }
 
+    /// The same, only to look at it.
+    fn glance(
+        &self,
+        call: &Call<'_>,
+        at: i32,
+        address: u64,
+        follow: bool,
+        empty: bool,
+    ) -> Result<(Arc<Credentials>, Look), Errno> {
+        let who = self.credentials(call.pid);
+        let path = call.path(address, empty)?;
+        let look = self.way(call, &who).look(at, &path, follow, empty)?;
+        Ok((who, look))
+    }
+
     /// The name that a path of the caller's ends with, whether there is such a file or not.
     fn entry(
         &self,
@@ -73,7 +88,7 @@ impl Keeper {
         match self.way(call, who).walk(at, &path, Last::Name)? {
             Found::Name(above, name, slash) => Ok(Ok(Entry { above, name, slash })),
             Found::Special(special) => Ok(Err(special)),
-            Found::File(_) => Err(Errno::NOENT),
+            Found::File(_) | Found::Named(..) => Err(Errno::NOENT),
         }
     }
 
@@ -81,7 +96,7 @@ impl Keeper {
     fn spot(&self, call: &Call<'_>, at: i32, address: u64, mode: u32, directory: bool) -> Result<Spot, Errno> {
         let who = self.credentials(call.pid);
         let Ok(Entry { above, name, slash }) = self.entry(call, &who, at, address)? else { return Err(Errno::EXIST) };
-        match self.hold_name(&above, &name) {
+        match self.look_at(&above, &name) {
             Ok(_) => return Err(Errno::EXIST),
             Err(Errno::NOENT) if slash && !directory => return Err(Errno::NOENT),
             Err(Errno::NOENT) => {}

@@ -76,15 +76,15 @@ impl Keeper {
         let Entry { above: to, name: new_name, slash: new_slash } = to;
         let across = from.seen.id != to.seen.id;
         // Another directory above is written into a directory.
-        let movable = |file: &super::Held| match file.is_directory() && across {
+        let movable = |file: &super::Look| match file.is_directory() && across {
             true => file.may(&who, WRITE),
             false => Ok(()),
         };
-        let moved = self.hold_name(&from, &name)?;
+        let moved = self.look_at(&from, &name)?;
         if (slash || (new_slash && flags & exchange == 0)) && !moved.is_directory() {
             return Err(Errno::NOTDIR);
         }
-        match self.hold_name(&to, &new_name) {
+        match self.look_at(&to, &new_name) {
             Ok(_) if flags & no_replace != 0 => return Err(Errno::EXIST),
             Ok(other) => {
                 self.may_remove(&who, &from, &name)?;
@@ -120,7 +120,7 @@ impl Keeper {
         let follow = flags & libc::AT_SYMLINK_FOLLOW != 0;
         let (who, file) = self.reach(call, from.0, from.1, follow, flags & libc::AT_EMPTY_PATH != 0)?;
         let Ok(Entry { above, name, slash }) = self.entry(call, &who, to.0, to.1)? else { return Err(Errno::EXIST) };
-        match self.hold_name(&above, &name) {
+        match self.look_at(&above, &name) {
             Ok(_) => return Err(Errno::EXIST),
             Err(Errno::NOENT) if slash => return Err(Errno::NOENT),
             Err(Errno::NOENT) => {}

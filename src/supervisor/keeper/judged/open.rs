@@ -1,10 +1,11 @@
 //! open(2) and its kin: the file is opened here, and the caller is given the descriptor.
 
 use super::super::super::ids::{Credentials, EXECUTE, READ, WRITE};
-use super::super::walk::{Found, Held, Last, Way, resolve};
+use super::super::super::owners::{FileId, ID};
+use super::super::walk::{Found, Held, Last, Look, Way, resolve};
 use super::super::{Answer, Answered, Call, Keeper, Later};
 use super::GO_ON;
-use rustix::fs::{FileType, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statx};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -117,12 +118,26 @@ impl Keeper {
                 Err(Errno::NOENT) if creates => way.walk(at, path, Last::Name)?,
                 other => other?,
             };
-            return match found {
+            let file = match found {
+                Found::Named(directory, name, look) => match self.open_named(&who, &directory, &name, &look, how)? {
+                    Some(answer) => return Ok(answer),
+                    None => match self.hold_name(&directory, &name) {
+                        Ok(file) if file.kind() == look.kind() => Found::File(file),
+                        // It came or went just now.
+                        Ok(_) | Err(Errno::NOENT) => continue,
+                        Err(e) => return Err(e),
+                    },
+                },
+                other => other,
+            };
+            return match file {
                 Found::File(file) if how.has(TMPFILE) && !how.has(libc::O_PATH) => {
                     self.open_nameless(call, &who, &file, how)
                 }
                 Found::File(file) => self.open_file(&who, file, how),
-                Found::Special(_) => Err(if how.has(libc::O_EXCL) { Errno::EXIST } else { Errno::ISDIR }),
+                Found::Special(_) | Found::Named(..) => {
+                    Err(if how.has(libc::O_EXCL) { Errno::EXIST } else { Errno::ISDIR })
+                }
                 Found::Name(_, _, true) => Err(Errno::ISDIR),
                 Found::Name(directory, name, false) => match self.create_judged(call, &who, &directory, &name, how) {
                     // Somebody else was faster.
@@ -132,6 +147,33 @@ impl Keeper {
             };
         }
         Err(Errno::LOOP)
+    }
+
+    /// Opens a file by its name, if that is still the one that was judged; all but plain files are held first.
+    fn open_named(
+        &self,
+        who: &Credentials,
+        directory: &Held,
+        name: &[u8],
+        look: &Look,
+        how: How,
+    ) -> Result<Option<Answer>, Errno> {
+        const OTHERS: i32 = libc::O_TRUNC | libc::O_PATH | libc::O_DIRECTORY | libc::O_NOATIME | TMPFILE;
+        if look.kind() != FileType::RegularFile || how.flags & OTHERS != 0 {
+            return Ok(None);
+        }
+        look.may(who, how.wanted())?;
+        // Nothing that took its place may hold this process up.
+        let flags = how.flags(libc::O_CREAT | libc::O_EXCL) | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let Ok(file) = openat(&directory.fd, OsStr::from_bytes(name), flags, Mode::empty()) else { return Ok(None) };
+        let stat = statx(&file, "", AtFlags::EMPTY_PATH, ID)?;
+        if FileId::of(&stat) != look.seen.id {
+            return Ok(None);
+        }
+        if !how.has(libc::O_NONBLOCK) {
+            rustix::fs::fcntl_setfl(&file, how.flags(libc::O_CREAT | libc::O_EXCL))?;
+        }
+        Ok(Some(Answer::Descriptor(file, how.closes())))
     }
 
     fn open_file(&self, who: &Credentials, file: Held, how: How) -> Answered {
@@ -185,10 +227,11 @@ impl Keeper {
         if how.has(libc::O_DIRECTORY) {
             return Err(Errno::INVAL);
         }
-        if self.hold_name(directory, name).is_ok() {
-            return Err(Errno::EXIST);
-        }
-        directory.may(who, WRITE | EXECUTE)?;
+        directory.may(who, WRITE | EXECUTE).map_err(|e| match self.look_at(directory, name) {
+            // That it exists counts before.
+            Ok(_) => Errno::EXIST,
+            Err(_) => e,
+        })?;
         let inherited = who.make_in(directory.seen.attributes(), how.mode & 0o7777 & !self.umask(call.pid), false);
         let flags = how.flags(0) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let mode = Mode::from_raw_mode(inherited.mode & 0o7777);

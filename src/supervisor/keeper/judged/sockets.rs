@@ -26,9 +26,9 @@ impl Keeper {
         let (above, name) = match self.way(call, &who).walk(libc::AT_FDCWD, &path, Last::Name)? {
             Found::Name(_, _, true) => return Err(Errno::ISDIR),
             Found::Name(above, name, false) => (above, name),
-            Found::File(_) | Found::Special(_) => return Err(Errno::ADDRINUSE),
+            Found::File(_) | Found::Named(..) | Found::Special(_) => return Err(Errno::ADDRINUSE),
         };
-        if self.hold_name(&above, &name).is_ok() {
+        if self.look_at(&above, &name).is_ok() {
             return Err(Errno::ADDRINUSE);
         }
         above.may(&who, WRITE | EXECUTE)?;
@@ -47,7 +47,7 @@ impl Keeper {
     pub(in super::super) fn judged_connect(&self, call: &Call<'_>) -> Answered {
         let Some(path) = call.local_address()? else { return GO_ON };
         let who = self.credentials(call.pid);
-        self.way(call, &who).file(libc::AT_FDCWD, &path, true, false)?.may(&who, WRITE)?;
+        self.way(call, &who).look(libc::AT_FDCWD, &path, true, false)?.may(&who, WRITE)?;
         GO_ON
     }
 }
