@@ -88,7 +88,14 @@ impl World {
     pub(super) fn attributes(&self, found: &Statx, mount: usize) -> Attributes {
         let mut seen = *found;
         self.dress(&mut seen, self.owned(mount));
-        attributes(&seen)
+        let mut law = attributes(&seen);
+        let common = self.view.mounts.get(mount).is_some_and(|m| m.common);
+        if common && self.owners.get(&FileId::of(found)).is_none() {
+            // Nobody knows whose it is: a cache keeps no owners from one step to the next.
+            let own = law.mode >> 6 & 7;
+            law.mode |= own << 3 | own;
+        }
+        law
     }
 
     /// Whether a process may do this with a file.

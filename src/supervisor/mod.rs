@@ -85,6 +85,8 @@ pub struct Scene {
     pub credentials: ids::Credentials,
     /// What the layers have recorded of the files in the root directory.
     pub records: Records,
+    /// Other root directories of which something is shown, and what their layers have recorded.
+    pub others: Vec<(PathBuf, Records)>,
     /// Whether it has the pod's network, or none.
     pub network: bool,
 }
@@ -264,6 +266,10 @@ fn prepare(scene: &Scene, network: calls::Network) -> Result<World, Error> {
     }
     let mut owners = Owners::new();
     owners.load(&scene.records, &scene.records, &*view.root()).map_err(|e| at("cannot read", &scene.root)(e.into()))?;
+    for (path, records) in &scene.others {
+        let fd = File::open(path).map_err(at("cannot open", path))?;
+        owners.load(records, records, &fd).map_err(|e| at("cannot read", path)(e.into()))?;
+    }
     for (mount, mounted) in scene.mounts.iter().zip(view.mounts.iter().skip(1)) {
         let (Source::Memory(file), Some(fd)) = (&mount.source, &mounted.memory) else { continue };
         let found = look::look_at(fd).map_err(|e| at("cannot show", &mount.target)(e.into()))?;

@@ -36,6 +36,8 @@ pub struct Mount {
     pub private: bool,
     /// Whether owners and modes of its files are the step's to decide, so that what is not recorded belongs to root.
     pub owned: bool,
+    /// Whether others than this step's processes write there as well.
+    pub common: bool,
 }
 
 /// What a [`Mount`] shows.
@@ -80,6 +82,7 @@ pub(super) struct Mounted {
     pub(super) no_exec: bool,
     private: bool,
     pub(super) owned: bool,
+    pub(super) common: bool,
     /// The file in memory that is shown.
     pub(super) memory: Option<OwnedFd>,
 }
@@ -240,6 +243,7 @@ impl View {
             no_exec: false,
             private: true,
             owned: true,
+            common: false,
             memory: None,
         });
         Ok(view)
@@ -268,6 +272,7 @@ impl View {
                 no_exec: mount.no_exec,
                 private: mount.private,
                 owned: mount.owned,
+                common: mount.common,
                 memory,
             });
             self.points.insert((at.id, name.to_vec()), number);

@@ -2,15 +2,21 @@
 
 use crate::harness::{Lab, User, busybox_is_missing, require};
 
-/// Builds on busybox with one id, and the same with a range where the user has one; the diff IDs have to agree.
-fn same_on_both(files: &[(&str, &str)], steps: &str) {
+/// Builds on busybox with one id, under a supervisor, and with a range where the user has one; the diff IDs have to agree.
+fn same_everywhere(files: &[(&str, &str)], steps: &str) {
+    same(files, steps, &["namespaces", "trace"]);
+}
+
+/// The same with the given ways to hold steps.
+fn same(files: &[(&str, &str)], steps: &str, isolations: &[&str]) {
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
     let lab = Lab::new();
     lab.import_busybox();
     let dockerfile = format!("FROM localhost/busybox\n{steps}");
     let context = lab.context("context", &[files, &[("Dockerfile", dockerfile.as_str())]].concat());
-    let build = |name: &str, path: Option<&str>| {
-        let mut run = lab.rbuild(["bud", "--no-cache", "-t", name]).arg(&context).env("SOURCE_DATE_EPOCH", "1");
+    let build = |name: &str, isolation: &str, path: Option<&str>| {
+        let run = lab.rbuild(["bud", "--no-cache", "-t", name, "--isolation", isolation]).arg(&context);
+        let mut run = run.env("SOURCE_DATE_EPOCH", "1");
         if let Some(path) = path {
             // Without `newuidmap` there is one id.
             run = run.env("PATH", path);
@@ -20,15 +26,17 @@ fn same_on_both(files: &[(&str, &str)], steps: &str) {
         let image: serde_json::Value = serde_json::from_str(&image).expect("JSON");
         image["OCIv1"]["rootfs"]["diff_ids"].clone()
     };
-    let one = build("localhost/one", Some("/nowhere"));
+    let all: Vec<_> = isolations.iter().map(|isolation| build("localhost/one", isolation, Some("/nowhere"))).collect();
+    let one = all[0].clone();
+    assert!(all.iter().all(|other| *other == one), "{all:?}");
     require!(if !User::find().ranged, "the user has no range of ids to compare with");
-    let many = build("localhost/many", None);
+    let many = build("localhost/many", "namespaces", None);
     assert_eq!(one, many);
 }
 
 #[test]
 fn files_belong_to_whom_they_were_given() {
-    same_on_both(
+    same_everywhere(
         &[("f", "f")],
         r#"
 COPY --chown=7:8 f /copied
@@ -58,16 +66,27 @@ exec 3<b && test "$(stat -L -c %u /proc/self/fd/3)" = 5
 for i in 1 2 3 4 5 6 7 8; do touch n && chown 8:8 n && rm n && touch n && is n 0:0:644; done
 EOF
 RUN test "$(stat -c %u:%g /d/a)" = 44:34 && chown 0:0 /d/a && rm -r /d/kept && mkdir /d/kept && echo more >>/d/b
-RUN ln /d/installed /d/again && ln /d/again /d/still && chown 12:13 /d/again && test "$(stat -c %u /d/installed)" = 12
-RUN echo more >>/d/again && test "$(stat -c %u:%g /d/again)" = 12:13 && chown 0:0 /d/installed && test "$(stat -c %u /d/still)" = 12
 RUN test "$(stat -c %u:%g /d/a)" = 0:0 && test "$(stat -c %u /d/b)" = 5
 "#,
     );
 }
 
 #[test]
+fn names_of_a_lower_file_part_with_their_owners() {
+    // Through an overlay; the directory that a supervised step has keeps them together.
+    same(
+        &[],
+        r#"
+RUN mkdir /d && touch /d/installed && ln /d/installed /d/again && ln /d/again /d/still && chown 12:13 /d/again && test "$(stat -c %u /d/installed)" = 12
+RUN echo more >>/d/again && test "$(stat -c %u:%g /d/again)" = 12:13 && chown 0:0 /d/installed && test "$(stat -c %u /d/still)" = 12
+"#,
+        &["namespaces"],
+    );
+}
+
+#[test]
 fn processes_become_others_and_make_files_of_theirs() {
-    same_on_both(
+    same_everywhere(
         &[],
         r#"
 RUN mkdir -p /etc /home /tmp && chmod 1777 /tmp && echo 'root:x:0:0::/:/bin/sh' >/etc/passwd && echo 'root:x:0:' >/etc/group
@@ -102,7 +121,7 @@ RUN touch /shared/mine && test "$(stat -c %u:%g /shared/mine)" = 1000:60
 
 #[test]
 fn device_nodes_are_files_with_a_record() {
-    same_on_both(
+    same_everywhere(
         &[],
         "RUN mkdir /d && mknod -m 600 /d/null c 1 3 && mknod /d/disk b 8 17 && mknod /d/pipe p && chown 0:6 /d/disk\n\
          RUN mv /d/null /d/moved && chmod 640 /d/moved\n",
@@ -111,7 +130,7 @@ fn device_nodes_are_files_with_a_record() {
 
 #[test]
 fn device_nodes_are_seen_and_copied_as_such() {
-    same_on_both(
+    same_everywhere(
         &[],
         "RUN mknod /null c 1 3 && test -c /null && chown 5:6 /null && test \"$(stat -c '%F %t %T %u:%g' /null)\" = 'character special file 1 3 5:6'\n\
          RUN test -c /null && test \"$(stat -c %u:%g /null)\" = 5:6 && cp -a /null /copy && tar -cf /t null && mkdir /x && tar -C /x -xf /t && rm /t\n\
@@ -121,10 +140,20 @@ fn device_nodes_are_seen_and_copied_as_such() {
 
 #[test]
 fn what_a_stage_recorded_is_seen_where_it_is_mounted() {
-    same_on_both(
+    same_everywhere(
         &[("f", "f")],
         "FROM localhost/busybox AS made\nCOPY --chown=7:8 f /dir/f\nRUN chown 9:9 /dir\n\
          FROM localhost/busybox\n\
          RUN --mount=type=bind,from=made,target=/m test $(stat -c %u:%g /m/dir/f) = 7:8 && cp -a /m/dir /got\n",
+    );
+}
+
+#[test]
+fn caches_can_be_written_by_whom_they_are_for() {
+    same_everywhere(
+        &[],
+        "USER 1000\n\
+         RUN --mount=type=cache,target=/c,uid=1000 touch /c/f && mkdir /c/d\n\
+         RUN --mount=type=cache,target=/c,uid=1000 echo more >> /c/f && rmdir /c/d && ! touch /etc/f\n",
     );
 }

@@ -4,6 +4,7 @@ use super::super::message::{Created, Filter, FilterKind, Message, Order};
 use super::super::spec::{Guard, MountKind, Root};
 use super::command::{self, NotStarted};
 use super::{Context as _, Failure, Reporter};
+use crate::archive::record::Records;
 use crate::supervisor::{self, Gate, Memory, Mount, Scene, Source};
 use crate::sys;
 use crate::sys::fs::{Missing, resolve, resolve_or_create};
@@ -45,6 +46,7 @@ pub(super) fn live(order: &Order, filters: &[Filter], reporter: &mut Reporter, l
         hostname: step.hostname.clone(),
         credentials: step.credentials(),
         records: step.recorded.visible.clone(),
+        others: stage.others,
         network: step.network != super::super::Network::None,
     };
     let first = |gate: &Gate| match prepare(order, filters, gate) {
@@ -110,6 +112,7 @@ struct Stage<'a> {
     root_path: PathBuf,
     scratch: &'a Path,
     mounts: Vec<Mount>,
+    others: Vec<(PathBuf, Records)>,
     made: usize,
 }
 
@@ -118,7 +121,7 @@ impl<'a> Stage<'a> {
         let what = || format!("cannot open `{}`", root.display());
         let fd = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).context(what)?;
         let root_path = path_of(fd.as_fd()).context(what)?;
-        Ok(Stage { root: fd, root_path, scratch, mounts: Vec::new(), made: 0 })
+        Ok(Stage { root: fd, root_path, scratch, mounts: Vec::new(), others: Vec::new(), made: 0 })
     }
 
     /// A new directory of the step's own.
@@ -177,6 +180,7 @@ impl<'a> Stage<'a> {
             no_exec: guard.no_exec,
             private: false,
             owned,
+            common: false,
         });
     }
 
@@ -253,7 +257,10 @@ impl<'a> Stage<'a> {
         let what = || format!("cannot mount `{}`", wanted.target.display());
         let (source, inside, guard) = match &wanted.kind {
             MountKind::Bind { source, inside, guard } => (source, inside, *guard),
-            MountKind::Tree { root: Root::Directory { path }, inside, guard, .. } => (path, inside, *guard),
+            MountKind::Tree { root: Root::Directory { path }, inside, guard, recorded } => {
+                self.others.push((path.clone(), recorded.clone()));
+                (path, inside, *guard)
+            }
             MountKind::Tree { .. } => {
                 return Err(Failure::new(format!("{}: its source is no directory", what()), 0)
                     .hint("use `--storage-driver=copy`"));
@@ -291,6 +298,10 @@ impl<'a> Stage<'a> {
             self.point(&wanted.target, if directory { Missing::Directory } else { Missing::File }, reporter)?;
         let source = path_of(from.as_fd()).context(what)?;
         self.show(target, Source::Path(source), guard, false);
+        let common = matches!(wanted.kind, MountKind::Bind { .. }) && !guard.read_only;
+        if let Some(shown) = self.mounts.last_mut() {
+            shown.common = common;
+        }
         Ok(())
     }
 }
