@@ -10,6 +10,7 @@ use crate::archive::plain::{Glance, Kept, Plain, Sharing};
 use crate::archive::record::Records;
 use crate::snapshot::{Active, Error, Snapshots};
 use crate::store::TempDir;
+use rustix::fs::{IFlags, Mode, OFlags};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -120,6 +121,7 @@ impl Driver for Copy {
             }
             None => {
                 let dir = snapshots.store.temp_dir("tree")?;
+                spread(dir.path());
                 let mut plain = Plain::create(&dir.path().join("root"), &snapshots.map, sharing)?;
                 plain.fill(&view, wanted.part)?;
                 let stub = wanted.stub.map(Path::to_owned);
@@ -158,6 +160,17 @@ fn left(wanted: &RootSpec<'_>, sharing: Sharing) -> Result<Option<Tree>, Error> 
         && tree.sharing == sharing
         && Glance::at(&wanted.top.upper())? == top;
     Ok(same.then_some(tree))
+}
+
+/// Has ext4 put what is made in a directory far from it. Otherwise a tree lies where the last one was removed, and ext4 looks
+/// at each number of an inode that it gave up lately before it takes another: that is most of what a tree costs then. Other file
+/// systems do not know the flag.
+fn spread(dir: &Path) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(dir) = rustix::fs::open(dir, flags, Mode::empty()) else { return };
+    if let Ok(known) = rustix::fs::ioctl_getflags(&dir) {
+        let _ = rustix::fs::ioctl_setflags(&dir, known | IFlags::TOPDIR);
+    }
 }
 
 fn is_empty(dir: &Path) -> Result<bool, Error> {
