@@ -94,10 +94,16 @@ impl Executor<'_> {
         };
         // A directory of the store that goes with the step.
         let active = self.snapshots.prepare()?;
-        let served = serve(agent, &active.upper(), options.mode.unwrap_or(0o600), self.owner(options))
+        let owner = self.owner(options);
+        let served = serve(agent, &active.upper(), options.mode.unwrap_or(0o600), owner.on_disk)
             .map_err(|source| Error::File { path: active.upper(), source })?;
         let source = served.path().to_owned();
         ready.serve(served, active);
-        Ok(Some(sandbox::MountKind::Bind { source, inside: PathBuf::new(), guard: Guard::default() }))
+        Ok(Some(sandbox::MountKind::Bind {
+            source,
+            inside: PathBuf::new(),
+            owner: owner.kept,
+            guard: Guard::default(),
+        }))
     }
 }

@@ -228,6 +228,7 @@ impl Executor<'_> {
                 Files::Cache(_) => sandbox::MountKind::Bind {
                     source: caches.get(&i).cloned().ok_or(Error::Cancelled)?,
                     inside: inside(w.source()),
+                    owner: self.owner(&w.mount.options).kept,
                     guard,
                 },
                 Files::Tree(stack) => {
@@ -239,7 +240,7 @@ impl Executor<'_> {
                     let copy = self.context_copy(w.context(), &path)?;
                     let dir = copy.layer();
                     let kind = match options.read_only {
-                        true => sandbox::MountKind::Bind { source: dir.join("fs"), inside: path, guard },
+                        true => sandbox::MountKind::Bind { source: dir.join("fs"), inside: path, owner: None, guard },
                         false => {
                             let view = self.snapshots.view_with(&[], &copy)?;
                             self.layers(&Lower { dirs: vec![dir], view }, path, guard, &mut ready)?
@@ -314,7 +315,12 @@ impl Executor<'_> {
                     guard: Guard::read_only(volume.read_only),
                 }
             } else {
-                sandbox::MountKind::Bind { source, inside: PathBuf::new(), guard: Guard::read_only(volume.read_only) }
+                sandbox::MountKind::Bind {
+                    source,
+                    inside: PathBuf::new(),
+                    owner: None,
+                    guard: Guard::read_only(volume.read_only),
+                }
             };
             all.push(sandbox::Mount { target: PathBuf::from(&volume.target), kind });
         }
@@ -423,7 +429,6 @@ impl Executor<'_> {
                 |strictest, sharing| if sharing == Sharing::Shared { strictest } else { sharing },
             );
             let Some(w) = wanted.get(*i) else { continue };
-            self.owner(&w.mount.options);
             let mut make = |dir: &Path| self.make_cache(dir, w.mount, *from);
             let taken = self.around.store.cache_mount(&map, key, sharing, &|| cancel.is_cancelled(), &mut make)?;
             let cache = taken.ok_or(Error::Cancelled)?;
@@ -455,20 +460,25 @@ impl Executor<'_> {
         std::fs::set_permissions(&files, mode).map_err(failed)
     }
 
-    /// Whose a mount is to be, where that is somebody else than root; says so where it cannot be.
-    pub(super) fn owner(&self, options: &dockerfile::Mount) -> Option<(u32, u32)> {
-        let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
-        if (uid, gid) == (0, 0) || self.snapshots.map().can_own(uid, gid) {
-            return Some((uid, gid)).filter(|owner| *owner != (0, 0));
+    /// Whose a mount is to be. Says so where that cannot be.
+    pub(super) fn owner(&self, options: &dockerfile::Mount) -> Owner {
+        let owner = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
+        if owner == (0, 0) {
+            return Owner::default();
         }
-        let why = match self.snapshots.map() {
-            IdMap::Ranged { .. } => "the id lies outside of the range that the pod has",
-            _ => "this pod maps one id only",
-        };
-        let target = options.target.as_deref().unwrap_or_default();
-        let text = format!("`{target}` belongs to 0:0 in place of {uid}:{gid}: {why}");
-        self.around.sink.event(&Event::Warning { text: &text });
-        None
+        match self.snapshots.map() {
+            map if map.can_own(owner.0, owner.1) => Owner { on_disk: Some(owner), ..Owner::default() },
+            IdMap::One | IdMap::Plain => Owner { kept: Some(owner), ..Owner::default() },
+            IdMap::Ranged { .. } => {
+                let target = options.target.as_deref().unwrap_or_default();
+                let (uid, gid) = owner;
+                let text = format!(
+                    "`{target}` belongs to 0:0 in place of {uid}:{gid}: the id lies outside of the range that the pod has"
+                );
+                self.around.sink.event(&Event::Warning { text: &text });
+                Owner::default()
+            }
+        }
     }
 }
 
@@ -498,6 +508,15 @@ fn inside(source: &Path) -> PathBuf {
         true => PathBuf::new(),
         false => source.to_owned(),
     }
+}
+
+/// Whose a mount is, where that is somebody else than root.
+#[derive(Debug, Default)]
+pub(super) struct Owner {
+    /// As the disk is to have it.
+    pub(super) on_disk: Option<(u32, u32)>,
+    /// To be kept up for the step, in a pod with one id.
+    pub(super) kept: Option<(u32, u32)>,
 }
 
 /// What tells one cache from another: as with BuildKit, its id, what it starts from, and the owner and mode it starts with.

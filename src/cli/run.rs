@@ -175,7 +175,8 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
             return Err(Error::unsupported("volume option `O` of `run`", "use `ro`"));
         }
         let source = std::fs::canonicalize(&v.source).map_err(Error::file("find", &v.source))?;
-        let kind = MountKind::Bind { source, inside: PathBuf::new(), guard: Guard::read_only(v.read_only) };
+        let kind =
+            MountKind::Bind { source, inside: PathBuf::new(), owner: None, guard: Guard::read_only(v.read_only) };
         spec.mounts.push(Mount { target: PathBuf::from(v.target), kind });
     }
     (spec.cap_add, spec.cap_drop) = steps::capabilities(&args.cap_add, &args.cap_drop)?;

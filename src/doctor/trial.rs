@@ -68,7 +68,7 @@ fn attempt(store: &Store, driver: Choice, made: &mut Trial) -> Result<Duration, 
     let prepared = snapshots.root(&wanted).map_err(|e| Refused::of(&e))?;
     let mut spec = StepSpec::new(prepared.root().into(), vec![PROGRAM.into(), "version".into()]);
     let source = std::fs::read_link("/proc/self/exe").map_err(Refused::io("cannot find this program"))?;
-    let kind = MountKind::Bind { source, inside: PathBuf::new(), guard: Guard::read_only(true) };
+    let kind = MountKind::Bind { source, inside: PathBuf::new(), owner: None, guard: Guard::read_only(true) };
     spec.mounts.push(Mount { target: PROGRAM.into(), kind });
     let cancel = Cancel::new().map_err(Refused::io("cannot watch a step"))?;
     let mut output = Vec::new();

@@ -358,6 +358,8 @@ pub enum MountKind {
         /// Path below `source` of what is shown, resolved as if `source` were the root directory; empty for all of it.
         #[serde(with = "super::text::one")]
         inside: PathBuf,
+        /// Who `source` belongs to where the pod's ids cannot say so.
+        owner: Option<(u32, u32)>,
         /// What is forbidden in it.
         guard: Guard,
     },

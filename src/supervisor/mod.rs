@@ -41,6 +41,7 @@ use crate::sys::seccomp::{self, Listener};
 use crate::sys::{caps, landlock, loader, ptrace, rlimit};
 use ::caps::Capability;
 use owners::Owners;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::fs::File;
@@ -87,6 +88,8 @@ pub struct Scene {
     pub records: Records,
     /// Other root directories of which something is shown, and what their layers have recorded.
     pub others: Vec<(PathBuf, Records)>,
+    /// Files that are shown over it, and whom they belong to.
+    pub owners: Vec<(PathBuf, (u32, u32))>,
     /// Whether it has the pod's network, or none.
     pub network: bool,
 }
@@ -269,6 +272,10 @@ fn prepare(scene: &Scene, network: calls::Network) -> Result<World, Error> {
     for (path, records) in &scene.others {
         let fd = File::open(path).map_err(at("cannot open", path))?;
         owners.load(records, records, &fd).map_err(|e| at("cannot read", path)(e.into()))?;
+    }
+    for (path, owner) in &scene.owners {
+        let fd = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        fd.and_then(|fd| owners.give(fd.as_fd(), *owner)).map_err(|e| at("cannot open", path)(e.into()))?;
     }
     for (mount, mounted) in scene.mounts.iter().zip(view.mounts.iter().skip(1)) {
         let (Source::Memory(file), Some(fd)) = (&mount.source, &mounted.memory) else { continue };

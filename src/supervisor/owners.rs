@@ -175,6 +175,16 @@ impl Owners {
         }
     }
 
+    /// Gives an open file to somebody.
+    ///
+    /// # Errors
+    /// The file cannot be looked at.
+    pub fn give(&mut self, file: BorrowedFd<'_>, (uid, gid): (u32, u32)) -> rustix::io::Result<()> {
+        let stat = statx(file, "", AtFlags::EMPTY_PATH, ID)?;
+        self.change(&FileId::of(&stat), |owned| (owned.uid, owned.gid) = (uid, gid));
+        Ok(())
+    }
+
     fn key(&self, file: &FileId) -> Key {
         match self.aliases.get(&file.key()) {
             Some((born, key)) if *born == file.born => *key,

@@ -153,7 +153,7 @@ fn caches_can_be_written_by_whom_they_are_for() {
     same_everywhere(
         &[],
         "USER 1000\n\
-         RUN --mount=type=cache,target=/c,uid=1000 touch /c/f && mkdir /c/d\n\
+         RUN --mount=type=cache,target=/c,uid=1000 touch /c/f && mkdir /c/d && test $(stat -c %u:%g:%a /c) = 1000:0:755\n\
          RUN --mount=type=cache,target=/c,uid=1000 echo more >> /c/f && rmdir /c/d && ! touch /etc/f\n",
     );
 }

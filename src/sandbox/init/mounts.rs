@@ -4,10 +4,10 @@ use super::super::spec::{Device, Guard, Mount, MountKind};
 use super::rootfs::{self, Root};
 use super::{Context as _, Failure, Reporter, device};
 use crate::archive::record::Records;
-use crate::supervisor::owners::{self, FileId, Owners};
+use crate::supervisor::owners::Owners;
 use crate::sys::fs::{Missing, resolve};
 use crate::sys::mount::{self, Attributes};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat, statx};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -22,9 +22,12 @@ pub(super) fn further(
 ) -> Result<(), Failure> {
     let what = || format!("cannot mount `{}`", wanted.target.display());
     match &wanted.kind {
-        MountKind::Bind { source, inside, guard } => {
+        MountKind::Bind { source, inside, owner, guard } => {
             let from = openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .context(|| format!("cannot open `{}`", source.display()))?;
+            if let (Some(kept), Some(owner)) = (kept, *owner) {
+                kept.give(from.as_fd(), owner).context(what)?;
+            }
             show(root, &wanted.target, from, inside, *guard, reporter)
         }
         MountKind::Tree { recorded, root: tree, inside, guard } => {
@@ -53,8 +56,7 @@ pub(super) fn further(
             })?;
             if let (Some(kept), Some((uid, gid))) = (kept, noted) {
                 let file = resolve(root.top(), &wanted.target).context(what)?;
-                let stat = statx(&file, "", AtFlags::EMPTY_PATH, owners::ID).context(what)?;
-                kept.change(&FileId::of(&stat), |owned| (owned.uid, owned.gid) = (uid, gid));
+                kept.give(file.as_fd(), (uid, gid)).context(what)?;
             }
             Ok(())
         }

@@ -47,6 +47,7 @@ pub(super) fn live(order: &Order, filters: &[Filter], reporter: &mut Reporter, l
         credentials: step.credentials(),
         records: step.recorded.visible.clone(),
         others: stage.others,
+        owners: stage.owners,
         network: step.network != super::super::Network::None,
     };
     let first = |gate: &Gate| match prepare(order, filters, gate) {
@@ -113,6 +114,7 @@ struct Stage<'a> {
     scratch: &'a Path,
     mounts: Vec<Mount>,
     others: Vec<(PathBuf, Records)>,
+    owners: Vec<(PathBuf, (u32, u32))>,
     made: usize,
 }
 
@@ -121,7 +123,7 @@ impl<'a> Stage<'a> {
         let what = || format!("cannot open `{}`", root.display());
         let fd = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).context(what)?;
         let root_path = path_of(fd.as_fd()).context(what)?;
-        Ok(Stage { root: fd, root_path, scratch, mounts: Vec::new(), others: Vec::new(), made: 0 })
+        Ok(Stage { root: fd, root_path, scratch, mounts: Vec::new(), others: Vec::new(), owners: Vec::new(), made: 0 })
     }
 
     /// A new directory of the step's own.
@@ -256,7 +258,10 @@ impl<'a> Stage<'a> {
     fn mount(&mut self, wanted: &super::super::spec::Mount, reporter: &mut Reporter) -> Result<(), Failure> {
         let what = || format!("cannot mount `{}`", wanted.target.display());
         let (source, inside, guard) = match &wanted.kind {
-            MountKind::Bind { source, inside, guard } => (source, inside, *guard),
+            MountKind::Bind { source, inside, owner, guard } => {
+                self.owners.extend(owner.map(|owner| (source.clone(), owner)));
+                (source, inside, *guard)
+            }
             MountKind::Tree { root: Root::Directory { path }, inside, guard, recorded } => {
                 self.others.push((path.clone(), recorded.clone()));
                 (path, inside, *guard)
