@@ -29,6 +29,7 @@ mod policy;
 mod proc;
 mod serve;
 mod tasks;
+mod times;
 mod trace;
 mod view;
 mod walk;

@@ -4,8 +4,9 @@ use super::{AT_FDCWD, Answer, Call, DONE, Errno, Held};
 use crate::supervisor::ids::{WRITE, cap};
 use crate::supervisor::look::{disk_mode, is_directory, kind};
 use crate::supervisor::owners::FileId;
+use crate::supervisor::times::{self, NOW, timestamps};
 use crate::supervisor::view::links;
-use rustix::fs::{AtFlags, FileType, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Timestamps};
 
 const NOFOLLOW: u32 = libc::AT_SYMLINK_NOFOLLOW.cast_unsigned();
 const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
@@ -227,30 +228,15 @@ pub(in crate::supervisor) fn utimensat(call: &mut Call<'_>) -> Answer {
     call.set_times(call.int(0), &path, flags, &times)
 }
 
-const NOW: Timestamps = timestamps((0, libc::UTIME_NOW), (0, libc::UTIME_NOW));
-
-const fn timestamps(access: (i64, i64), modification: (i64, i64)) -> Timestamps {
-    Timestamps {
-        last_access: Timespec { tv_sec: access.0, tv_nsec: access.1 },
-        last_modification: Timespec { tv_sec: modification.0, tv_nsec: modification.1 },
-    }
-}
-
 impl Call<'_> {
     /// Words of the caller's, as long as its own.
     fn words<const N: usize>(&self, at: u64) -> Result<[i64; N], Errno> {
-        if !self.compat {
-            return self.long_words(at);
-        }
-        let bytes = self.bytes(at, N * 4)?;
-        let mut words = bytes.chunks_exact(4).filter_map(|c| c.first_chunk::<4>()).map(|c| i32::from_ne_bytes(*c));
-        Ok([0; N].map(|_: i64| words.next().map_or(0, i64::from)))
+        let width = if self.compat { 4 } else { 8 };
+        Ok(times::words(&self.bytes(at, N * width)?, width))
     }
 
     fn long_words<const N: usize>(&self, at: u64) -> Result<[i64; N], Errno> {
-        let bytes = self.bytes(at, N * 8)?;
-        let mut words = bytes.chunks_exact(8).filter_map(|c| c.first_chunk::<8>()).map(|c| i64::from_ne_bytes(*c));
-        Ok([0; N].map(|_: i64| words.next().unwrap_or(0)))
+        Ok(times::words(&self.bytes(at, N * 8)?, 8))
     }
 
     fn micro_times(&self, number: usize) -> Result<Timestamps, Errno> {
@@ -258,11 +244,7 @@ impl Call<'_> {
         if at == 0 {
             return Ok(NOW);
         }
-        let [a, au, m, mu] = self.words(at)?;
-        if !(0..1_000_000).contains(&au) || !(0..1_000_000).contains(&mu) {
-            return Err(Errno::INVAL);
-        }
-        Ok(timestamps((a, au * 1000), (m, mu * 1000)))
+        times::of_microseconds(self.words(at)?)
     }
 
     fn set_times(&mut self, dirfd: i32, path: &[u8], flags: u32, times: &Timestamps) -> Answer {

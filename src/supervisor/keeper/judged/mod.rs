@@ -17,6 +17,7 @@ mod xattr;
 pub(super) use exec::Starting;
 
 use super::super::ids::{Credentials, EXECUTE, Inherited, WRITE};
+use super::super::times;
 use super::place::LONGEST;
 use super::walk::{Found, Held, Last, Look, Special, Way};
 use super::{Answer, Answered, Call, Keeper};
@@ -120,12 +121,6 @@ impl Call<'_> {
     /// Words of the caller's, as long as its own unless they are `long`.
     fn words<const N: usize>(&self, address: u64, long: bool) -> Result<[i64; N], Errno> {
         let width = if self.compat && !long { 4 } else { 8 };
-        let bytes = self.read(address, N * width)?;
-        let mut words = bytes.chunks_exact(width).map(|word| match *word {
-            [a, b, c, d] => i64::from(i32::from_ne_bytes([a, b, c, d])),
-            [a, b, c, d, e, f, g, h] => i64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-            _ => 0,
-        });
-        Ok([0; N].map(|_: i64| words.next().unwrap_or(0)))
+        Ok(times::words(&self.read(address, N * width)?, width))
     }
 }

@@ -1,10 +1,11 @@
 //! Owners, modes, times and sizes.
 
 use super::super::super::ids::WRITE;
+use super::super::super::times::{self, NOW, timestamps};
 use super::super::walk::Held;
 use super::super::{Answered, Call, Keeper};
 use super::{Credentials, DONE};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, chmodat, ftruncate, openat, utimensat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps, chmodat, ftruncate, openat, utimensat};
 use rustix::io::Errno;
 use std::sync::Arc;
 
@@ -147,24 +148,11 @@ fn known(flags: i32) -> Result<i32, Errno> {
     if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH) == 0 { Ok(flags) } else { Err(Errno::INVAL) }
 }
 
-const NOW: Timestamps = timestamps((0, libc::UTIME_NOW), (0, libc::UTIME_NOW));
-
-const fn timestamps(access: (i64, i64), modification: (i64, i64)) -> Timestamps {
-    Timestamps {
-        last_access: Timespec { tv_sec: access.0, tv_nsec: access.1 },
-        last_modification: Timespec { tv_sec: modification.0, tv_nsec: modification.1 },
-    }
-}
-
 impl Call<'_> {
     fn micro_times(&self, address: u64) -> Result<Timestamps, Errno> {
         if address == 0 {
             return Ok(NOW);
         }
-        let [access, a, modification, m] = self.words(address, false)?;
-        if !(0..1_000_000).contains(&a) || !(0..1_000_000).contains(&m) {
-            return Err(Errno::INVAL);
-        }
-        Ok(timestamps((access, a * 1000), (modification, m * 1000)))
+        times::of_microseconds(self.words(address, false)?)
     }
 }
