@@ -2,7 +2,7 @@
 
 use super::{AT_FDCWD, Answer, Call, Errno, Reply};
 use crate::archive::record::Device;
-use crate::supervisor::ids::{READ, WRITE};
+use crate::supervisor::ids::{READ, WRITE, wanted_by};
 use crate::supervisor::look::{self, disk_mode, kind, look};
 use crate::supervisor::owners::FileId;
 use crate::supervisor::proc::{self, ProcPlace};
@@ -111,12 +111,7 @@ impl How {
 
     /// What has to be allowed for it.
     fn wanted(self) -> u32 {
-        let wanted = match self.flags & O_ACCMODE {
-            0 => READ,
-            1 => WRITE,
-            _ => READ | WRITE,
-        };
-        if self.has(O_TRUNC) { wanted | WRITE } else { wanted }
+        wanted_by(self.flags.cast_signed())
     }
 
     /// What is asked of the kernel for a file that exists.

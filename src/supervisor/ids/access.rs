@@ -10,6 +10,16 @@ pub const WRITE: u32 = 2;
 /// Reading a file or a directory.
 pub const READ: u32 = 4;
 
+/// What flags of open(2) want to do with a file.
+pub fn wanted_by(flags: i32) -> u32 {
+    let wanted = match flags & libc::O_ACCMODE {
+        libc::O_RDONLY => READ,
+        libc::O_WRONLY => WRITE,
+        _ => READ | WRITE,
+    };
+    if flags & libc::O_TRUNC != 0 { wanted | WRITE } else { wanted }
+}
+
 const STICKY: u32 = 0o1000;
 const SET_GID: u32 = 0o2000;
 const SET_UID: u32 = 0o4000;

@@ -14,7 +14,7 @@ mod access;
 mod capabilities;
 mod exec;
 
-pub use access::{Attributes, EXECUTE, Inherited, READ, WRITE, may_delete};
+pub use access::{Attributes, EXECUTE, Inherited, READ, WRITE, may_delete, wanted_by};
 pub use capabilities::{Capabilities, CapabilitySets, cap};
 pub use exec::{FileCapabilities, Program};
 

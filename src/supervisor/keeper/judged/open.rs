@@ -1,6 +1,6 @@
 //! open(2) and its kin: the file is opened here, and the caller is given the descriptor.
 
-use super::super::super::ids::{Credentials, EXECUTE, READ, WRITE};
+use super::super::super::ids::{Credentials, EXECUTE, READ, WRITE, wanted_by};
 use super::super::super::owners::{FileId, ID};
 use super::super::walk::{Found, Held, Last, Look, Way, resolve};
 use super::super::{Answer, Answered, Call, Keeper, Later};
@@ -36,12 +36,7 @@ impl How {
     }
 
     fn wanted(self) -> u32 {
-        let mode = match self.flags & libc::O_ACCMODE {
-            libc::O_RDONLY => READ,
-            libc::O_WRONLY => WRITE,
-            _ => READ | WRITE,
-        };
-        if self.has(libc::O_TRUNC) { mode | WRITE } else { mode }
+        wanted_by(self.flags)
     }
 
     /// What the kernel is asked for here.
