@@ -120,7 +120,8 @@ impl Keeper {
     }
 
     pub(super) fn fchown(&self, call: &Call<'_>) -> Answered {
-        self.give(call, &call.descriptor(call.int(0)), true, [1, 2])
+        let file = self.take(call.pid, call.int(0))?;
+        self.give_held(&call.who, &file, call, [1, 2])
     }
 
     pub(super) fn fchownat(&self, call: &Call<'_>) -> Answered {
@@ -138,7 +139,7 @@ impl Keeper {
             Errno::NOENT if place.split().is_none() => Errno::BADF,
             e => e,
         })?;
-        self.give_held(&self.credentials(call.pid), &file, call, ids)
+        self.give_held(&call.who, &file, call, ids)
     }
 
     /// Gives a file to whom two arguments name.

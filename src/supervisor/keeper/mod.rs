@@ -77,6 +77,8 @@ struct Call<'a> {
     notification: &'a Notification,
     pid: i32,
     compat: bool,
+    /// Who the caller was when it made the call.
+    who: Arc<Credentials>,
 }
 
 impl Call<'_> {
@@ -141,6 +143,8 @@ pub struct Keeper {
     /// Directories on ways that were walked.
     passed: Mutex<Passed>,
     masks: Mutex<Masks>,
+    /// The process that last asked for something with a descriptor.
+    asking: Mutex<Option<(i32, OwnedFd)>>,
     /// Whether any process has changed its root directory.
     chrooted: AtomicBool,
 }
@@ -188,6 +192,7 @@ impl Keeper {
             starting: Mutex::default(),
             passed: Mutex::default(),
             masks: Mutex::default(),
+            asking: Mutex::default(),
             chrooted: AtomicBool::new(false),
         })
     }
@@ -223,9 +228,9 @@ impl Keeper {
         let handlers = self.table.handlers(compat, notification.number);
         let pid = i32::try_from(notification.pid).unwrap_or(0);
         self.settle(pid);
-        let call = Call { notification, pid, compat };
+        let call = Call { notification, pid, compat, who: self.credentials(pid) };
         match handlers {
-            Handlers { judged: Some(judged), .. } if !is_powerful(&self.credentials(pid)) => judged(self, &call),
+            Handlers { judged: Some(judged), .. } if !is_powerful(&call.who) => judged(self, &call),
             Handlers { always: Some(handler), .. } => handler(self, &call),
             Handlers { .. } => Ok(Answer::GoOn),
         }

@@ -5,10 +5,12 @@ use super::super::owners::{FileId, ID, Owned};
 use super::{Call, Keeper};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags, openat, statx};
 use rustix::io::Errno;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 /// `PATH_MAX`.
@@ -60,28 +62,58 @@ impl Call<'_> {
         if path.is_empty() {
             return if empty { Ok(self.descriptor(at)) } else { Err(Errno::NOENT) };
         }
-        let own = |rest: &[u8]| [format!("/proc/{}", self.pid).as_bytes(), rest].concat();
+        let own = |rest: &[u8]| [b"/proc/", decimal(self.pid, &mut [0; DIGITS]), rest].concat();
         let path = match path.first() {
             Some(b'/') => match (path.strip_prefix(b"/proc/self"), path.strip_prefix(b"/proc/thread-self")) {
                 (Some(rest), _) | (_, Some(rest)) if rest.first().is_none_or(|b| *b == b'/') => own(rest),
                 _ => path,
             },
-            _ => [format!("{}/", self.start(at)).as_bytes(), &path].concat(),
+            _ => self.below(at, &[b"/", path.as_slice()]),
         };
         Ok(Place { path, descriptor: false })
     }
 
     /// The file behind a descriptor.
     pub(super) fn descriptor(&self, fd: i32) -> Place {
-        Place { path: self.start(fd).into_bytes(), descriptor: true }
+        Place { path: self.below(fd, &[]), descriptor: true }
     }
 
-    fn start(&self, fd: i32) -> String {
-        match fd {
-            libc::AT_FDCWD => format!("{}/cwd", self.pid),
-            fd => format!("{}/fd/{fd}", self.pid),
+    /// The path of a directory of the caller's, with this behind it. Made for most calls, so nothing is formatted.
+    fn below(&self, fd: i32, rest: &[&[u8]]) -> Vec<u8> {
+        let (pid, mut digits) = (self.pid, [0; DIGITS]);
+        let mut path = Vec::with_capacity(2 * DIGITS + rest.iter().map(|piece| piece.len()).sum::<usize>());
+        path.extend_from_slice(decimal(pid, &mut digits));
+        if fd == libc::AT_FDCWD {
+            path.extend_from_slice(b"/cwd");
+        } else {
+            path.extend_from_slice(b"/fd/");
+            path.extend_from_slice(decimal(fd, &mut digits));
+        }
+        rest.iter().for_each(|piece| path.extend_from_slice(piece));
+        path
+    }
+}
+
+/// Room for the digits of any number of a process or descriptor, and its sign.
+const DIGITS: usize = 11;
+
+/// The number as text, at the end of `room`.
+fn decimal(number: i32, room: &mut [u8; DIGITS]) -> &[u8] {
+    let (mut rest, mut at) = (number.unsigned_abs(), DIGITS);
+    for place in room.iter_mut().rev() {
+        *place = b'0' + (rest % 10) as u8;
+        (rest, at) = (rest / 10, at - 1);
+        if rest == 0 {
+            break;
         }
     }
+    if number < 0
+        && let Some(place) = at.checked_sub(1).and_then(|before| room.get_mut(before))
+    {
+        *place = b'-';
+        at -= 1;
+    }
+    room.get(at..).unwrap_or_default()
 }
 
 /// A file as the step is to see it.
@@ -175,6 +207,36 @@ impl Keeper {
         fd.as_raw_fd().to_string()
     }
 
+    /// A copy of a caller's descriptor. Most of a program's calls come in a row, so the process is held for the next; where
+    /// copies are refused, or the caller is not the first thread of its process, `/proc` has the file.
+    pub(super) fn take(&self, pid: i32, number: i32) -> Result<OwnedFd, Errno> {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let copy = |process: &OwnedFd| pidfd_getfd(process, number, PidfdGetfdFlags::empty());
+        // Where the number was given to another process since, the one that is held has ended, and has no descriptors.
+        if let Some((known, process)) = asking.as_ref()
+            && *known == pid
+            && let Ok(file) = copy(process)
+        {
+            return Ok(file);
+        }
+        *asking = rustix::process::Pid::from_raw(pid)
+            .and_then(|id| pidfd_open(id, PidfdFlags::empty()).ok())
+            .map(|process| (pid, process));
+        if let Some((_, process)) = asking.as_ref() {
+            match copy(process) {
+                Err(e) if e != Errno::BADF => {}
+                answer => return answer,
+            }
+        }
+        drop(asking);
+        openat(&self.proc, format!("{pid}/fd/{number}"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
+            match e {
+                Errno::NOENT => Errno::BADF,
+                e => e,
+            }
+        })
+    }
+
     /// Opens a file only to name it.
     pub(super) fn hold(&self, place: &Place, follow: bool) -> Result<OwnedFd, Errno> {
         let mut flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -188,6 +250,13 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_written_as_everywhere() {
+        for number in [0, 7, 10, 4_194_304, i32::MAX, -1, libc::AT_FDCWD, i32::MIN] {
+            assert_eq!(decimal(number, &mut [0; DIGITS]), number.to_string().as_bytes());
+        }
+    }
 
     #[test]
     fn paths_are_split_at_their_last_name() {
