@@ -18,6 +18,7 @@ pub mod oci;
 pub mod plan;
 pub mod registry;
 pub mod sandbox;
+pub mod sbom;
 pub mod snapshot;
 pub mod source;
 pub mod store;

@@ -173,6 +173,7 @@ from_classified!(
     crate::export::Error,
     crate::registry::Error,
     crate::sandbox::Error,
+    crate::sbom::Error,
     crate::snapshot::Error,
     crate::source::archives::Error,
     crate::source::image::Error,

@@ -12,6 +12,7 @@
 //! | verb | why |
 //! |---|---|
 //! | `bud`, `run` | extract layers, run commands |
+//! | `sbom` | extracts layers and reads them |
 //! | `unshare` | its purpose |
 //! | `rmi`, `prune`, `check` | remove or read layer directories with files of other ids |
 //! | `info`, `doctor` | report what can be entered |
@@ -55,6 +56,7 @@ mod registry_flags;
 mod rmi;
 mod run;
 mod save;
+mod sbom;
 mod steps;
 mod store_limit;
 mod table;
@@ -125,6 +127,7 @@ enum Verb {
     Push(Box<push::PushArgs>),
     Load(load::LoadArgs),
     Save(save::SaveArgs),
+    Sbom(Box<sbom::SbomArgs>),
     Import(import::ImportArgs),
     Login(login::LoginArgs),
     Logout(login::LogoutArgs),
@@ -150,7 +153,7 @@ impl Verb {
     /// See the table in the module's head.
     fn enters_namespace(&self) -> bool {
         match self {
-            Verb::Bud(_) | Verb::Run(_) | Verb::Unshare(_) | Verb::Fuse(_) => true,
+            Verb::Bud(_) | Verb::Run(_) | Verb::Sbom(_) | Verb::Unshare(_) | Verb::Fuse(_) => true,
             Verb::Rmi(_) | Verb::Prune(_) | Verb::Check(_) | Verb::Info(_) => true,
             Verb::Images(_) | Verb::Tag(_) | Verb::Inspect(_) | Verb::History(_) => false,
             Verb::Pull(_) | Verb::Push(_) | Verb::Load(_) | Verb::Save(_) | Verb::Import(_) => false,
@@ -216,6 +219,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         Verb::Push(args) => push::run(&args, global),
         Verb::Load(args) => load::run(&args, Naming::Buildah, global),
         Verb::Save(args) => save::run(&args, global),
+        Verb::Sbom(args) => sbom::run(&args, global),
         Verb::Import(args) => import::run(&args, Naming::Buildah, global),
         Verb::Login(args) => login::login(&args, global),
         Verb::Logout(args) => login::logout(&args, global),

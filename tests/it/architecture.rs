@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Level of each top-level module; see the table in `docs/architecture.md`. `error` lies below all.
-const LEVELS: [(&str, i8); 20] = [
+const LEVELS: [(&str, i8); 21] = [
     ("error", -1),
     ("sys", 0),
     ("oci", 0),
@@ -12,6 +12,7 @@ const LEVELS: [(&str, i8); 20] = [
     ("ui", 0),
     ("archive", 1),
     ("store", 2),
+    ("sbom", 2),
     ("supervisor", 2),
     ("snapshot", 3),
     ("registry", 3),
