@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . examples/setup.sh
 
-install_missing gcc libc6-dev busybox-static uidmap libcap2-bin attr jq podman skopeo umoci runc docker-registry git \
+install_missing gcc libc6-dev busybox-static uidmap libcap2-bin attr jq podman skopeo umoci runc docker-registry redis-server git \
     bzip2 xz-utils zstd cpp openssh-client qemu-user-static python3 apparmor
 find_builder
 exec cargo test --locked "$@"

@@ -2,15 +2,17 @@
 
 use super::{
     Error,
-    execute::{Done, Executor},
-    stack::Layer,
+    execute::{Done, Executor, chain},
+    stack::{Layer, Stack},
     store_names,
 };
 use crate::archive::diff;
+use crate::cache::Elsewhere;
 use crate::oci::{
-    ContainerConfig, Descriptor, Digest, History, ImageConfig, Location, Manifest, ManifestFormat, RootFs, media,
+    Compression, ContainerConfig, Descriptor, Digest, History, ImageConfig, Location, Manifest, ManifestFormat, RootFs,
+    media,
 };
-use crate::plan::{Base, StepId, StepKind};
+use crate::plan::StepId;
 use crate::source::image::Image;
 use crate::store::Store;
 use crate::ui::Event;
@@ -27,6 +29,8 @@ pub struct Built {
     pub manifest: Descriptor,
     /// Full names in the store that point at it now.
     pub names: Vec<String>,
+    /// Where layers are that the store does not have, since the image is only pushed.
+    pub elsewhere: Elsewhere,
 }
 
 /// The OCI spelling of a layer's media type.
@@ -75,12 +79,12 @@ impl Executor<'_> {
         let sink = self.around.sink;
         let first = self.request.output.destinations.first().map(ToString::to_string);
         sink.event(&Event::CommitStarted { name: first.as_deref() });
-        if let Some(base) = last.stack.base() {
+        if let Some(base) = last.stack.base().filter(|_| !self.request.output.only_pushed) {
             self.images.fetch(base, &|_| {})?;
         }
         let epoch = self.epoch().and_then(|s| jiff::Timestamp::from_second(s).ok()).map(|t| t.to_string());
         let (mut history, mut newest) = (self.history(stage.last, results, epoch.as_deref()), None::<String>);
-        for done in self.chain(stage.last).iter().map(|id| &results[id.0]) {
+        for done in chain(self.plan, stage.last).iter().map(|id| &results[id.0]) {
             newest = newest.max(done.created.clone());
         }
         let layers = if self.request.output.squash {
@@ -93,11 +97,12 @@ impl Executor<'_> {
             vec![layer]
         } else {
             let mut layers = last.stack.base_layers();
-            for layer in last.stack.made() {
+            for layer in self.brought(last.stack.made())? {
                 layers.push(self.retimed(layer)?);
             }
             layers
         };
+        let elsewhere = self.elsewhere(&last.stack, &layers)?;
         let parts = Parts {
             image: stage.image.clone(),
             config: (**config).clone(),
@@ -128,28 +133,56 @@ impl Executor<'_> {
         for name in &names {
             sink.event(&Event::Tagged { name });
         }
-        Ok(Built { id, manifest, names })
+        Ok(Built { id, manifest, names, elsewhere })
     }
 
-    /// The steps that lead to `last`, first one first, through the stages that a stage is FROM.
-    fn chain(&self, last: StepId) -> Vec<StepId> {
-        let mut chain = vec![];
-        let mut at = Some(last);
-        while let Some(id) = at {
-            chain.push(id);
-            let step = &self.plan.steps[id.0];
-            at = match &step.kind {
-                StepKind::Base(Base::Stage(other)) => Some(*other),
-                _ => step.parent,
-            };
+    /// Layers of cached steps, fetched where they must be in the store; else as the blobs that the caches have.
+    fn brought(&self, layers: Vec<Layer>) -> Result<Vec<Layer>, Error> {
+        let wanted = self.request.output.compression.unwrap_or(Compression::Gzip);
+        let (times, only_pushed) = (self.times(), self.request.output.only_pushed);
+        let untouched = times.set_to.is_none() && times.clamp_to.is_none();
+        let stays = |layer: &Layer| -> Result<bool, Error> {
+            let Some(remote) = &layer.remote else { return Ok(true) };
+            let fits = Compression::of_layer(&remote.blob.media_type) == Some(wanted);
+            Ok((only_pushed && untouched && fits) || self.around.store.blob_size(&layer.blob)? == Some(layer.size))
+        };
+        let mut missing = vec![];
+        for layer in &layers {
+            if !stays(layer)? {
+                missing.extend(&layer.remote);
+            }
         }
-        chain.reverse();
-        chain
+        self.shared.bring_all(&missing)?;
+        let stored = |layer: Layer| -> Result<Layer, Error> {
+            let Some(remote) = &layer.remote else { return Ok(layer) };
+            if self.around.store.blob_size(&layer.blob)? == Some(layer.size) {
+                return Ok(layer);
+            }
+            let media_type = oci_layer_type(&remote.blob.media_type).to_owned();
+            Ok(Layer { blob: remote.blob.digest, size: remote.blob.size, media_type, ..layer.clone() })
+        };
+        layers.into_iter().map(stored).collect()
+    }
+
+    /// Where those of the image's layers are that the store does not have.
+    fn elsewhere(&self, stack: &Stack, layers: &[Layer]) -> Result<Elsewhere, Error> {
+        let mut elsewhere = Elsewhere::default();
+        for layer in layers {
+            if self.around.store.blob_size(&layer.blob)?.is_some() {
+                continue;
+            }
+            match (&layer.remote, stack.base()) {
+                (Some(remote), _) => elsewhere.add_cache(remote),
+                (None, Some(base)) => elsewhere.add_image(layer.blob, &base.reference),
+                (None, None) => {}
+            }
+        }
+        Ok(elsewhere)
     }
 
     fn history(&self, last: StepId, results: &[Done], epoch: Option<&str>) -> Vec<History> {
         let mut history = self.plan.stages[self.plan.target].image.history.clone();
-        for id in self.chain(last) {
+        for id in chain(self.plan, last) {
             let (step, done) = (&self.plan.steps[id.0], &results[id.0]);
             if let Some(entry) = &step.history {
                 history.push(History {

@@ -5,7 +5,6 @@ use super::{
     Error,
     execute::{Done, Executor, Site},
     keys::{self, Read},
-    rootfs,
     stack::{Layer, Stack},
 };
 use crate::archive::{
@@ -35,7 +34,7 @@ impl Executor<'_> {
         result_of: &dyn Fn(StepId) -> Option<Done>,
     ) -> Result<(Option<Layer>, String), Error> {
         // A linked layer is made on top of nothing. What it comes to lie on is in no key, so it serves every base.
-        let nothing = Done { stack: Stack::default(), created: None, layered: false };
+        let nothing = Done::default();
         let parent = if copy.link && self.request.output.layers { &nothing } else { parent };
         if copy.link && !self.request.output.layers {
             let text = format!("without layers of its own, `{}` is an ordinary copy", step.name);
@@ -60,7 +59,7 @@ impl Executor<'_> {
         let from;
         let tree: &dyn Tree = match &source {
             Some(source) => {
-                from = rootfs::open(&self.snapshots, self.images, source)?;
+                from = self.lower(source)?;
                 &from.view
             }
             None => self.files(&copy.from)?,

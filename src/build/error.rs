@@ -39,6 +39,15 @@ pub enum Error {
     /// The step cache.
     #[error(transparent)]
     Cache(#[from] cache::Error),
+    /// A layer of a shared cache cannot be had: the build goes back and does without.
+    #[error(transparent)]
+    Lost(#[from] cache::Lost),
+    /// A key of the caches.
+    #[error(transparent)]
+    CacheKey(#[from] cache::spec::KeyError),
+    /// The clients of the caches.
+    #[error(transparent)]
+    Registry(#[from] crate::registry::Error),
     /// A base image.
     #[error(transparent)]
     Image(#[from] source::image::Error),
@@ -182,6 +191,8 @@ impl Error {
             Error::Store(e) => e,
             Error::Snapshot(e) => e,
             Error::Cache(e) => e,
+            Error::CacheKey(e) => e,
+            Error::Registry(e) => e,
             Error::Image(e) => e,
             Error::Policy(e) => e,
             Error::Archive(e) => e,

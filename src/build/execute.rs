@@ -13,13 +13,13 @@ use super::{
     remotes::Remotes,
     request::BuildRequest,
     resolver::BaseImages,
-    rootfs::{self, Lower},
+    rootfs::Lower,
     schedule,
     secrets::Secrets,
     stack::{Layer, Stack},
 };
 use crate::archive::{content::FileMemo, merged::Merged};
-use crate::cache::{CacheKey, StepCache};
+use crate::cache::{CacheKey, Hit, SharedCaches, StepCache};
 use crate::oci::{ChainId, History};
 use crate::plan::{Base, Plan, Step, StepId, StepKind};
 use crate::sandbox;
@@ -27,21 +27,43 @@ use crate::snapshot::{Active, Snapshots};
 use crate::source::image::Images;
 use crate::sys::idmap::IdMap;
 use crate::ui::{Event, FailedCommand, SourceExcerpt, StepKey};
+use std::collections::HashSet;
 use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
 /// Steps that run at once where the user does not say: a step mostly waits for the network, a disk or a compiler, and the
 /// pod's own limits hold whatever this number is.
 const DEFAULT_JOBS: usize = 32;
+/// How often a build starts again with what the caches still have, before it does without them.
+const MAX_ROUNDS: usize = 4;
 
 /// What a step leaves for the steps that build on it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Done {
     pub stack: Stack,
     /// When the step was executed, RFC 3339; `None` for the start of a stage.
     pub created: Option<String>,
     /// Whether the step made a layer.
     pub layered: bool,
+    /// A layer that a cache had promised did not come: there is no result, and what builds on it has none either.
+    pub lost: bool,
 }
+
+impl Done {
+    fn lost() -> Done {
+        Done { lost: true, ..Done::default() }
+    }
+}
+
+/// What is known of a step.
+pub(super) struct Found {
+    /// Its layer; `None` where it changed no file.
+    pub layer: Option<Layer>,
+    /// When it was executed, RFC 3339.
+    pub created: String,
+}
+
+/// What the command line gives the steps.
+pub(super) type Given<'a> = (&'a Secrets, Agents, Authorities, &'a SharedCaches<'a>);
 
 /// Everything that the steps of one build share.
 pub(super) struct Executor<'a> {
@@ -56,6 +78,9 @@ pub(super) struct Executor<'a> {
     pub(super) driver_said: Once,
     pub(super) snapshots: Snapshots<'a>,
     cache: StepCache<'a>,
+    pub(super) shared: &'a SharedCaches<'a>,
+    /// Steps whose layers are in the image.
+    in_image: HashSet<StepId>,
     /// With one layer a stage: the layer that the stage's steps fill one after the other.
     pub(super) stage_layers: Vec<Mutex<Option<Active>>>,
     started: String,
@@ -86,7 +111,7 @@ impl<'a> Executor<'a> {
         context: &'a OpenContext,
         remotes: &'a Remotes,
         (images, bases): (&'a Images<'a>, &'a BaseImages<'a>),
-        (secrets, agents, authorities): (&'a Secrets, Agents, Authorities),
+        (secrets, agents, authorities, shared): Given<'a>,
     ) -> Result<Self, Error> {
         let now = jiff::Timestamp::now();
         Ok(Executor {
@@ -100,6 +125,8 @@ impl<'a> Executor<'a> {
             snapshots: Snapshots::new(around.store, IdMap::current())?.with_driver(around.driver),
             driver_said: Once::new(),
             cache: StepCache::new(around.store, request.cache.ttl),
+            shared,
+            in_image: chain(plan, plan.stages[plan.target].last).into_iter().collect(),
             stage_layers: plan.stages.iter().map(|_| Mutex::new(None)).collect(),
             started: now.to_string(),
             memo: OnceLock::new(),
@@ -110,8 +137,20 @@ impl<'a> Executor<'a> {
         })
     }
 
-    /// Executes all steps and commits the target.
+    /// Executes all steps and commits the target. Where a cache does not keep what it promised, it all starts again: what was
+    /// executed meanwhile is in the store.
     pub fn run(&self) -> Result<Built, Error> {
+        for _ in 0..MAX_ROUNDS {
+            match self.round() {
+                Err(Error::Lost(_)) => {}
+                other => return other,
+            }
+        }
+        self.shared.give_up();
+        self.round()
+    }
+
+    fn round(&self) -> Result<Built, Error> {
         let edges = self.plan.steps.iter().map(|s| s.parent.into_iter().chain(s.inputs.iter().copied()).collect());
         let jobs = self.request.target.jobs.filter(|j| *j > 0).unwrap_or(DEFAULT_JOBS);
         // A stage is a chain: more workers than stages would only wait.
@@ -123,6 +162,9 @@ impl<'a> Executor<'a> {
             || Error::Cancelled,
             |id, result_of| self.step(&self.plan.steps[id.0], result_of),
         )?;
+        if results.iter().any(|done| done.lost) {
+            return Err(Error::Lost(crate::cache::Lost));
+        }
         if let Some(Err(e)) = self.memo.get().map(FileMemo::save) {
             tracing::debug!(error = %e, "cannot keep the digests of context files");
         }
@@ -131,6 +173,10 @@ impl<'a> Executor<'a> {
 
     fn step(&self, step: &Step, result_of: &dyn Fn(StepId) -> Option<Done>) -> Result<Done, Error> {
         let key = StepKey { stage: step.stage, step: step.number.saturating_sub(1) };
+        let inputs = step.parent.iter().chain(&step.inputs);
+        if inputs.filter_map(|id| result_of(*id)).any(|done| done.lost) {
+            return Ok(Done::lost());
+        }
         let sink = self.around.sink;
         sink.event(&Event::StepStarted { step: key });
         let done = self.execute(step, key, result_of).and_then(|done| self.end_of_stage(step, done));
@@ -141,6 +187,10 @@ impl<'a> Executor<'a> {
                 let id = done.stack.chain().map(|c| c.0.hex());
                 sink.event(&Event::StepDone { step: key, id: id.as_deref() });
                 Ok(done)
+            }
+            Err(Error::Lost(_)) => {
+                sink.event(&Event::StepCancelled { step: key });
+                Ok(Done::lost())
             }
             Err(Error::Cancelled | Error::Sandbox(sandbox::Error::Cancelled)) => {
                 sink.event(&Event::StepCancelled { step: key });
@@ -167,7 +217,7 @@ impl<'a> Executor<'a> {
     fn execute(&self, step: &Step, key: StepKey, result_of: &dyn Fn(StepId) -> Option<Done>) -> Result<Done, Error> {
         let parent = match step.parent {
             Some(id) => result_of(id).ok_or(Error::Cancelled)?,
-            None => Done { stack: Stack::default(), created: None, layered: false },
+            None => Done::default(),
         };
         let layer = match &step.kind {
             StepKind::Base(Base::Files(context)) => self.copy(step, key, &everything(*context), &parent, result_of)?,
@@ -198,7 +248,7 @@ impl<'a> Executor<'a> {
         };
         let (layer, created) = layer;
         Ok(match layer {
-            Some(layer) => Done { stack: parent.stack.with(layer), created: Some(created), layered: true },
+            Some(layer) => Done { stack: parent.stack.with(layer), created: Some(created), layered: true, lost: false },
             None => Done { created: Some(created), layered: false, ..parent },
         })
     }
@@ -209,7 +259,7 @@ impl<'a> Executor<'a> {
             Base::Image(image) => Stack::of(self.bases.get(image).ok_or(Error::Cancelled)?),
             Base::Stage(id) => return Ok(Done { layered: false, ..result_of(*id).ok_or(Error::Cancelled)? }),
         };
-        Ok(Done { stack, created: None, layered: false })
+        Ok(Done { stack, ..Done::default() })
     }
 
     /// A step that changes no file: what it needs is a time that stays the same as long as the step is cached.
@@ -224,23 +274,36 @@ impl<'a> Executor<'a> {
     /// When this was first done on top of these layers; now, if the cache does not know it.
     pub(super) fn first_time(&self, step: &Step, below: Option<ChainId>, history: Option<&History>) -> String {
         let key = keys::config(below, history);
-        if let Some(record) = self.lookup(step, &key) {
-            return record.created;
+        if let Some(found) = self.lookup(step, &key) {
+            return found.created;
         }
         // A record that cannot be written costs a stable id next time, not the build.
         if let Err(e) = self.cache.remember(&key, None, &self.started) {
             tracing::debug!(error = %e, "cannot remember a step");
         }
+        self.shared.remember(&key, &self.started, None, self.in_image.contains(&step.id));
         self.started.clone()
     }
 
-    pub(super) fn lookup(&self, step: &Step, key: &CacheKey) -> Option<crate::cache::Record> {
+    /// What is known of a step: here, or in a shared cache. It is passed on to the caches that are written.
+    pub(super) fn lookup(&self, step: &Step, key: &CacheKey) -> Option<Found> {
         let off = &self.request.cache;
         let stage = self.plan.stages[step.stage].name.as_deref().unwrap_or_default();
         if off.no_cache || !self.request.output.layers || off.no_cache_stages.iter().any(|s| s == stage) {
             return None;
         }
-        self.cache.lookup(key)
+        let in_image = self.in_image.contains(&step.id);
+        if let Some(record) = self.cache.lookup(key) {
+            let layer = record.layer.map(|id| (id, record.size));
+            self.shared.remember(key, &record.created, layer, in_image);
+            return Some(Found { layer: layer.map(|(id, size)| made_layer(id, size)), created: record.created });
+        }
+        let hit = self.shared.lookup(key)?;
+        self.shared.pass_on(key, &hit, in_image);
+        let Hit { layer, created, .. } = hit;
+        let layer =
+            layer.map(|remote| Layer { remote: Some(remote.clone()), ..made_layer(remote.diff_id, remote.size) });
+        Some(Found { layer, created })
     }
 
     /// The layer of a step: from the cache under any of `keys`, or by doing the `work`. The layer is `None` where nothing
@@ -254,17 +317,16 @@ impl<'a> Executor<'a> {
         always: bool,
         work: impl FnOnce(&Site) -> Result<(), Error>,
     ) -> Result<(Option<Layer>, String), Error> {
-        if let Some(record) = keys.iter().find_map(|k| self.lookup(step, k)) {
-            let layer = record.layer.map(|id| made_layer(id, record.size));
+        if let Some(Found { layer, created }) = keys.iter().find_map(|k| self.lookup(step, k)) {
             let id = match &layer {
                 Some(layer) => parent.stack.with(layer.clone()).chain(),
                 None => parent.stack.chain(),
             };
             self.around.sink.event(&Event::CacheHit { step: key, id: &id.map(|c| c.0.hex()).unwrap_or_default() });
-            return Ok((layer, record.created));
+            return Ok((layer, created));
         }
         let created = jiff::Timestamp::now().to_string();
-        let lower = rootfs::open(&self.snapshots, self.images, &parent.stack)?;
+        let lower = self.lower(&parent.stack)?;
         if !self.request.output.layers {
             let mut slot = self.stage_layers[step.stage].lock().unwrap_or_else(PoisonError::into_inner);
             let active = match slot.take() {
@@ -280,8 +342,26 @@ impl<'a> Executor<'a> {
         work(&Site { lower: &lower, active: &active, view: &lower.view }).map_err(|e| self.explain_shortage(e))?;
         let layer = self.finish_layer(active, &parent.stack, &lower, always)?;
         for k in keys {
-            self.cache.remember(k, layer.as_ref().map(|l| (l.diff_id, l.size)), &created)?;
+            let made = layer.as_ref().map(|l| (l.diff_id, l.size));
+            self.cache.remember(k, made, &created)?;
+            self.shared.remember(k, &created, made, self.in_image.contains(&step.id));
         }
         Ok((layer, created))
     }
+}
+
+/// The steps that lead to `last`, first one first, through the stages that a stage is FROM.
+pub(super) fn chain(plan: &Plan, last: StepId) -> Vec<StepId> {
+    let mut chain = vec![];
+    let mut at = Some(last);
+    while let Some(id) = at {
+        chain.push(id);
+        let step = &plan.steps[id.0];
+        at = match &step.kind {
+            StepKind::Base(Base::Stage(other)) => Some(*other),
+            _ => step.parent,
+        };
+    }
+    chain.reverse();
+    chain
 }

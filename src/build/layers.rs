@@ -13,6 +13,11 @@ use crate::snapshot::Active;
 use std::sync::PoisonError;
 
 impl Executor<'_> {
+    /// The files of a stack.
+    pub(super) fn lower(&self, stack: &Stack) -> Result<Lower, Error> {
+        rootfs::open(&self.snapshots, self.images, self.shared, stack)
+    }
+
     /// An empty layer. Its root directory is the one that steps see, so it has the metadata of the root below.
     pub(super) fn start_layer(&self, lower: &Lower) -> Result<Active, Error> {
         let active = self.snapshots.prepare()?;
@@ -50,7 +55,7 @@ impl Executor<'_> {
             false => self.stage_layers[step.stage].lock().unwrap_or_else(PoisonError::into_inner).take(),
         };
         let Some(active) = active else { return Ok(done) };
-        let lower = rootfs::open(&self.snapshots, self.images, &done.stack)?;
+        let lower = self.lower(&done.stack)?;
         match self.finish_layer(active, &done.stack, &lower, true)? {
             Some(layer) => Ok(Done { stack: done.stack.with(layer), layered: true, ..done }),
             None => Ok(done),
@@ -59,7 +64,7 @@ impl Executor<'_> {
 
     /// All files in one layer.
     pub(super) fn squash(&self, stack: &Stack) -> Result<Layer, Error> {
-        let lower = rootfs::open(&self.snapshots, self.images, stack)?;
+        let lower = self.lower(stack)?;
         let mut blob = self.around.store.hashed_blob_writer()?;
         let stats =
             diff::write_tree(&lower.view, &self.times(), &mut blob).map_err(|e| self.explain_shortage(e.into()))?;
@@ -94,5 +99,5 @@ impl Executor<'_> {
 
 /// A layer that a step made: it lies uncompressed in the store.
 pub(super) fn made_layer(diff_id: DiffId, size: u64) -> Layer {
-    Layer { diff_id, blob: diff_id.0, size, media_type: media::OCI_LAYER.into() }
+    Layer { diff_id, blob: diff_id.0, size, media_type: media::OCI_LAYER.into(), remote: None }
 }

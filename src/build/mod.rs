@@ -43,6 +43,7 @@ pub use commit::Built;
 pub use error::Error;
 pub use shortage::Shortage;
 
+use crate::cache::{Clients, SharedCaches, Trust};
 use crate::oci::{Location, Reference};
 use crate::plan::{self, Plan, PlanRequest, Step, StepKind};
 use crate::registry::Client;
@@ -93,10 +94,18 @@ fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Er
     let mut context = OpenContext::open(request, Some(Reach { around, secrets: &secrets }))?;
     let request = &epoch::settle(request, &context, Reach { around, secrets: &secrets })?;
     sink.event(&Event::DockerfileRead { name: &context.dockerfile_name, size: context.dockerfile.len() as u64 });
+    let shared = shared_caches(request, around)?;
     let built = match platforms::is_index(request) {
-        true => platforms::build(request, &mut context, &secrets, around)?,
-        false => one(request, &mut context, &secrets, around, None)?,
+        true => platforms::build(request, &mut context, (&secrets, &shared), around),
+        false => one(request, &mut context, (&secrets, &shared), around, None),
     };
+    if matches!(built, Err(Error::Cancelled)) || around.cancel.is_cancelled() && built.is_ok() {
+        return built;
+    }
+    // What a failed build finished serves the next one.
+    let written = shared.finish();
+    let mut built = built?;
+    built.elsewhere.extend(&written);
     sink.event(&Event::Built { id: &built.id.hex() });
     Ok(built)
 }
@@ -105,7 +114,7 @@ fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Er
 fn one(
     request: &BuildRequest,
     context: &mut OpenContext,
-    secrets: &Secrets,
+    (secrets, shared): (&Secrets, &SharedCaches<'_>),
     around: Surroundings<'_>,
     label: Option<String>,
 ) -> Result<Built, Error> {
@@ -124,7 +133,7 @@ fn one(
     let remotes = Remotes::find(&plan, reach)?;
     let outline = Outline { platform: label, ..outline(&plan, request.output.layers) };
     sink.event(&Event::Planned(&outline));
-    let given = (secrets, agents, authorities::Authorities::read(&request.security.authorities)?);
+    let given = (secrets, agents, authorities::Authorities::read(&request.security.authorities)?, shared);
     let executor = execute::Executor::new(request, around, &plan, context, &remotes, (&images, &bases), given);
     let result = executor.and_then(|e| e.run());
     checks::show(&findings, sink);
@@ -132,6 +141,21 @@ fn one(
         sink.event(&Event::UnusedBuildArgs { names: &plan.unused_build_args });
     }
     result
+}
+
+/// The caches that the request names.
+fn shared_caches<'a>(request: &BuildRequest, around: Surroundings<'a>) -> Result<SharedCaches<'a>, Error> {
+    let cache = &request.cache;
+    let trust = Trust::read(cache.sign_key.as_deref(), &cache.verify_keys)?;
+    if cache.from.is_empty() && cache.to.is_empty() {
+        return Ok(SharedCaches::none(around.store, around.sink));
+    }
+    if !request.output.layers {
+        let text = "without layers of their own steps are not cached: `--cache-from` and `--cache-to` have no effect";
+        around.sink.event(&Event::Warning { text });
+    }
+    let clients = Clients::like(around.client)?;
+    Ok(SharedCaches::new(around.store, around.sink, &clients, (&cache.from, &cache.to), trust, cache.ttl)?)
 }
 
 fn plan_request(request: &BuildRequest, context: &OpenContext) -> PlanRequest {

@@ -16,7 +16,7 @@ use super::{
     Error,
     copy::literal,
     execute::{Done, Executor},
-    rootfs::{self, Lower},
+    rootfs::Lower,
     stack::Stack,
 };
 use crate::archive::{
@@ -194,7 +194,7 @@ impl Executor<'_> {
             if let Files::Tree(stack) = &w.files
                 && stack.chain().is_some()
             {
-                let tree = rootfs::open(&self.snapshots, self.images, stack)?;
+                let tree = self.lower(stack)?;
                 let digest = self.content(w, &tree.view, None)?;
                 if let Some(part) = by_content.get_mut(2 * i + 1) {
                     *part = format!("content {digest}");
@@ -232,7 +232,7 @@ impl Executor<'_> {
                     guard,
                 },
                 Files::Tree(stack) => {
-                    let tree = rootfs::open(&self.snapshots, self.images, stack)?;
+                    let tree = self.lower(stack)?;
                     self.layers(&tree, inside(w.source()), guard, &mut ready)?
                 }
                 Files::Context => {
@@ -445,7 +445,7 @@ impl Executor<'_> {
         std::fs::create_dir(&files).map_err(failed)?;
         match from {
             Some(Start::Tree(stack)) => {
-                let tree = rootfs::open(&self.snapshots, self.images, stack)?;
+                let tree = self.lower(stack)?;
                 self.copy_part(&tree.view, Path::new(""), dir, false)?;
             }
             Some(Start::Context(id, _)) => self.copy_part(self.context.named(*id)?, Path::new(""), dir, false)?,

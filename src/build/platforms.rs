@@ -9,6 +9,7 @@ use super::context::OpenContext;
 use super::request::BuildRequest;
 use super::secrets::Secrets;
 use super::{Error, Surroundings, one, plan_request, resolver, store_names};
+use crate::cache::{Elsewhere, SharedCaches};
 use crate::oci::{Descriptor, ImageConfig, Index, Location, ManifestFormat, Platform, media};
 use crate::plan::{self, ContextId, ResolveError, ResolvedImage, Resolver};
 use crate::registry::MAX_CONFIG_BYTES;
@@ -27,7 +28,7 @@ pub(super) fn is_index(request: &BuildRequest) -> bool {
 pub(super) fn build(
     request: &BuildRequest,
     context: &mut OpenContext,
-    secrets: &Secrets,
+    given: (&Secrets, &SharedCaches<'_>),
     around: Surroundings<'_>,
 ) -> Result<Built, Error> {
     let platforms = match request.platform.all {
@@ -48,7 +49,7 @@ pub(super) fn build(
     let mut index =
         existing(around.store, index_name.as_ref().map(ToString::to_string).as_deref(), request.output.format)?;
     let single = platforms.len() == 1 && index_name.is_some();
-    let mut image = None;
+    let (mut image, mut elsewhere) = (None, Elsewhere::default());
     for platform in &platforms {
         let mut part = request.clone();
         part.platform.target = platform.clone();
@@ -58,8 +59,9 @@ pub(super) fn build(
             part.output.destinations = vec![];
         }
         let label = (platforms.len() > 1).then(|| platform.to_string());
-        let built = one(&part, context, secrets, around, label)?;
+        let built = one(&part, context, given, around, label)?;
         add(around.store, &mut index, &built.manifest)?;
+        elsewhere.extend(&built.elsewhere);
         image = Some(built);
     }
     let descriptor = around.store.put_index(&index)?;
@@ -80,7 +82,7 @@ pub(super) fn build(
     for name in &names {
         around.sink.event(&Event::Tagged { name });
     }
-    Ok(Built { id: descriptor.digest, manifest: descriptor, names })
+    Ok(Built { id: descriptor.digest, manifest: descriptor, names, elsewhere })
 }
 
 /// The index of this name, to be added to; a new one where there is none.

@@ -5,6 +5,7 @@
 //! `--build-arg NAME` already has the value of the environment, contradictions between flags are gone, and what rbuild
 //! cannot do never got this far. Small structs by subject, so that a function takes the one it needs.
 
+use crate::cache::spec::Spec;
 use crate::oci::{Compression, Digest, Location, ManifestFormat, Platform, Reference};
 use crate::source::GitUrl;
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
@@ -189,6 +190,14 @@ pub struct CacheOptions {
     pub pull: PullPolicy,
     /// Cached steps older than this do not count; zero: none counts.
     pub ttl: Option<Duration>,
+    /// `--cache-from`: where steps are looked up that the store does not know, in order.
+    pub from: Vec<Spec>,
+    /// `--cache-to`: where finished steps go.
+    pub to: Vec<Spec>,
+    /// `--cache-sign-key`: signs the entries that are written.
+    pub sign_key: Option<PathBuf>,
+    /// `--cache-verify-key`: only entries that one of these keys signed count.
+    pub verify_keys: Vec<PathBuf>,
 }
 
 /// When the registry is asked for a base image.
@@ -218,6 +227,8 @@ pub struct OutputOptions {
     pub always_index: bool,
     /// The image becomes part of an index: it is no entry of the store by itself.
     pub part: bool,
+    /// The image goes nowhere but to registries: layers that are elsewhere may stay there.
+    pub only_pushed: bool,
     /// One layer a step (true) or one for the whole build (false).
     pub layers: bool,
     /// One layer with everything, base included.
@@ -244,6 +255,7 @@ impl Default for OutputOptions {
             index: None,
             always_index: false,
             part: false,
+            only_pushed: false,
             layers: true,
             squash: false,
             format: ManifestFormat::Oci,

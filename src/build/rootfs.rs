@@ -2,6 +2,7 @@
 
 use super::{Error, stack::Stack};
 use crate::archive::merged::Merged;
+use crate::cache::SharedCaches;
 use crate::snapshot::Snapshots;
 use crate::source::image::{self, Images};
 use std::{
@@ -58,14 +59,30 @@ impl Arrivals {
 
 /// The layer directories of a stack, lowest first. What is missing of the base image is fetched, and each layer is
 /// extracted as soon as it is here.
-pub(super) fn directories(snapshots: &Snapshots, images: &Images, stack: &Stack) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn directories(
+    snapshots: &Snapshots,
+    images: &Images,
+    shared: &SharedCaches,
+    stack: &Stack,
+) -> Result<Vec<PathBuf>, Error> {
     let layers = stack.references();
+    let made = stack.made();
     let base = stack.base().map_or(0, |b| b.manifest.layers.len());
     let arrivals = Arrivals::default();
     std::thread::scope(|scope| {
-        let mut started = false;
+        let (mut started, mut ahead) = (false, false);
         snapshots.ensure(&layers, |i| {
-            let Some(image) = stack.base().filter(|_| i < base) else { return Ok(()) };
+            let Some(image) = stack.base().filter(|_| i < base) else {
+                // Those above are needed as well, and come meanwhile.
+                let above = made.get(i - base..).unwrap_or_default().iter().filter_map(|l| l.remote.as_ref());
+                let Some(this) = made.get(i - base).and_then(|l| l.remote.as_ref()) else { return Ok(()) };
+                if !ahead {
+                    ahead = true;
+                    let rest: Vec<_> = above.collect();
+                    scope.spawn(move || shared.bring_all(&rest));
+                }
+                return Ok(shared.bring(this)?);
+            };
             if !started {
                 started = true;
                 let arrivals = &arrivals;
@@ -85,8 +102,13 @@ pub(super) struct Lower {
 }
 
 /// [`directories`], and the view of them.
-pub(super) fn open(snapshots: &Snapshots, images: &Images, stack: &Stack) -> Result<Lower, Error> {
-    let dirs = directories(snapshots, images, stack)?;
+pub(super) fn open(
+    snapshots: &Snapshots,
+    images: &Images,
+    shared: &SharedCaches,
+    stack: &Stack,
+) -> Result<Lower, Error> {
+    let dirs = directories(snapshots, images, shared, stack)?;
     let view = snapshots.view(&dirs)?;
     Ok(Lower { dirs, view })
 }

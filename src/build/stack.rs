@@ -1,5 +1,6 @@
 //! The layers below a step, as a list that steps share.
 
+use crate::cache::RemoteLayer;
 use crate::oci::{ChainId, DiffId, Digest};
 use crate::snapshot::LayerRef;
 use crate::source::image::Image;
@@ -16,6 +17,8 @@ pub(super) struct Layer {
     pub size: u64,
     /// Media type of the blob, OCI spelling.
     pub media_type: String,
+    /// Where it can be had, where it need not be in the store.
+    pub remote: Option<RemoteLayer>,
 }
 
 impl Layer {
@@ -84,6 +87,7 @@ impl Stack {
                 blob: d.digest,
                 size: d.size,
                 media_type: super::commit::oci_layer_type(&d.media_type).to_owned(),
+                remote: None,
             })
             .collect()
     }
@@ -112,7 +116,7 @@ mod tests {
 
     fn layer(n: usize) -> Layer {
         let digest = Digest::of(n.to_string());
-        Layer { diff_id: DiffId(digest), blob: digest, size: 1, media_type: "x".into() }
+        Layer { diff_id: DiffId(digest), blob: digest, size: 1, media_type: "x".into(), remote: None }
     }
 
     #[test]

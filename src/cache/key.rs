@@ -11,6 +11,11 @@ const VERSION: &str = "rbuild step 1";
 pub struct CacheKey(Digest);
 
 impl CacheKey {
+    /// The key of no step.
+    pub(super) fn none() -> CacheKey {
+        CacheKey(Digest::from_bytes([0; 32]))
+    }
+
     /// 64 hexadecimal digits.
     pub fn hex(&self) -> String {
         self.0.hex()

@@ -6,10 +6,31 @@
 //! stage that was rebuilt to the same files still hits.
 //!
 //! A record is a file in `steps/` of the store, named by the key. It counts only while the layer's blob is there.
+//!
+//! What a store does not know may be known to others: [`SharedCaches`] are the caches of `--cache-from` and `--cache-to`, each
+//! a [`Backend`] in a file of its own. The formats are in `docs/cache.md`.
 
+mod backend;
+mod document;
+mod elsewhere;
+mod entry;
+mod guard;
+mod http;
+mod inline;
 mod key;
+mod local;
+mod redis;
+mod registry;
+mod shared;
+pub mod spec;
+mod trust;
+mod writer;
 
+pub use backend::{Backend, Clients, Fault};
+pub use elsewhere::Elsewhere;
 pub use key::{CacheKey, KeyBuilder};
+pub use shared::{Hit, Lost, RemoteLayer, SharedCaches};
+pub use trust::Trust;
 
 use crate::error::{Classified, Kind};
 use crate::oci::{DiffId, Digest};
@@ -72,12 +93,8 @@ impl<'a> StepCache<'a> {
     pub fn lookup(&self, key: &CacheKey) -> Option<Record> {
         let path = self.path(key);
         let record: Record = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
-        if let Some(ttl) = self.ttl {
-            let made: jiff::Timestamp = record.created.parse().ok()?;
-            let age = jiff::Timestamp::now().as_millisecond().saturating_sub(made.as_millisecond());
-            if i128::from(age) > ttl.as_millis().try_into().unwrap_or(i128::MAX) || ttl.is_zero() {
-                return None;
-            }
+        if self.ttl.is_some_and(|ttl| is_older(&record.created, ttl)) {
+            return None;
         }
         if let Some(layer) = &record.layer {
             if self.store.blob_size(&layer.0).ok()? != Some(record.size) {
@@ -125,6 +142,13 @@ impl<'a> StepCache<'a> {
         let json = serde_json::to_vec(record).unwrap_or_default();
         Ok(self.store.write_file(&self.path(key), &json)?)
     }
+}
+
+/// Whether what was made at this time is older than `ttl`. What has no time is.
+fn is_older(created: &str, ttl: Duration) -> bool {
+    let Ok(made) = created.parse::<jiff::Timestamp>() else { return true };
+    let age = jiff::Timestamp::now().as_millisecond().saturating_sub(made.as_millisecond());
+    i128::from(age) > ttl.as_millis().try_into().unwrap_or(i128::MAX) || ttl.is_zero()
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use super::foreign::Foreign;
 use super::names::Naming;
 use super::values::{self, Var};
 use super::{
-    Error, Global, bud_foreign::BudFlags, delivery, names, platform::PlatformArgs, registry_flags::RegistryArgs,
-    steps::StepArgs,
+    Error, Global, bud_foreign::BudFlags, cache_flags::CacheArgs, delivery, names, platform::PlatformArgs,
+    registry_flags::RegistryArgs, steps::StepArgs,
 };
 use crate::build::request::{
     BuildRequest, CacheOptions, Context, ContextOptions, DockerfileSource, FileOptions, MetadataOptions, OutputOptions,
@@ -101,6 +101,9 @@ pub struct BudArgs {
     /// Age beyond which cached steps do not count
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     pub cache_ttl: Option<Duration>,
+    /// Caches that are shared with other builders.
+    #[command(flatten)]
+    pub caches: CacheArgs,
     /// When to ask the registry for base images: always, missing, never, newer
     #[arg(long, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     pub pull: Option<String>,
@@ -235,7 +238,7 @@ impl BudArgs {
             context: self.context(&file)?,
             target: self.target_options(var)?,
             platform,
-            cache: self.cache()?,
+            cache: self.cache(&output.destinations)?,
             security: self.security(output.layers, var, warn)?,
             metadata: self.metadata(var)?,
             registry: self.registry.lower()?,
@@ -307,7 +310,7 @@ impl BudArgs {
         })
     }
 
-    fn cache(&self) -> Result<CacheOptions, Error> {
+    fn cache(&self, destinations: &[Location]) -> Result<CacheOptions, Error> {
         let named = self.pull.as_deref().map(pull_policy).transpose()?;
         let pull = match (self.pull_always == Some(true), self.pull_never == Some(true), named) {
             (true, true, _) | (true, _, Some(PullPolicy::Never)) | (_, true, Some(PullPolicy::Always)) => {
@@ -322,6 +325,7 @@ impl BudArgs {
             no_cache_stages: vec![],
             pull,
             ttl: self.cache_ttl.filter(|ttl| !ttl.is_zero()),
+            ..self.caches.lower(destinations)?
         })
     }
 

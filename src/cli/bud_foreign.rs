@@ -12,7 +12,6 @@ const USERNS: Verdict =
     Verdict::Refused("rbuild chooses the user namespace itself, as wide as the pod allows: see `rbuild info`");
 const PRIVATE: Verdict = Verdict::Only(&["private", "container", ""], "RUN steps always get a namespace of their own");
 const SBOM: Verdict = Verdict::Refused("make the SBOM of the finished image with a scanner that reads OCI archives");
-const LOCAL_CACHE: &str = "steps are cached in the local store only; keep `RBUILD_ROOT` on a volume";
 const NO_RUNTIME: &str = "rbuild starts the commands of RUN itself";
 const POLICY: Verdict = Verdict::Refused("rbuild checks no signatures: verify the base image before the build");
 
@@ -28,7 +27,6 @@ impl Table for BudFlags {
         text("runtime", Verdict::Ignored(NO_RUNTIME)),
         text("runtime-flag", Verdict::Ignored(NO_RUNTIME)),
         text("cgroup-parent", Verdict::Ignored("RUN steps stay in the pod's own cgroup")),
-        text("cache-from", Verdict::Ignored(LOCAL_CACHE)),
         // Namespaces.
         text("pid", PRIVATE),
         text("ipc", PRIVATE),
@@ -53,8 +51,6 @@ impl Table for BudFlags {
         text("cdi-config-dir", Verdict::Refused("CDI names are not known here: give paths with `--device`")),
         text("hooks-dir", Verdict::Refused("rbuild has no runtime that runs hooks: put the work into a RUN step")),
         boolean("stdin", Verdict::RefusedIfTrue("RUN steps read nothing: use a heredoc or COPY a file")),
-        // Caches.
-        text("cache-to", Verdict::Refused(LOCAL_CACHE)),
         // Outputs.
         boolean("save-stages", Verdict::RefusedIfTrue("build the stage on its own with `--target STAGE -t NAME`")),
         boolean("stage-labels", Verdict::RefusedIfTrue("put LABEL instructions into the stages")),

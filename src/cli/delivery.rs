@@ -5,10 +5,11 @@ use super::meter::Meter;
 use super::{Error, Global, registry_flags, store_limit::StoreLimit};
 use crate::build::{
     self, Built,
-    request::{BuildRequest, RootfsOutput},
+    request::{BuildRequest, CacheOptions, OutputOptions, RootfsOutput},
 };
 use crate::export::{self, Form, RootfsTo};
 use crate::oci::{Descriptor, Location, media};
+use crate::registry::Client;
 use crate::store::Store;
 use crate::sys::signal::{self, Cancel};
 use crate::ui::Sink;
@@ -33,18 +34,55 @@ fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn S
     let driver = global.storage_driver(&super::values::process_var)?;
     let meter = Meter::new(sink, request.output.step_usage);
     let around = build::Surroundings { store, client: &client, driver, sink: &meter, cancel: &cancel };
-    let built = build::build(request, around)?;
+    let request = &BuildRequest {
+        output: OutputOptions { only_pushed: is_only_pushed(&request.output), ..request.output.clone() },
+        ..request.clone()
+    };
+    let mut built = build::build(request, around)?;
     // What was built is safe in the store, and a transfer can be left anywhere.
     end_on_signals()?;
     if let Some(code) = super::error::signal_code() {
         // It came too late for the build to hear.
         return Err(Error::Silent(code));
     }
+    let delivered = deliver(store, &built, request, &client, sink);
+    let manifest = match delivered {
+        Err(_) if built.elsewhere.is_lost() => {
+            // A cache had promised layers that it does not have: then they are made here.
+            let without = BuildRequest {
+                cache: CacheOptions { from: vec![], ..request.cache.clone() },
+                output: OutputOptions { only_pushed: false, ..request.output.clone() },
+                ..request.clone()
+            };
+            built = build::build(&without, around)?;
+            deliver(store, &built, &without, &client, sink)?
+        }
+        other => other?,
+    };
+    write_files(request, &built, &manifest, &meter)?;
+    Ok(built)
+}
+
+/// Whether the image goes to registries and nowhere else, so that nothing of it has to be here.
+fn is_only_pushed(output: &OutputOptions) -> bool {
+    let pushed = |d: &Location| matches!(d, Location::Registry(_));
+    let anything = !output.destinations.is_empty() && output.destinations.iter().all(pushed);
+    anything && output.rootfs.is_empty() && output.index.is_none()
+}
+
+/// Brings a built image to its destinations, and returns what it became at the last one.
+fn deliver(
+    store: &Store,
+    built: &Built,
+    request: &BuildRequest,
+    client: &Client,
+    sink: &dyn Sink,
+) -> Result<Descriptor, Error> {
     let mut manifest = built.manifest.clone();
     let form = Form { format: Some(request.output.format), compression: request.output.compression };
     let name = built.names.first().and_then(|n| n.parse().ok());
     for destination in &request.output.destinations {
-        let around = export::Surroundings { client: &client, sink };
+        let around = export::Surroundings { client, sink, elsewhere: &built.elsewhere };
         let delivered = export::deliver(store, &built.manifest, destination, name.as_ref(), &form, around);
         let delivered = delivered.map_err(|e| Error::from(e).doing(format!("writing image to `{destination}`")))?;
         manifest = delivered.unwrap_or(manifest);
@@ -57,8 +95,7 @@ fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn S
         let written = export::write_rootfs(store, &built.manifest, to, sink);
         written.map_err(|e| Error::from(e).doing(format!("writing files to `{}`", shown.display())))?;
     }
-    write_files(request, &built, &manifest, &meter)?;
-    Ok(built)
+    Ok(manifest)
 }
 
 /// A flag that the signals which end a program raise.

@@ -24,8 +24,6 @@ pub enum Verdict {
     NoEffect,
     /// The same, with what is so instead.
     Ignored(&'static str),
-    /// These values are without effect, with what is so instead, which is also the hint with which others are refused.
-    OnlyIgnored(&'static [&'static str], &'static str),
     /// A boolean that asks for what is so anyway; only `false` would be something else, and has no effect.
     AsIs,
     /// These values ask for what is so anyway; every other one is refused with the hint.
@@ -143,15 +141,6 @@ impl<T> Foreign<T> {
                         return Err(Error::unsupported(format!("`--{}={other}`", flag.long), hint));
                     }
                 }
-                Verdict::OnlyIgnored(allowed, instead) => {
-                    for value in values {
-                        let given = format!("--{}={value}", flag.long);
-                        if !allowed.contains(&value.as_str()) {
-                            return Err(Error::unsupported(format!("`{given}`"), instead));
-                        }
-                        warn(format!("{given} has no effect here: {instead}"));
-                    }
-                }
                 Verdict::NoEffect => warn(format!("--{} has no effect here", flag.long)),
                 Verdict::Ignored(instead) => warn(format!("--{} has no effect here: {instead}", flag.long)),
                 Verdict::AsIs => match values.last().map(|v| super::values::boolean(v)) {
@@ -175,9 +164,8 @@ pub fn assert_sound<T: Table>() {
     let mut seen = std::collections::BTreeSet::new();
     for flag in T::FLAGS {
         assert!(seen.insert(flag.long), "--{} is listed twice", flag.long);
-        use Verdict::{Ignored, Only, OnlyIgnored, Refused, RefusedIfTrue};
-        if let Ignored(hint) | Refused(hint) | Only(_, hint) | OnlyIgnored(_, hint) | RefusedIfTrue(hint) = flag.verdict
-        {
+        use Verdict::{Ignored, Only, Refused, RefusedIfTrue};
+        if let Ignored(hint) | Refused(hint) | Only(_, hint) | RefusedIfTrue(hint) = flag.verdict {
             assert!(hint.len() > 10, "--{} has no hint", flag.long);
             assert!(!hint.ends_with('.'), "--{}: {hint}", flag.long);
         }

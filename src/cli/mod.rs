@@ -24,6 +24,7 @@ mod bud_foreign;
 #[cfg(test)]
 mod bud_tests;
 mod build_output;
+mod cache_flags;
 mod calls;
 mod check;
 mod contexts;

@@ -112,7 +112,7 @@ pub fn push(
         Some(text) => Location::Registry(text.parse::<Reference>()?.docker_normalized().with_default_tag()),
     };
     let client = registry_flags::client(registry, global)?;
-    let around = export::Surroundings { client: &client, sink };
+    let around = export::Surroundings { client: &client, sink, elsewhere: &Default::default() };
     match export::deliver(store, &found.descriptor, &destination, name.as_ref(), form, around)? {
         Some(written) => Ok(written),
         None => {

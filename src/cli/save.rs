@@ -49,7 +49,7 @@ pub fn run(args: &SaveArgs, global: &Global) -> Result<(), Error> {
                 _ => Location::OciArchive { path, name },
             };
             let client = registry::Client::new(registry::Options::default())?;
-            let around = export::Surroundings { client: &client, sink: &Silent };
+            let around = export::Surroundings { client: &client, sink: &Silent, elsewhere: &Default::default() };
             export::deliver(&store, &found.descriptor, &to, None, &Form::default(), around)?;
             Ok(())
         }

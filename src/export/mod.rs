@@ -28,6 +28,7 @@ pub use oci_dir::OciDir;
 pub use registry::Registry;
 pub use rootfs::{RootfsTo, write_rootfs};
 
+use crate::cache::Elsewhere;
 use crate::oci::{Descriptor, Location, Platform, Reference, media};
 use crate::registry::Client;
 use crate::store::Store;
@@ -41,6 +42,8 @@ pub struct Surroundings<'a> {
     pub client: &'a Client,
     /// Who is told about progress.
     pub sink: &'a dyn Sink,
+    /// Where layers are that the store does not have.
+    pub elsewhere: &'a Elsewhere,
 }
 
 /// What was written.

@@ -37,7 +37,7 @@ impl Registry {
         tagged: bool,
     ) -> Result<Descriptor, Error> {
         let progress = Progress::start(around.sink, Direction::Push, &self.to.to_string());
-        let source = Source { image, form: *form, elsewhere: elsewhere(image.store(), &self.to) };
+        let source = Source { image, form: *form, to: &self.to, near: near(image.store(), &self.to), around };
         for layer in &image.manifest.layers {
             progress.blob(&layer.digest, layer.size, BlobState::Waiting);
         }
@@ -84,13 +84,15 @@ impl Registry {
 struct Source<'a> {
     image: &'a StoredImage<'a>,
     form: Form,
+    to: &'a Reference,
     /// Layers that another repository of the same registry probably has.
-    elsewhere: BTreeMap<Digest, String>,
+    near: BTreeMap<Digest, String>,
+    around: Surroundings<'a>,
 }
 
 /// Layers of images that the store knows under another name of the same registry: the registry may link them instead of
 /// taking them again.
-fn elsewhere(store: &Store, to: &Reference) -> BTreeMap<Digest, String> {
+fn near(store: &Store, to: &Reference) -> BTreeMap<Digest, String> {
     let mut found = BTreeMap::new();
     for entry in store.list().unwrap_or_default() {
         let Some(Ok(name)) = entry.name.as_deref().map(str::parse::<Reference>) else { continue };
@@ -104,6 +106,30 @@ fn elsewhere(store: &Store, to: &Reference) -> BTreeMap<Digest, String> {
 }
 
 impl Source<'_> {
+    /// A repository of the same registry that has this blob.
+    fn mount_from(&self, blob: &Digest) -> Option<String> {
+        let known = self.around.elsewhere.repository(blob);
+        let near = known.filter(|r| r.registry == self.to.registry && r.repository != self.to.repository);
+        near.map(|r| r.repository.clone()).or_else(|| self.near.get(blob).cloned())
+    }
+
+    /// Opens a blob: in the store, or as a copy of it where only somebody else has it.
+    fn open(&self, blob: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+        let store = self.image.store();
+        match store.open_blob(&blob.digest) {
+            Err(_) if self.around.elsewhere.has(&blob.digest) => {
+                let dir = store.temp_dir("copy").map_err(io::Error::other)?;
+                let path = dir.path().join("layer");
+                let mut file = std::fs::File::create_new(&path)?;
+                let fetched = self.around.elsewhere.fetch(self.around.client, blob, &mut file);
+                fetched.map_err(io::Error::other)?;
+                // The directory goes, the open file stays as long as somebody reads it.
+                Ok(Box::new(std::fs::File::open(&path)?))
+            }
+            opened => Ok(Box::new(opened.map_err(io::Error::other)?)),
+        }
+    }
+
     fn wanted(&self) -> Compression {
         self.form.compression.unwrap_or(Compression::Gzip)
     }
@@ -116,17 +142,15 @@ impl PushSource for Source<'_> {
             let how = StoredImage::outgoing(layer, self.wanted());
             let media_type = self.image.layer_type(layer, how, self.form);
             let (digest, size) = (layer.digest, layer.size);
-            let mount_from = self.elsewhere.get(&digest).cloned();
+            let mount_from = self.mount_from(&digest);
             if Compression::of_layer(&layer.media_type).is_none_or(|have| have == how) {
-                let open = move || -> io::Result<Box<dyn Read + Send>> {
-                    // The client compares what it sends with the descriptor, before the last of it goes.
-                    Ok(Box::new(store.open_blob(&digest).map_err(io::Error::other)?))
-                };
-                let descriptor = Descriptor { media_type, ..layer.clone() };
-                return LayerSource::Known { descriptor, mount_from, open: Box::new(open) };
+                // The client compares what it sends with the descriptor, before the last of it goes.
+                let (descriptor, blob) = (Descriptor { media_type, ..layer.clone() }, layer.clone());
+                return LayerSource::Known { descriptor, mount_from, open: Box::new(move || self.open(&blob)) };
             }
             let known =
                 store.compressed(&diff_id, how.name()).map(|d| Descriptor { media_type: media_type.clone(), ..d });
+            let mount_from = known.as_ref().and_then(|known| self.mount_from(&known.digest)).or(mount_from);
             LayerSource::Stream {
                 media_type,
                 known,

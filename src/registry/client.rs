@@ -35,7 +35,19 @@ impl Client {
         Ok(Client { options, core, runtime: Mutex::default() })
     }
 
-    fn runtime(&self) -> Result<Handle, Error> {
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    pub(super) fn core_arc(&self) -> Arc<Core> {
+        self.core.clone()
+    }
+
+    pub(super) fn runtime(&self) -> Result<Handle, Error> {
         let mut slot = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = slot.as_ref() {
             return Ok(runtime.handle().clone());

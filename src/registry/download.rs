@@ -101,7 +101,7 @@ pub fn percent_decoded(text: &str) -> Vec<u8> {
 }
 
 /// An address without the user and password in it, and the header that they make. `None`: no address of a web server.
-fn opened(text: &str) -> Option<(Url, Option<HeaderValue>)> {
+pub(super) fn opened(text: &str) -> Option<(Url, Option<HeaderValue>)> {
     let mut url = Url::parse(text).ok().filter(|u| matches!(u.scheme(), "http" | "https") && u.host().is_some())?;
     if url.username().is_empty() && url.password().is_none() {
         return Some((url, None));

@@ -37,6 +37,7 @@ mod resolve;
 mod tls;
 mod transport;
 mod upload;
+mod within;
 
 #[cfg(test)]
 mod tests;

@@ -196,7 +196,7 @@ pub(super) async fn head(place: &Place, reference: &Reference, doing: &str) -> R
 }
 
 /// A blob that is held in memory, checked.
-async fn small_blob(place: &Place, blob: &Descriptor, limit: u64, doing: &str) -> Result<Vec<u8>, Error> {
+pub(super) async fn small_blob(place: &Place, blob: &Descriptor, limit: u64, doing: &str) -> Result<Vec<u8>, Error> {
     let corrupt = |why: String| Error::Corrupt { doing: doing.to_owned(), why };
     if blob.size > limit {
         return Err(corrupt(format!("blob `{}` of {} bytes is larger than the limit {limit}", blob.digest, blob.size)));

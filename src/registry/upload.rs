@@ -31,7 +31,7 @@ use tokio_util::bytes::{Bytes, BytesMut};
 /// Bytes that go to the network at once.
 const CHUNK_BYTES: usize = 128 << 10;
 /// Chunks between the producer and the network.
-const CHANNEL_CHUNKS: usize = 8;
+pub(super) const CHANNEL_CHUNKS: usize = 8;
 
 /// What a blob that is to be brought is.
 pub(super) enum Blob<'a> {
@@ -375,7 +375,7 @@ fn with_digest(session: &Url, digest: &Digest) -> Url {
 }
 
 /// Up to [`CHUNK_BYTES`] bytes; fewer only at the end.
-fn read_chunk(reader: &mut impl Read) -> io::Result<Bytes> {
+pub(super) fn read_chunk(reader: &mut impl Read) -> io::Result<Bytes> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut filled = 0;
     while let Some(free) = chunk.get_mut(filled..).filter(|f| !f.is_empty()) {
@@ -391,7 +391,7 @@ fn read_chunk(reader: &mut impl Read) -> io::Result<Bytes> {
 }
 
 /// The body of a request, from a channel, watched.
-fn body_of(receiver: mpsc::Receiver<io::Result<Bytes>>, flow: Arc<Flow>) -> Body {
+pub(super) fn body_of(receiver: mpsc::Receiver<io::Result<Bytes>>, flow: Arc<Flow>) -> Body {
     Body::wrap_stream(stream::unfold((receiver, flow), |(mut receiver, flow)| async move {
         let next = match receiver.try_recv() {
             Ok(next) => Some(next),

@@ -74,6 +74,11 @@ impl Web {
         self.state.pages.lock().expect("pages").insert(path.to_owned(), page);
     }
 
+    /// What is behind each path now, also what others put there.
+    pub fn pages(&self) -> BTreeMap<String, Page> {
+        self.state.pages.lock().expect("pages").clone()
+    }
+
     /// Serves the repositories in a directory below `/git/`.
     pub fn serve_git(&self, directory: PathBuf) {
         *self.state.repositories.lock().expect("repositories") = Some(directory);
@@ -131,6 +136,11 @@ fn answer(stream: TcpStream, state: &State) -> std::io::Result<()> {
     if let (Some(path), Some(root)) = (path.strip_prefix("/git/"), repositories) {
         return git(&asked, path, query, &root, output);
     }
+    if asked.line.starts_with("PUT ") {
+        let page = Page { body: asked.body, ..Page::default() };
+        state.pages.lock().expect("pages").insert(path.to_owned(), page);
+        return output.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    }
     let page = state.pages.lock().expect("pages").get(path).cloned();
     let page = page.unwrap_or(Page { status: Some("404 Not Found"), ..Page::default() });
     let tag = page.headers.iter().find(|(name, _)| *name == "ETag").map(|(_, tag)| tag.clone());
@@ -144,6 +154,9 @@ fn answer(stream: TcpStream, state: &State) -> std::io::Result<()> {
         return output.write_all(format!("{head}\r\n").as_bytes());
     }
     output.write_all(format!("{head}Content-Length: {}\r\n\r\n", page.body.len()).as_bytes())?;
+    if asked.line.starts_with("HEAD ") {
+        return Ok(());
+    }
     if page.stalls {
         output.write_all(&page.body[..page.body.len() / 2])?;
         // Until the other side is gone.

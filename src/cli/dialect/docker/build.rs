@@ -8,6 +8,7 @@ use crate::build::request::{
     ProgressOptions, ProgressStyle, PullPolicy, RegistryOptions, SecurityOptions, TargetOptions,
 };
 use crate::cli::build_output::{self, Output};
+use crate::cli::cache_flags::CacheArgs;
 use crate::cli::calls::{self, Call};
 use crate::cli::foreign::Foreign;
 use crate::cli::names::Naming;
@@ -57,6 +58,9 @@ pub(super) struct BuildArgs {
     /// Do not cache specified stages
     #[arg(long, value_name = "STAGE")]
     pub no_cache_filter: Vec<String>,
+    /// Caches that are shared with other builders.
+    #[command(flatten)]
+    pub caches: CacheArgs,
     /// Always attempt to pull all referenced images
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = values::boolean)]
@@ -128,6 +132,7 @@ impl BuildArgs {
         let platform = PlatformArgs::whole(self.platform.iter().cloned().chain(default));
         let explicit = platform.is_explicit();
         let platforms = platform.platforms()?;
+        let output = self.output(!self.annotation.is_empty())?;
         let annotations = self.annotation.iter().map(|a| annotation(a, &platforms)).collect::<Result<Vec<_>, _>>()?;
         let mut platforms = platforms.into_iter();
         let target = platforms.next().unwrap_or_else(Platform::host);
@@ -151,8 +156,9 @@ impl BuildArgs {
                 no_cache_stages: values::commas(&self.no_cache_filter),
                 pull: if self.pull == Some(true) { PullPolicy::Always } else { PullPolicy::Missing },
                 ttl: None,
+                ..self.caches.lower(&output.destinations)?
             },
-            output: self.output(!annotations.is_empty())?,
+            output,
             security: SecurityOptions {
                 network: self.network.as_deref().map(network).transpose()?.flatten(),
                 http_proxy: true,

@@ -8,7 +8,6 @@ pub(super) struct BuildFlags;
 
 const LIMITS: Verdict =
     Verdict::Refused("RUN steps live in the pod's own limits: set `resources.limits` of the container");
-const LOCAL_CACHE: &str = "steps are cached in the local store only; keep `RBUILD_ROOT` on a volume";
 const DEBUGGER: &str = "build up to the stage with `--target`, and look into it with `rbuild run`";
 const ATTEST: &str = "attestations are not made yet: leave it out or pass `false`, and scan the finished image";
 
@@ -19,12 +18,10 @@ impl Table for BuildFlags {
         boolean("compress", Verdict::NoEffect),
         boolean("disable-content-trust", Verdict::NoEffect),
         text("builder", Verdict::Ignored("there is one builder, rbuild itself")),
-        text("cache-from", Verdict::Ignored(LOCAL_CACHE)),
         text("cgroup-parent", Verdict::Ignored("RUN steps stay in the pod's own cgroup")),
         // Docker's own store is where a build ends up anyway.
         boolean("load", Verdict::AsIs),
         text("isolation", Verdict::Only(&["", "default"], "leave it out: rbuild takes the strongest there is")),
-        text("cache-to", Verdict::OnlyIgnored(&["type=inline", "inline"], LOCAL_CACHE)),
         short('m', text("memory", LIMITS)),
         text("memory-swap", LIMITS),
         short('c', text("cpu-shares", LIMITS)),

@@ -103,7 +103,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
         &["build", "--secret=src=x", "."],
         &["build", "--provenance=mode=max", "."],
         &["build", "--provenance=false", "."],
-        &["build", "--cache-to=type=registry,ref=x", "."],
+        &["build", "--cache-to=type=registry", "."],
         &["build", "--progress=rawjson", "."],
         &["build", "--platform=linux/amd64,a/b/c/d", "."],
         &["build", "--nosuch", "."],
@@ -116,7 +116,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     invalid value `src=x` for `--secret`: it has no id | write `id=ID,src=FILE`
     `--provenance=mode=max` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
     ["build", "--provenance=false", "."] was accepted
-    `--cache-to=type=registry,ref=x` is not supported | steps are cached in the local store only; keep `RBUILD_ROOT` on a volume
+    `--cache-to type=registry` has no `ref` | use `type=registry,ref=REPOSITORY`, `type=local` with `src=DIR` or `dest=DIR`, `type=redis,url=URL`, `type=http,url=URL` or, with `--cache-to`, `type=inline`
     `--progress=rawjson` is not supported | use `plain` or `quiet`
     invalid platform `a/b/c/d`: expected `os/arch`, `os/arch/variant` or an architecture | 
     unknown flag: --nosuch | did you mean `--no-cache`?
@@ -164,7 +164,7 @@ fn no_flag_is_dropped_on_the_way_to_the_request() {
 
 /// What `docker build` and `docker buildx build` have beyond what rbuild acts on.
 const OF_OTHERS: &str = "attest=type=sbom attest=type=sbom,disabled=true attest=type=provenance,mode=max \
-    builder=a cache-from=a cache-to=type=gha cache-to=type=inline cgroup-parent=a compress=true cpu-period=5 \
+    builder=a cache-to=type=gha cgroup-parent=a compress=true cpu-period=5 \
     cpu-quota=5 cpu-shares=5 cpuset-mems=0 debug=true detach=true disable-content-trust=true force-rm=true \
     invoke=a isolation=default isolation=hyperv load=true load=false memory-swap=5 memory=5 on=error \
     policy=filename=a \
@@ -188,9 +188,7 @@ fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
     attest=type=sbom,disabled=true: so anyway
     attest=type=provenance,mode=max: `--attest=type=provenance,mode=max` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
     builder=a: --builder has no effect here: there is one builder, rbuild itself
-    cache-from=a: --cache-from has no effect here: steps are cached in the local store only; keep `RBUILD_ROOT` on a volume
-    cache-to=type=gha: `--cache-to=type=gha` is not supported | steps are cached in the local store only; keep `RBUILD_ROOT` on a volume
-    cache-to=type=inline: --cache-to=type=inline has no effect here: steps are cached in the local store only; keep `RBUILD_ROOT` on a volume
+    cache-to=type=gha: `--cache-to type=gha` is not supported | use `type=registry,ref=REPOSITORY`, `type=local` with `src=DIR` or `dest=DIR`, `type=redis,url=URL`, `type=http,url=URL` or, with `--cache-to`, `type=inline`
     cgroup-parent=a: --cgroup-parent has no effect here: RUN steps stay in the pod's own cgroup
     compress=true: --compress has no effect here
     cpu-period=5: `--cpu-period` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container

@@ -1,0 +1,175 @@
+//! What keeps a bad cache from costing more than it is worth.
+//!
+//! A build spends at most [`ALLOWANCE`] on waiting for caches that do not answer as they should, all of them together. One
+//! that is down is not asked again; when the allowance is spent, none is.
+
+use super::CacheKey;
+use super::backend::{Backend, Fault};
+use crate::oci::Descriptor;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What a build waits for caches beyond what their answers should take.
+pub(super) const ALLOWANCE: Duration = Duration::from_secs(3);
+/// What an answer may take without being charged.
+const PROMPT: Duration = Duration::from_millis(250);
+/// The longest that one question waits.
+const LONGEST: Duration = Duration::from_millis(2500);
+
+/// The time that is left, and what there is to tell.
+#[derive(Debug)]
+pub(super) struct Patience {
+    left: Mutex<Duration>,
+    news: Mutex<Vec<String>>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { left: Mutex::new(ALLOWANCE), news: Mutex::default() }
+    }
+}
+
+impl Patience {
+    /// What may still be lost.
+    pub fn left(&self) -> Duration {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes off what was lost.
+    pub fn charge(&self, lost: Duration) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *left;
+        *left = left.saturating_sub(lost);
+        if left.is_zero() && !before.is_zero() {
+            self.tell("the caches are too slow to be of use, and are not asked any more".into());
+        }
+    }
+
+    /// Keeps a warning until somebody shows it.
+    pub fn tell(&self, text: String) {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    }
+
+    /// The warnings that nobody has shown yet.
+    pub fn news(&self) -> Vec<String> {
+        std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A back end with what is known of its health.
+pub(super) struct Guarded {
+    pub backend: Arc<dyn Backend>,
+    pub scope: String,
+    patience: Arc<Patience>,
+    no_reads: AtomicBool,
+    no_writes: AtomicBool,
+    noted: AtomicBool,
+}
+
+impl Guarded {
+    pub fn new(backend: Arc<dyn Backend>, scope: &str, patience: Arc<Patience>) -> Guarded {
+        let off = || AtomicBool::new(false);
+        Guarded { backend, scope: scope.to_owned(), patience, no_reads: off(), no_writes: off(), noted: off() }
+    }
+
+    /// Whether it is still asked.
+    pub fn readable(&self) -> bool {
+        !self.no_reads.load(Ordering::Relaxed) && !self.patience.left().is_zero()
+    }
+
+    /// Whether it answered until now: what it has is worth asking for, however slow it is.
+    pub fn alive(&self) -> bool {
+        !self.no_reads.load(Ordering::Relaxed)
+    }
+
+    /// Gives it up, in silence.
+    pub fn give_up(&self) {
+        self.no_reads.store(true, Ordering::Relaxed);
+    }
+
+    /// Moves a layer. It takes as long as it takes; what a failure took is charged.
+    pub fn fetch(&self, blob: &Descriptor, to: &mut (dyn Write + Send)) -> Result<(), Fault> {
+        if !self.alive() {
+            return Err(Fault::Down("it is not asked any more".into()));
+        }
+        let started = Instant::now();
+        let fetched = self.backend.fetch(blob, to);
+        if let Err(fault) = &fetched {
+            self.patience.charge(started.elapsed());
+            if matches!(fault, Fault::Down(_)) {
+                self.faulted(fault);
+            }
+        }
+        fetched
+    }
+
+    /// Whether it is still written to.
+    pub fn writable(&self) -> bool {
+        !self.no_writes.load(Ordering::Relaxed)
+    }
+
+    /// Asks a question, within what time is left. `None`: it has no answer that is of use.
+    pub fn ask<T>(&self, question: impl FnOnce(Duration) -> Result<T, Fault>) -> Option<T> {
+        if !self.readable() {
+            return None;
+        }
+        let (started, limit) = (Instant::now(), self.patience.left().min(LONGEST));
+        let answer = question(limit);
+        self.patience.charge(started.elapsed().saturating_sub(PROMPT));
+        if !self.noted.load(Ordering::Relaxed)
+            && let Some(note) = self.backend.note()
+            && !self.noted.swap(true, Ordering::Relaxed)
+        {
+            self.patience.tell(format!("cache `{}`: {note}", self.backend.name()));
+        }
+        match answer {
+            Ok(answer) => Some(answer),
+            Err(fault) => {
+                self.faulted(&fault);
+                None
+            }
+        }
+    }
+
+    /// Whether it says anything at all.
+    pub fn answers(&self, within: Duration) -> bool {
+        self.writable() && !matches!(self.backend.lookup(&CacheKey::none(), within), Err(Fault::Down(_)))
+    }
+
+    /// Takes note of a fault of reading.
+    pub fn faulted(&self, fault: &Fault) {
+        match fault {
+            Fault::Down(why) => {
+                if !self.no_reads.swap(true, Ordering::Relaxed) {
+                    self.patience.tell(format!("cache `{}` is not used: {why}", self.backend.name()));
+                }
+            }
+            Fault::Bad(why) => {
+                self.patience.tell(format!("an entry of cache `{}` is not used: {why}", self.backend.name()))
+            }
+        }
+    }
+
+    /// Takes note of a fault of writing. A place that cannot be reached for reading need not be named again.
+    pub fn write_faulted(&self, fault: &Fault) {
+        match fault {
+            Fault::Down(why) => {
+                let named = self.no_reads.load(Ordering::Relaxed);
+                if !self.no_writes.swap(true, Ordering::Relaxed) && !named {
+                    self.patience.tell(format!("cache `{}` is not written: {why}", self.backend.name()));
+                }
+            }
+            Fault::Bad(why) => {
+                self.patience.tell(format!("an entry of cache `{}` is not written: {why}", self.backend.name()));
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.backend.name())
+    }
+}

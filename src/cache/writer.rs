@@ -1,0 +1,425 @@
+//! What goes to the caches, in the background.
+//!
+//! A step hands over its key and where its layer lies, and the build goes on. Some threads compress each layer once,
+//! whatever the number of caches, and bring it where it is not yet. They belong to nobody: a build that ends without them
+//! leaves them to the end of the process, so that a server that hangs holds up nothing.
+
+use super::CacheKey;
+use super::backend::{Fault, Packed};
+use super::entry::{Entry, EntryBlob, EntryLayer};
+use super::guard::{Guarded, Patience};
+use super::shared::{RemoteLayer, wanted};
+use super::spec::Mode;
+use super::trust::Trust;
+use crate::archive::compress;
+use crate::oci::{Compression, Descriptor, DiffId, Hashing, ManifestFormat, Reference};
+use crate::store::TempDir;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Entries that are written at the same time.
+const THREADS: usize = 2;
+/// How long a look at what a cache has already may take.
+const LOOK: Duration = Duration::from_secs(3);
+/// When nothing has moved for this long, the caches are asked whether they are there at all.
+const STILL: Duration = Duration::from_secs(2);
+/// How long they may take to say so.
+const PROBE: Duration = Duration::from_secs(1);
+/// What is written when a build ends may take this long, if it gets on.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// A cache that is written.
+pub(super) struct Target {
+    pub place: Arc<Guarded>,
+    pub mode: Mode,
+    pub compression: Compression,
+}
+
+/// A step for the caches.
+pub(super) struct Job {
+    pub key: CacheKey,
+    pub created: String,
+    pub layer: Option<JobLayer>,
+    pub in_image: bool,
+}
+
+/// Its layer.
+pub(super) struct JobLayer {
+    pub diff_id: DiffId,
+    pub size: u64,
+    pub content: Content,
+}
+
+/// Where the layer is.
+pub(super) enum Content {
+    /// In the store, uncompressed.
+    File {
+        path: PathBuf,
+        /// What it became when it was compressed earlier.
+        known: Vec<(Compression, Descriptor)>,
+    },
+    /// In another cache.
+    Remote(Box<RemoteLayer>),
+}
+
+/// What a layer became when it was compressed.
+type Compressed = (DiffId, Compression, Descriptor);
+
+struct Shared {
+    targets: Vec<Target>,
+    dir: PathBuf,
+    trust: Arc<Trust>,
+    patience: Arc<Patience>,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Grows as long as something moves.
+    progress: AtomicU64,
+    stop: AtomicBool,
+    number: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    running: usize,
+    threads: usize,
+    seen: HashSet<(CacheKey, Option<DiffId>)>,
+    compressed: Vec<Compressed>,
+}
+
+/// The threads that write.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    _dir: TempDir,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Writer {
+    pub fn new(targets: Vec<Target>, dir: TempDir, trust: Arc<Trust>, patience: Arc<Patience>) -> Writer {
+        let shared = Shared {
+            targets,
+            dir: dir.path().to_owned(),
+            trust,
+            patience,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            progress: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            number: AtomicU64::new(0),
+        };
+        Writer { shared: Arc::new(shared), _dir: dir }
+    }
+
+    /// Whether there is a cache with another name than this.
+    pub fn has_other_than(&self, name: &str) -> bool {
+        self.shared.targets.iter().any(|t| t.place.backend.name() != name)
+    }
+
+    /// The repositories among the caches.
+    pub fn repositories(&self) -> Vec<Reference> {
+        self.shared.targets.iter().filter_map(|t| t.place.backend.repository().cloned()).collect()
+    }
+
+    /// Hands over a step; once is enough.
+    pub fn push(&self, job: Job) {
+        let mut state = lock(&self.shared.state);
+        if !state.seen.insert((job.key, job.layer.as_ref().map(|l| l.diff_id))) {
+            return;
+        }
+        state.queue.push_back(job);
+        if state.threads < THREADS {
+            let shared = self.shared.clone();
+            // Without a thread nothing is written: the build does not depend on it.
+            if std::thread::Builder::new().name("cache".into()).spawn(move || shared.work()).is_ok() {
+                state.threads += 1;
+            }
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until everything is written, or nothing moves any more. Returns what was compressed.
+    pub fn finish(&self) -> Vec<Compressed> {
+        let shared = &*self.shared;
+        let started = Instant::now();
+        let (mut seen, mut since) = (shared.progress.load(Ordering::Relaxed), Instant::now());
+        let mut state = lock(&shared.state);
+        while state.threads > 0 && (state.running > 0 || !state.queue.is_empty()) {
+            let now = shared.progress.load(Ordering::Relaxed);
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+            let stands_still = since.elapsed() >= STILL;
+            if stands_still && started.elapsed() <= LONGEST {
+                drop(state);
+                let answers = shared.targets.iter().any(|t| t.place.answers(PROBE));
+                state = lock(&shared.state);
+                if answers {
+                    since = Instant::now();
+                    continue;
+                }
+            }
+            if stands_still || started.elapsed() > LONGEST {
+                let left = state.queue.len() + state.running;
+                shared.patience.tell(format!("{left} steps were not written to the caches, which take nothing more"));
+                break;
+            }
+            let tick = Duration::from_millis(100);
+            state = shared.changed.wait_timeout(state, tick).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        shared.stop.store(true, Ordering::Relaxed);
+        state.queue.clear();
+        shared.changed.notify_all();
+        std::mem::take(&mut state.compressed)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        let mut state = lock(&self.state);
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let Some(job) = state.queue.pop_front() else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            state.running += 1;
+            drop(state);
+            self.write(&job);
+            state = lock(&self.state);
+            state.running -= 1;
+            self.moved();
+            self.changed.notify_all();
+        }
+    }
+
+    fn moved(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Brings a step to each cache that does not have it.
+    fn write(&self, job: &Job) {
+        let mut packs: HashMap<Compression, Pack<'_>> = HashMap::new();
+        for target in self.targets.iter().filter(|t| wanted(t.mode, job.in_image)) {
+            if !target.place.writable() || self.stop.load(Ordering::Relaxed) {
+                continue;
+            }
+            let done = self.write_to(target, job, &mut packs);
+            self.moved();
+            if let Err(fault) = done {
+                target.place.write_faulted(&fault);
+            }
+        }
+    }
+
+    fn write_to<'j>(
+        &'j self,
+        target: &Target,
+        job: &'j Job,
+        packs: &mut HashMap<Compression, Pack<'j>>,
+    ) -> Result<(), Fault> {
+        let place = &target.place;
+        if self.is_there(target, job)? {
+            return Ok(());
+        }
+        let Some(layer) = &job.layer else {
+            let entry = Entry::new(&job.key, &place.scope, &job.created, None);
+            return place.backend.put(&job.key, &entry, &entry.seal(&self.trust), None);
+        };
+        let how = target.compression;
+        let pack = match packs.entry(how) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(slot) => {
+                let pack = Pack::new(self, layer, how);
+                slot.insert(pack.map_err(|e| Fault::Bad(format!("cannot compress its layer: {e}")))?)
+            }
+        };
+        // What was compressed earlier, perhaps by another version, counts only where it is.
+        if pack.path().is_none() && pack.remote().is_none() && !place.backend.has_layer(&pack.blob, LOOK)? {
+            pack.make().map_err(|e| Fault::Bad(format!("cannot compress its layer: {e}")))?;
+        }
+        let blob =
+            EntryBlob { media_type: pack.blob.media_type.clone(), digest: pack.blob.digest, size: pack.blob.size };
+        let entry_layer = EntryLayer { diff_id: layer.diff_id, size: layer.size, blob };
+        let entry = Entry::new(&job.key, &place.scope, &job.created, Some(entry_layer));
+        let (path, remote) = (pack.path(), pack.remote());
+        let open = || -> io::Result<Box<dyn Read + Send>> {
+            let path = match (&path, remote) {
+                (Some(path), _) => path.clone(),
+                (None, Some(remote)) => {
+                    let to = self.file();
+                    let mut file = Counted { file: File::create_new(&to)?, shared: self };
+                    remote.fetch(&mut file).map_err(io::Error::other)?;
+                    to
+                }
+                (None, None) => return Err(io::ErrorKind::NotFound.into()),
+            };
+            Ok(Box::new(File::open(path)?))
+        };
+        let sent = |_| self.moved();
+        let packed =
+            Packed { blob: &pack.blob, at: remote.and_then(RemoteLayer::repository), open: &open, sent: &sent };
+        place.backend.put(&job.key, &entry, &entry.seal(&self.trust), Some(&packed))
+    }
+
+    /// Whether a cache has this step with this result.
+    fn is_there(&self, target: &Target, job: &Job) -> Result<bool, Fault> {
+        let backend = &target.place.backend;
+        let sealed = match backend.lookup(&job.key, LOOK) {
+            Ok(Some(sealed)) => sealed,
+            // What is damaged is written again.
+            Ok(None) | Err(Fault::Bad(_)) => return Ok(false),
+            Err(fault) => return Err(fault),
+        };
+        let Ok(entry) = sealed.open(&job.key, &target.place.scope, &self.trust) else { return Ok(false) };
+        if self.trust.signs() && sealed.signature.is_none() {
+            return Ok(false);
+        }
+        match (&entry.layer, &job.layer) {
+            (None, None) => Ok(true),
+            (Some(there), Some(here)) if there.diff_id == here.diff_id => {
+                backend.has_layer(&there.blob.descriptor(), LOOK)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// A new name for a file.
+    fn file(&self) -> PathBuf {
+        self.dir.join(format!("layer-{}", self.number.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+/// A layer, compressed when that is needed.
+struct Pack<'a> {
+    shared: &'a Shared,
+    layer: &'a JobLayer,
+    how: Compression,
+    blob: Descriptor,
+    path: Option<PathBuf>,
+}
+
+impl<'a> Pack<'a> {
+    fn new(shared: &'a Shared, layer: &'a JobLayer, how: Compression) -> io::Result<Pack<'a>> {
+        let known = match &layer.content {
+            Content::File { known, .. } => known.iter().find(|(k, _)| *k == how).map(|(_, blob)| blob.clone()),
+            Content::Remote(remote) => Some(remote.blob.clone()),
+        };
+        // The media type says how it was compressed; where it came from may have spelled it in Docker's way.
+        let media_type = known.as_ref().and_then(|b| Compression::of_layer(&b.media_type)).unwrap_or(how);
+        let mut pack = Pack {
+            shared,
+            layer,
+            how,
+            blob: Descriptor::new(media_type.layer_type(ManifestFormat::Oci), layer.diff_id.0, layer.size),
+            path: None,
+        };
+        match known {
+            Some(blob) => (pack.blob.digest, pack.blob.size) = (blob.digest, blob.size),
+            None => pack.make()?,
+        }
+        Ok(pack)
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.path.clone()
+    }
+
+    fn remote(&self) -> Option<&'a RemoteLayer> {
+        match &self.layer.content {
+            Content::Remote(remote) => Some(remote),
+            Content::File { .. } => None,
+        }
+    }
+
+    /// Compresses the layer into a file. The bytes that go in are compared with the layer's digest.
+    fn make(&mut self) -> io::Result<()> {
+        let Content::File { path, .. } = &self.layer.content else { return Ok(()) };
+        if self.how == Compression::None {
+            self.path = Some(path.clone());
+            return Ok(());
+        }
+        let to = self.shared.file();
+        let mut input = Hashing::new(Watched { file: File::open(path)?, shared: self.shared });
+        let mut out = Hashing::new(BufWriter::with_capacity(1 << 18, File::create_new(&to)?));
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        match self.how {
+            Compression::Zstd => compress::zstd(&mut input, &mut out, threads)?,
+            _ => compress::gzip(&mut input, &mut out, threads)?,
+        }
+        out.flush()?;
+        let (_, digest, size) = out.finish();
+        let (_, read, length) = input.finish();
+        if (read, length) != (self.layer.diff_id.0, self.layer.size) {
+            return Err(io::Error::other("the layer in the store is damaged: see `rbuild check`"));
+        }
+        (self.blob.digest, self.blob.size) = (digest, size);
+        lock(&self.shared.state).compressed.push((self.layer.diff_id, self.how, self.blob.clone()));
+        self.path = Some(to);
+        Ok(())
+    }
+}
+
+impl Drop for Pack<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.path.as_deref().filter(|p| p.starts_with(&self.shared.dir)) {
+            remove(path);
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(e) = std::fs::remove_file(path) {
+        tracing::debug!(path = %path.display(), error = %e, "cannot remove");
+    }
+}
+
+/// A file whose reading counts as progress, and ends when nobody waits any more.
+struct Watched<'a> {
+    file: File,
+    shared: &'a Shared,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.shared.stop.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        self.shared.moved();
+        self.file.read(into)
+    }
+}
+
+/// A file whose writing counts as progress.
+struct Counted<'a> {
+    file: File,
+    shared: &'a Shared,
+}
+
+impl io::Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.shared.moved();
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
