@@ -1,7 +1,7 @@
 //! Blobs that are no part of the store: layers of an image that is only pushed, and where they can be had.
 
 use super::backend::Fault;
-use super::shared::RemoteLayer;
+use super::caches::RemoteLayer;
 use crate::oci::{Descriptor, Digest, Reference};
 use crate::registry::Client;
 use std::collections::HashMap;

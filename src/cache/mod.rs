@@ -11,6 +11,7 @@
 //! a [`Backend`] in a file of its own. The formats are in `docs/cache.md`.
 
 mod backend;
+mod caches;
 mod document;
 mod elsewhere;
 mod entry;
@@ -21,15 +22,14 @@ mod key;
 mod local;
 mod redis;
 mod registry;
-mod shared;
 pub mod spec;
 mod trust;
 mod writer;
 
 pub use backend::{Backend, Clients, Fault};
+pub use caches::{Hit, Lost, RemoteLayer, SharedCaches};
 pub use elsewhere::Elsewhere;
 pub use key::{CacheKey, KeyBuilder};
-pub use shared::{Hit, Lost, RemoteLayer, SharedCaches};
 pub use trust::Trust;
 
 use crate::error::{Classified, Kind};

@@ -6,9 +6,9 @@
 
 use super::CacheKey;
 use super::backend::{Fault, Packed};
+use super::caches::{RemoteLayer, wanted};
 use super::entry::{Entry, EntryBlob, EntryLayer};
 use super::guard::{Guarded, Patience};
-use super::shared::{RemoteLayer, wanted};
 use super::spec::Mode;
 use super::trust::Trust;
 use crate::archive::compress;
