@@ -153,7 +153,7 @@ impl Executor<'_> {
         };
         sink.event(&Event::StepUsage { step: key, usage });
         if exit.success() {
-            prepared.collect(std::mem::take(&mut exit.records))?;
+            prepared.collect(std::mem::take(&mut exit.records), exit.touched.as_ref())?;
         }
         self.forget(trusting, site)?;
         for text in &exit.warnings {

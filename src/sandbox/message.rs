@@ -4,6 +4,7 @@
 //! [`Order`], then the seccomp filters, one after the other. From init: one [`Message`] a line, as JSON, on descriptor 4.
 
 use super::spec::StepSpec;
+use crate::archive::plain::Touched;
 use crate::archive::record::Records;
 use crate::supervisor::keeper;
 use serde::{Deserialize, Serialize};
@@ -120,6 +121,8 @@ pub(super) enum Message {
     Created(Created),
     /// What is to be recorded of the files of the step's layer.
     Records(Records),
+    /// Which files of its root directory the step may have changed.
+    Touched(Touched),
     /// The command ended.
     Exited {
         /// Code as a shell reports it.

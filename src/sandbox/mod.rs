@@ -28,6 +28,7 @@ pub use spec::{
 pub use stub::make_stub;
 pub use unshare::unshare;
 
+use crate::archive::plain::Touched;
 use crate::archive::record::Records;
 use crate::sys::cgroup::Figures;
 use crate::sys::process::Rusage;
@@ -55,6 +56,8 @@ pub struct Exit {
     pub duration: Duration,
     /// What was kept of the files that the step saw, for the storage driver; nothing where the step failed.
     pub records: Records,
+    /// Which files of its root directory it may have changed, where a supervisor saw that.
+    pub touched: Option<Touched>,
     /// What the user should know: fall-backs that change what the step sees.
     pub warnings: Vec<String>,
 }

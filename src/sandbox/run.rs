@@ -3,6 +3,7 @@
 use super::message::{Created, Filter, FilterKind, INIT_NAME, Isolation, Message, Order};
 use super::spec::{Capability, Network, Root, Seccomp, Stdin, StepSpec};
 use super::{Cancel, Error, Exit, Stream, Usage, etc, gate, profile};
+use crate::archive::plain::Touched;
 use crate::archive::record::Records;
 use crate::supervisor::keeper;
 use crate::sys::cgroup::{Cgroup, Figures};
@@ -238,6 +239,7 @@ struct Report {
     proc_refused: bool,
     warnings: Vec<String>,
     records: Option<Records>,
+    touched: Option<Touched>,
     created: Vec<Created>,
 }
 
@@ -250,6 +252,7 @@ impl Report {
             Message::Warning(text) => self.warnings.push(text),
             Message::Created(created) => self.created.push(created),
             Message::Records(records) => self.records = Some(records),
+            Message::Touched(touched) => self.touched = Some(touched),
             Message::Exited { code, signal } => self.exited = Some((code, signal)),
         }
     }
@@ -288,6 +291,7 @@ impl Report {
             usage: Usage::of(rusage, figures),
             duration: started.elapsed(),
             records,
+            touched: self.touched,
             warnings: self.warnings,
         }))
     }

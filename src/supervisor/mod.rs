@@ -36,6 +36,7 @@ mod walk;
 
 pub use view::{Memory, Mount, Source};
 
+use crate::archive::plain::Touched;
 use crate::archive::record::Records;
 use crate::sys::process::{self, Fork, Status, exit_now, fork};
 use crate::sys::seccomp::{self, Listener};
@@ -47,7 +48,7 @@ use rustix::io::Errno;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
@@ -121,6 +122,8 @@ pub struct Ended {
     pub report: Vec<u8>,
     /// What is to be recorded of the files in the root directory.
     pub records: Records,
+    /// Which files it may have changed.
+    pub touched: Touched,
 }
 
 /// The path of a loader, and which file it is.
@@ -137,9 +140,20 @@ struct World {
     /// The loaders, the native one first: path, and which file it is.
     loaders: [Loader; 2],
     chance: u64,
+    /// Which files may have been changed: those that the step had descriptors of, for with these it can do much that nobody
+    /// asks about, and those that were changed by name.
+    touched: Touched,
 }
 
 impl World {
+    /// The step is given a descriptor.
+    fn given(&mut self, fd: impl AsFd) {
+        match rustix::fs::fstat(fd) {
+            Ok(stat) => self.touched.file(stat.st_ino),
+            Err(_) => self.touched.anything(),
+        }
+    }
+
     /// The path of a loader, and which file it is.
     fn loader(&self, form: loader::Form) -> &Loader {
         let [native, compat] = &self.loaders;
@@ -230,7 +244,7 @@ pub fn run(scene: &Scene, first: impl FnOnce(&Gate) -> Vec<u8>, leash: OwnedFd) 
             let (status, _) = process::wait(pid).map_err(broken())?;
             let mut report = Vec::new();
             report_read.read_to_end(&mut report).map_err(broken())?;
-            return Ok(Ended { status, report, records: scene.records.clone() });
+            return Ok(Ended { status, report, records: scene.records.clone(), touched: Touched::default() });
         }
         Err(e) => {
             process::kill_and_reap(pid);
@@ -248,9 +262,15 @@ pub fn run(scene: &Scene, first: impl FnOnce(&Gate) -> Vec<u8>, leash: OwnedFd) 
     let _ = report_read.read_to_end(&mut report);
     let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
     let root = world.view.root();
+    let mut touched = std::mem::take(&mut world.touched);
+    // The paths of files are looked for only where a file, or what is kept of one, may be another.
+    if touched.kept_names() && !world.owners.take_changed() {
+        return Ok(Ended { status, report, records: scene.records.clone(), touched });
+    }
     let records = world.owners.records(root.as_fd(), root.as_fd());
     let records = records.map_err(|e| Error::new("cannot read the step's root directory")(e.into()))?;
-    Ok(Ended { status, report, records })
+    world.owners.marked().iter().for_each(|inode| touched.file(*inode));
+    Ok(Ended { status, report, records, touched })
 }
 
 fn prepare(scene: &Scene, network: calls::Network) -> Result<World, Error> {
@@ -285,6 +305,7 @@ fn prepare(scene: &Scene, network: calls::Network) -> Result<World, Error> {
             (owned.uid, owned.gid, owned.mode) = (file.uid, file.gid, Some(file.mode & 0o7777));
         });
     }
+    owners.take_changed();
     let mut seed = [0; 8];
     let _ = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut seed));
     Ok(World {
@@ -295,6 +316,7 @@ fn prepare(scene: &Scene, network: calls::Network) -> Result<World, Error> {
         hostname: scene.hostname.clone(),
         loaders,
         chance: u64::from_ne_bytes(seed) | 1,
+        touched: Touched::default(),
     })
 }
 

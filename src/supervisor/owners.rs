@@ -111,6 +111,10 @@ pub struct Owners {
     /// Whether lower layers have recorded files with several names. Then no entry is ever dropped: its file may have a mark
     /// that is no longer true.
     linked: bool,
+    /// Whether anything was changed.
+    changed: bool,
+    /// Numbers of the files that were marked with their owners.
+    marked: Vec<u64>,
 }
 
 impl Owners {
@@ -163,6 +167,7 @@ impl Owners {
 
     /// Changes what is kept of a file.
     pub fn change(&mut self, file: &FileId, change: impl FnOnce(&mut Owned)) {
+        self.changed = true;
         let key = self.key(file);
         if self.get(file).is_none() {
             self.by_file.insert(key, Entry { born: file.born, owned: Owned::default() });
@@ -173,6 +178,16 @@ impl Owners {
                 self.by_file.remove(&key);
             }
         }
+    }
+
+    /// Whether anything was changed since this was asked last.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Numbers of the files on which [`Owners::records`] has left marks.
+    pub fn marked(&self) -> &[u64] {
+        &self.marked
     }
 
     /// Gives an open file to somebody.
@@ -308,6 +323,7 @@ impl Owners {
                     let record = owned.record();
                     if regular && stat.stx_nlink > 1 && (record.uid.is_some() || record.gid.is_some()) {
                         node::mark_owner(open()?, owned.uid, owned.gid);
+                        self.marked.push(stat.stx_ino);
                     }
                     records.insert(path, record);
                 }

@@ -37,14 +37,23 @@ pub(super) fn start(listener: Arc<Listener>, world: Arc<Mutex<World>>) -> io::Re
     Ok(())
 }
 
-fn answer(listener: &Arc<Listener>, world: &Mutex<World>, table: &Table, notification: &Notification) {
+/// Whatever the step gets a descriptor of, it may change.
+fn note(world: &mut World, reply: &Answer) {
+    if let Ok(Reply::Descriptor(fd, _)) = reply {
+        world.given(fd);
+    }
+}
+
+fn answer(listener: &Arc<Listener>, world: &Arc<Mutex<World>>, table: &Table, notification: &Notification) {
     let compat = Some(notification.arch) == arch::AUDIT_COMPAT;
     let reply = match table.handler(compat, notification.number) {
         None => Err(Errno::NOSYS),
         Some(handler) => {
             let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
             let tid = notification.pid.cast_signed();
-            handler(&mut Call { world: &mut world, listener, notification, tid, compat })
+            let reply = handler(&mut Call { world: &mut world, listener, notification, tid, compat });
+            note(&mut world, &reply);
+            reply
         }
     };
     match reply {
@@ -55,9 +64,10 @@ fn answer(listener: &Arc<Listener>, world: &Mutex<World>, table: &Table, notific
                 return listener.refuse(&notification, libc::EAGAIN);
             }
             let spawned = std::thread::Builder::new().stack_size(STACK_BYTES).spawn({
-                let listener = Arc::clone(&listener);
+                let (listener, world) = (Arc::clone(&listener), Arc::clone(world));
                 move || {
                     let reply = work();
+                    note(&mut world.lock().unwrap_or_else(PoisonError::into_inner), &reply);
                     WAITING.fetch_sub(1, Ordering::Relaxed);
                     send(&listener, &notification, reply);
                 }

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use super::make::{CREATE, mkdir};
 use super::raw::{self, Attributes, Basics};
 use super::state::{Change, Changes, Entry, Identity, Kind, State};
-use super::{Plain, Sharing};
+use super::{Plain, Sharing, Touched};
 use crate::archive::attrs::set_opaque;
 use crate::archive::copy::transfer::Transfer;
 use crate::archive::diff::same_contents;
@@ -40,15 +40,25 @@ impl Plain {
     /// is what the next call compares with, once it was settled.
     ///
     /// `kept` is what the supervisor of the step kept of the files, and had of them before: each by path, and complete.
+    /// `touched` is what the step may have changed, where somebody knows.
     ///
     /// # Errors
     /// A file cannot be read or copied. `top` is then good for nothing, and so is the tree.
-    pub fn collect(&mut self, lower: &Merged, top: &Path, kept: &Kept<'_>) -> Result<(), Error> {
-        let new = State::scan(&self.fd).map_err(|(path, e)| self.failed("inspect", &path, e))?;
+    pub fn collect(
+        &mut self,
+        lower: &Merged,
+        top: &Path,
+        kept: &Kept<'_>,
+        touched: Option<&Touched>,
+    ) -> Result<(), Error> {
+        let new = self.look_again(touched)?;
+        let forced = kept.changed(&new);
+        if self.known && forced.is_empty() && new == self.state {
+            return Ok(());
+        }
         let old = std::mem::take(&mut self.state);
         self.known = false;
         let shared = self.sharing == Sharing::Broken;
-        let forced = kept.changed(&new);
         let mut transfer = std::mem::take(&mut self.transfer);
         let mut collector = Collector {
             tree: self,

@@ -8,6 +8,7 @@
 //! ```
 //!
 //! * [`state`]: what `stat` said of every file, compact. Two of them, before and after a step, tell what it changed.
+//! * [`touched`] and [`again`]: where a supervisor tells what a step may have changed, only that is looked at for the second.
 //! * [`make`] and [`fill`]: layer directories to tree. Owners, modes, times and attributes are those on disk, so everything that reads
 //!   records by path reads the same as through an overlay.
 //! * [`collect`]: tree to layer directory. What it leaves is what overlayfs leaves, whiteouts, opaque directories and marks
@@ -21,6 +22,9 @@
 //! with the layer directories ([`Sharing::Broken`]), they are hardlinks of those, and whoever runs the step gives a file
 //! its own copy ([`break_link`]) before anything of it changes: a file that still is the layer's is unchanged.
 
+mod again;
+#[cfg(test)]
+mod again_tests;
 mod collect;
 mod fill;
 mod make;
@@ -28,6 +32,7 @@ mod raw;
 mod state;
 #[cfg(test)]
 mod tests;
+mod touched;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -45,6 +50,7 @@ use state::State;
 
 pub use collect::Kept;
 pub use make::break_link;
+pub use touched::Touched;
 
 /// Whether files of a tree may be the same as files of layer directories.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,6 +91,10 @@ pub struct Plain {
     state: State,
     /// Whether `state` is how everything is.
     known: bool,
+    /// Whether files and directories have one device number.
+    one_device: bool,
+    /// Whether somebody outside of the steps may have descriptors of files.
+    shared: bool,
     transfer: Transfer,
     /// Where the first name of a file with several was made, by layer and inode.
     made: HashMap<(usize, u64), PathBuf>,
@@ -102,7 +112,8 @@ impl Plain {
         let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
         raw::forget_parent(&fd, map).map_err(failed)?;
         let (state, transfer, made) = (State::default(), Transfer::default(), HashMap::new());
-        Ok(Plain { root: root.to_owned(), fd, map: *map, sharing, state, known: false, transfer, made })
+        let (known, one_device, shared) = (false, false, false);
+        Ok(Plain { root: root.to_owned(), fd, map: *map, sharing, state, known, one_device, shared, transfer, made })
     }
 
     /// The directory.
@@ -124,7 +135,7 @@ impl Plain {
     }
 
     /// Waits until a file that changes now gets a later time than any that is remembered.
-    fn tick(&self) -> Result<(), Error> {
+    fn tick(&mut self) -> Result<(), Error> {
         let probe = self.root.with_extension("tick");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let failed = |e: rustix::io::Errno| Error::file("write", &probe)(e);
@@ -134,6 +145,7 @@ impl Plain {
         loop {
             rustix::fs::futimens(&file, &Timestamps { last_access: now, last_modification: now }).map_err(failed)?;
             let stat = rustix::fs::fstat(&file).map_err(failed)?;
+            self.one_device = rustix::fs::fstat(&self.fd).is_ok_and(|own| own.st_dev == stat.st_dev);
             if state::nanoseconds(stat.st_ctime, stat.st_ctime_nsec as u32) > self.state.newest() || waited > PATIENCE {
                 break;
             }
@@ -143,6 +155,25 @@ impl Plain {
         }
         let _ = rustix::fs::unlink(&probe);
         Ok(())
+    }
+
+    /// How everything is now. `touched`: what may have changed since the tree was settled, where somebody knows.
+    fn look_again(&mut self, touched: Option<&Touched>) -> Result<State, Error> {
+        self.shared |= touched.is_some_and(Touched::is_lasting);
+        let trusted = self.known && !self.shared && self.sharing == Sharing::Never;
+        let short = touched
+            .filter(|_| trusted && touched::tells(&self.fd, self.one_device))
+            .and_then(|touched| self.state.again(&self.fd, touched));
+        let scan = || State::scan(&self.fd).map_err(|(path, e)| self.failed("inspect", &path, e));
+        match short {
+            Some(short) => {
+                // Every test of a step under a supervisor is a test of this.
+                #[cfg(debug_assertions)]
+                assert_eq!(scan()?.first_difference(&short), None, "a change that the supervisor did not tell of");
+                Ok(short)
+            }
+            None => scan(),
+        }
     }
 
     fn absolute(&self, path: &Path) -> PathBuf {

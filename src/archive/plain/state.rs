@@ -70,7 +70,7 @@ impl State {
         state.push(OsStr::new(""), top);
         let mut path = PathBuf::new();
         // For each directory on the way: its place, and the files in it that are still to come, last one first.
-        let mut levels = vec![(0, state.list(root, &path)?)];
+        let mut levels = vec![(0, State::list(root, &path)?)];
         while let Some((index, todo)) = levels.last_mut() {
             let Some((name, entry)) = todo.pop() else {
                 state.end(*index);
@@ -79,13 +79,13 @@ impl State {
                 continue;
             };
             let index = state.push(&name, entry);
-            if state.entries.len() > MOST || state.names.len() > MOST_BYTES {
+            if state.is_too_much() {
                 return Err((path, Errno::NFILE));
             }
             match entry.kind {
                 Kind::Dir => {
                     path.push(&name);
-                    let inside = state.list(root, &path)?;
+                    let inside = State::list(root, &path)?;
                     levels.push((index, inside));
                 }
                 _ => state.end(index),
@@ -101,7 +101,19 @@ impl State {
         self.newest.unwrap_or(i64::MIN)
     }
 
-    fn list(&self, root: &OwnedFd, path: &Path) -> Result<Vec<(std::ffi::OsString, Entry)>, (PathBuf, Errno)> {
+    /// Whether it has more files than a tree may have.
+    pub fn is_too_much(&self) -> bool {
+        self.entries.len() > MOST || self.names.len() > MOST_BYTES
+    }
+
+    /// An empty one with room for as much as another.
+    pub fn with_room_for(other: &State) -> State {
+        let (entries, names) = (Vec::with_capacity(other.entries.len()), Vec::with_capacity(other.names.len()));
+        State { entries, names, newest: None }
+    }
+
+    /// Everything in a directory, the last name first.
+    pub fn list(root: &OwnedFd, path: &Path) -> Result<Vec<(std::ffi::OsString, Entry)>, (PathBuf, Errno)> {
         let at = |e| (path.to_owned(), e);
         let dir = merged::open_dir(root, path).map_err(at)?;
         let mut names = merged::names(&dir).map_err(at)?;
@@ -114,7 +126,8 @@ impl State {
         Ok(all)
     }
 
-    fn push(&mut self, name: &OsStr, entry: Entry) -> usize {
+    /// Adds a file; answers its place.
+    pub fn push(&mut self, name: &OsStr, entry: Entry) -> usize {
         let at = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
         self.names.extend_from_slice(name.as_bytes());
         self.newest = self.newest.max(Some(entry.changed));
@@ -123,7 +136,24 @@ impl State {
         self.entries.len() - 1
     }
 
-    fn end(&mut self, index: usize) {
+    /// Adds files of another state, with everything below them.
+    pub fn extend(&mut self, other: &State, places: std::ops::Range<usize>) {
+        let Some(all) = other.entries.get(places.clone()) else { return };
+        let (Some(first), Some(last)) = (all.first(), all.last()) else { return };
+        let names = first.name as usize..last.name as usize + usize::from(last.len);
+        let (at, name) = (self.entries.len() as u32, self.names.len() as u32);
+        self.names.extend_from_slice(other.names.get(names).unwrap_or_default());
+        self.newest = self.newest.max(all.iter().map(|entry| entry.changed).max());
+        let moved = |entry: &Entry| Entry {
+            name: entry.name - first.name + name,
+            end: entry.end - places.start as u32 + at,
+            ..*entry
+        };
+        self.entries.extend(all.iter().map(moved));
+    }
+
+    /// From here on files are no longer in the directory at this place.
+    pub fn end(&mut self, index: usize) {
         let end = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
         if let Some(entry) = self.entries.get_mut(index) {
             entry.end = end;
@@ -164,6 +194,18 @@ impl State {
         (at < self.entries.len()).then_some(at)
     }
 
+    /// The places of the files in a directory.
+    pub fn children(&self, index: usize) -> Vec<usize> {
+        let inside = self.subtree(index);
+        let mut all = vec![];
+        let mut child = inside.start + 1;
+        while child < inside.end {
+            all.push(child);
+            child = self.subtree(child).end.max(child + 1);
+        }
+        all
+    }
+
     /// The places of a file and of everything below it.
     pub fn subtree(&self, index: usize) -> std::ops::Range<usize> {
         index..self.entries.get(index).map_or(index, |e| e.end as usize)
@@ -171,7 +213,7 @@ impl State {
 }
 
 /// One `statx`, or `stat` where that is missing.
-fn look(dir: &OwnedFd, name: &Path) -> Result<Entry, Errno> {
+pub(super) fn look(dir: &OwnedFd, name: &Path) -> Result<Entry, Errno> {
     static STATX_MISSING: AtomicBool = AtomicBool::new(false);
     let (path, flags) = match name.as_os_str().is_empty() {
         true => (Path::new(""), AtFlags::EMPTY_PATH),
@@ -249,6 +291,15 @@ impl<'a> Changes<'a> {
 }
 
 impl State {
+    /// The first file that another state has otherwise.
+    #[cfg(debug_assertions)]
+    pub fn first_difference(&self, other: &State) -> Option<PathBuf> {
+        let same = |i: usize| self.entry(i) == other.entry(i) && self.name(i) == other.name(i);
+        let first = (0..self.entries.len().max(other.entries.len())).find(|i| !same(*i))?;
+        let above = (0..first).filter(|i| self.subtree(*i).contains(&first));
+        Some(above.chain([first]).map(|i| self.name(i)).collect())
+    }
+
     /// Whether a directory's own metadata or names have changed.
     pub fn touched(&self, index: usize, new: &State, other: usize) -> bool {
         self.entry(index).map(|e| e.changed) != new.entry(other).map(|e| e.changed)

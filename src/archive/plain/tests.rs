@@ -12,19 +12,19 @@ use crate::archive::record::{Record, Records};
 use crate::sys::idmap::IdMap;
 
 /// A stack of layer directories, and a place for trees.
-struct Bench {
+pub(super) struct Bench {
     dir: tempfile::TempDir,
     layers: Vec<PathBuf>,
     trees: usize,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         Bench { dir: tempfile::tempdir().unwrap(), layers: vec![], trees: 0 }
     }
 
     /// A further layer directory, filled by `fill`.
-    fn layer(&mut self, fill: impl FnOnce(&Path)) -> PathBuf {
+    pub(super) fn layer(&mut self, fill: impl FnOnce(&Path)) -> PathBuf {
         let layer = self.dir.path().join(format!("layer{}", self.layers.len()));
         fs::create_dir_all(layer.join(FS)).unwrap();
         fill(&layer.join(FS));
@@ -36,7 +36,7 @@ impl Bench {
         Merged::open(&self.layers, &IdMap::Plain).unwrap()
     }
 
-    fn tree(&mut self, sharing: Sharing) -> Plain {
+    pub(super) fn tree(&mut self, sharing: Sharing) -> Plain {
         self.trees += 1;
         let root = self.dir.path().join(format!("tree{}", self.trees));
         let mut plain = Plain::create(&root, &IdMap::Plain, sharing).unwrap();
@@ -58,7 +58,7 @@ impl Bench {
     fn collect(&self, tree: &mut Plain, top: &Path) {
         let view = self.view();
         let records = view.records().unwrap();
-        tree.collect(&view, top, &Kept { before: &records, after: &records }).unwrap();
+        tree.collect(&view, top, &Kept { before: &records, after: &records }, None).unwrap();
     }
 
     fn top(&self) -> PathBuf {
@@ -88,13 +88,13 @@ impl Bench {
     }
 }
 
-fn write(path: PathBuf, text: &str) {
+pub(super) fn write(path: PathBuf, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
 }
 
 /// `etc/conf`, `etc/other`, `lib/a`, `lib/sub/b`, `one` and `two` (one file), `link`.
-fn base(fs: &Path) {
+pub(super) fn base(fs: &Path) {
     for (path, text) in [("etc/conf", "conf"), ("etc/other", "other"), ("lib/a", "a"), ("lib/sub/b", "b"), ("one", "1")]
     {
         write(fs.join(path), text);
@@ -473,7 +473,7 @@ fn what_a_supervisor_kept_is_recorded() {
     after.insert(Path::new("new"), owner(0, 4));
     fs::write(tree.root().join("new"), "new").unwrap();
     let top = bench.top();
-    tree.collect(&bench.view(), &top, &Kept { before: &before, after: &after }).unwrap();
+    tree.collect(&bench.view(), &top, &Kept { before: &before, after: &after }, None).unwrap();
     let wanted = ["lib/", "lib/a=a", "lib/sub/", "new=new", "one=1", "two=1"];
     assert_eq!(bench.entries(&top), wanted);
     let records = Records::load(&top).unwrap();
@@ -484,7 +484,7 @@ fn what_a_supervisor_kept_is_recorded() {
     let mut tree = bench.tree(Sharing::Never);
     let top = bench.top();
     tree.settle().unwrap();
-    tree.collect(&bench.view(), &top, &Kept { before: &before, after: &before }).unwrap();
+    tree.collect(&bench.view(), &top, &Kept { before: &before, after: &before }, None).unwrap();
     assert_eq!(bench.entries(&top), Vec::<String>::new());
 }
 

@@ -9,6 +9,7 @@ use crate::supervisor::{self, Gate, Memory, Mount, Scene, Source};
 use crate::sys;
 use crate::sys::fs::{Missing, resolve, resolve_or_create};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, readlinkat, statat};
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -41,13 +42,13 @@ pub(super) fn live(order: &Order, filters: &[Filter], reporter: &mut Reporter, l
     let step = &order.step;
     let scene = Scene {
         root: root.clone(),
-        mounts: stage.mounts,
+        mounts: std::mem::take(&mut stage.mounts),
         scratch: scratch.clone(),
         hostname: step.hostname.clone(),
         credentials: step.credentials(),
         records: step.recorded.visible.clone(),
-        others: stage.others,
-        owners: stage.owners,
+        others: std::mem::take(&mut stage.others),
+        owners: std::mem::take(&mut stage.owners),
         network: step.network != super::super::Network::None,
     };
     let first = |gate: &Gate| match prepare(order, filters, gate) {
@@ -70,6 +71,9 @@ pub(super) fn live(order: &Order, filters: &[Filter], reporter: &mut Reporter, l
         None => {}
     }
     if ended.status.code() == 0 {
+        let mut touched = ended.touched;
+        stage.made_in.take().into_iter().for_each(|inode| touched.names_in(inode));
+        reporter.send(&Message::Touched(touched));
         reporter.send(&Message::Records(ended.records));
     }
     reporter.send(&Message::Exited { code: ended.status.code(), signal: ended.status.signal() });
@@ -116,6 +120,8 @@ struct Stage<'a> {
     others: Vec<(PathBuf, Records)>,
     owners: Vec<(PathBuf, (u32, u32))>,
     made: usize,
+    /// Directories of the root in which mount points were made, which are taken away again.
+    made_in: RefCell<Vec<u64>>,
 }
 
 impl<'a> Stage<'a> {
@@ -123,7 +129,8 @@ impl<'a> Stage<'a> {
         let what = || format!("cannot open `{}`", root.display());
         let fd = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).context(what)?;
         let root_path = path_of(fd.as_fd()).context(what)?;
-        Ok(Stage { root: fd, root_path, scratch, mounts: Vec::new(), others: Vec::new(), owners: Vec::new(), made: 0 })
+        let (mounts, others, owners, made_in) = Default::default();
+        Ok(Stage { root: fd, root_path, scratch, mounts, others, owners, made: 0, made_in })
     }
 
     /// A new directory of the step's own.
@@ -159,14 +166,14 @@ impl<'a> Stage<'a> {
         if let Some(made) = made {
             let parent = made.paths.first().and_then(|p| p.parent()).unwrap_or(Path::new("")).to_owned();
             let at = if parent.as_os_str().is_empty() { Path::new(".") } else { &parent };
-            let ctime = statat(&self.root, at, AtFlags::SYMLINK_NOFOLLOW)
-                .map_or((0, 0), |s| (s.st_ctime, i64::try_from(s.st_ctime_nsec).unwrap_or(0)));
+            let above = statat(&self.root, at, AtFlags::SYMLINK_NOFOLLOW).context(what)?;
+            self.made_in.borrow_mut().push(above.st_ino);
             reporter.send(&Message::Created(Created {
                 paths: made.paths,
                 parent,
                 parent_mtime: made.parent_mtime,
                 parent_in_upper: true,
-                parent_ctime: ctime,
+                parent_ctime: (above.st_ctime, i64::try_from(above.st_ctime_nsec).unwrap_or(0)),
             }));
         }
         let found = path_of(fd.as_fd()).context(what)?;

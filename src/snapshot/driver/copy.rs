@@ -1,12 +1,12 @@
 //! The copy driver: every file that the layer directories show, in one directory of the step's own.
 //!
-//! A tree is made once for a stage. When the step is over, a scan tells what it changed, which is copied into the top layer
-//! directory; the tree then shows that layer as well, and the next step of the stage goes on with it. Where steps without
+//! A tree is made once for a stage. When the step is over, a scan tells what it changed (of everything, or of what a supervisor
+//! of the step says that it may have touched), which is copied into the top layer directory; the tree then shows that layer as well, and the next step of the stage goes on with it. Where steps without
 //! a root file system came in between (COPY), their layers are added to it first.
 
 use super::{Driver, Links, Prepared, Root, RootSpec};
 use crate::archive::merged::{Layer, Merged};
-use crate::archive::plain::{Glance, Kept, Plain, Sharing};
+use crate::archive::plain::{Glance, Kept, Plain, Sharing, Touched};
 use crate::archive::record::Records;
 use crate::snapshot::{Active, Error, Snapshots};
 use crate::store::TempDir;
@@ -212,9 +212,9 @@ impl Prepared for Copied {
         Ok(self.view.records()?)
     }
 
-    fn collect(mut self: Box<Self>, kept: Records) -> Result<(), Error> {
+    fn collect(mut self: Box<Self>, kept: Records, touched: Option<&Touched>) -> Result<(), Error> {
         let before = self.view.records()?;
-        self.tree.plain.collect(&self.lower, &self.top, &Kept { before: &before, after: &kept })?;
+        self.tree.plain.collect(&self.lower, &self.top, &Kept { before: &before, after: &kept }, touched)?;
         let top = Glance::at(&self.top.join(crate::archive::merged::FS))?;
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Left { tree: self.tree, top });
         Ok(())
@@ -237,7 +237,7 @@ impl Prepared for Over {
         Ok(Records::new())
     }
 
-    fn collect(self: Box<Self>, _: Records) -> Result<(), Error> {
+    fn collect(self: Box<Self>, _: Records, _: Option<&Touched>) -> Result<(), Error> {
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 use super::overlay::stacked_records;
 use super::{Driver, Prepared, Root, RootSpec};
 use crate::archive::merged::Merged;
+use crate::archive::plain::Touched;
 use crate::archive::record::Records;
 use crate::snapshot::fuse::{Layers, Lower, SOCKET, Server};
 use crate::snapshot::{Active, Error, Snapshots};
@@ -61,7 +62,7 @@ impl Prepared for Served {
         stacked_records(self.lower.as_ref(), &self.top)
     }
 
-    fn collect(self: Box<Self>, kept: Records) -> Result<(), Error> {
+    fn collect(self: Box<Self>, kept: Records, _: Option<&Touched>) -> Result<(), Error> {
         self.server.end().map_err(Error::Server)?;
         Ok(kept.save(&self.top)?)
     }

@@ -26,6 +26,7 @@ use probe::Refused;
 pub use probe::{is_probe, main as probe_main};
 
 use super::{Active, Error, Snapshots};
+use crate::archive::plain::Touched;
 use crate::archive::record::Records;
 use crate::store::Store;
 use crate::sys::idmap::IdMap;
@@ -194,9 +195,10 @@ pub trait Prepared: Debug + Send {
     /// ended, and its mounts are gone.
     ///
     /// `kept` is what the supervisor of the step kept of the files when the step had ended: complete, for all
-    /// files that the step saw, or for those in the top layer directory where the driver puts them there at once.
+    /// files that the step saw, or for those in the top layer directory where the driver puts them there at once. `touched`
+    /// is what the step may have changed, where the supervisor saw it.
     ///
     /// # Errors
     /// Where a file cannot be read or copied. The top layer directory is then good for nothing.
-    fn collect(self: Box<Self>, kept: Records) -> Result<(), Error>;
+    fn collect(self: Box<Self>, kept: Records, touched: Option<&Touched>) -> Result<(), Error>;
 }

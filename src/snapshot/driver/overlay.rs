@@ -2,6 +2,7 @@
 
 use super::{Driver, Prepared, Root, RootSpec};
 use crate::archive::merged::{FS, Merged};
+use crate::archive::plain::Touched;
 use crate::archive::record::Records;
 use crate::snapshot::{Active, Error, Snapshots};
 use std::path::{Path, PathBuf};
@@ -57,7 +58,7 @@ impl Prepared for Stacked {
         stacked_records(self.lower.as_ref(), &self.top)
     }
 
-    fn collect(self: Box<Self>, kept: Records) -> Result<(), Error> {
+    fn collect(self: Box<Self>, kept: Records, _: Option<&Touched>) -> Result<(), Error> {
         Ok(kept.save(&self.top)?)
     }
 }

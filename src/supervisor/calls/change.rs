@@ -202,9 +202,11 @@ impl Call<'_> {
         let nofollow = if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW.cast_unsigned() };
         let held = self.hold_at(old.0, old.1, flags & libc::AT_EMPTY_PATH.cast_unsigned() | nofollow)?;
         let (dir, name, directory) = self.new_entry(new.0, new.1)?;
-        if is_directory(&held.look()?) {
+        let found = held.look()?;
+        if is_directory(&found) {
             return Err(Errno::PERM);
         }
+        self.world.touched.file(found.stx_ino);
         if directory {
             return Err(Errno::NOENT);
         }

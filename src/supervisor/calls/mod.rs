@@ -184,6 +184,13 @@ impl Call<'_> {
         }
         self.writable(&dir)?;
         self.world.may_in(&*self.who()?, &dir, EXECUTE)?;
+        self.world.touched.names_in(dir.id.1);
+        // What is there loses a name.
+        match look::look(&dir, &name) {
+            Ok(found) => self.world.touched.file(found.stx_ino),
+            Err(Errno::NOENT) => {}
+            Err(_) => self.world.touched.anything(),
+        }
         Ok((dir, name, directory))
     }
 
@@ -276,6 +283,16 @@ impl Held {
     /// Which file it is, and its kind and mode on disk.
     pub(super) fn look(&self) -> Result<Statx, Errno> {
         look::look_at(&self.fd)
+    }
+
+    /// It is about to be changed: fails where that cannot be.
+    fn change(&self, world: &mut World) -> Result<(), Errno> {
+        let read_only = self.mount.and_then(|m| world.view.mounts.get(m)).is_some_and(|m| m.read_only);
+        if read_only || self.in_proc {
+            return Err(Errno::ROFS);
+        }
+        world.touched.file(self.look()?.stx_ino);
+        Ok(())
     }
 
     /// Whether owner and mode are the step's to decide.

@@ -264,6 +264,7 @@ impl Call<'_> {
         let who = self.who()?;
         self.world.may_in(&who, &place.dir, WRITE)?;
         let wanted = self.world.inherit(&who, &place.dir, how.mode & !self.umask(), false)?;
+        self.world.touched.names_in(place.dir.id.1);
         let flags = how.plain() | OFlags::CREATE | OFlags::EXCL;
         let fd = kernel_openat(&place.dir, name_of(&place.name), flags, disk_mode(wanted.mode, false))?;
         self.world.made(wanted, false, || look::look_at(&fd))?;

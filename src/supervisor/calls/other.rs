@@ -52,6 +52,7 @@ impl Call<'_> {
         block.truncate(got);
         let mut fds = Vec::new();
         for file in launch.files() {
+            self.world.given(file);
             fds.push(self.listener.give(self.notification, file, true).map_err(super::errno)?);
         }
         let chance = self.world.chance();

@@ -79,14 +79,8 @@ pub(in crate::supervisor) fn fchmodat2(call: &mut Call<'_>) -> Answer {
 }
 
 impl Call<'_> {
-    /// Fails where a file cannot be changed.
-    fn changeable(&self, held: &Held) -> Result<(), Errno> {
-        let read_only = held.mount.and_then(|m| self.world.view.mounts.get(m)).is_some_and(|m| m.read_only);
-        if read_only || held.in_proc { Err(Errno::ROFS) } else { Ok(()) }
-    }
-
     fn set_mode(&mut self, held: &Held, mode: u32) -> Answer {
-        self.changeable(held)?;
+        held.change(self.world)?;
         let found = held.look()?;
         match kind(&found) {
             FileType::Symlink => return Err(Errno::OPNOTSUPP),
@@ -160,7 +154,7 @@ impl Call<'_> {
     }
 
     fn set_owner(&mut self, held: &Held, uid: u32, gid: u32) -> Answer {
-        self.changeable(held)?;
+        held.change(self.world)?;
         if held.mount.is_none() {
             return DONE;
         }
@@ -252,7 +246,7 @@ impl Call<'_> {
             return Err(Errno::INVAL);
         }
         let held = self.hold_at(dirfd, path, flags)?;
-        self.changeable(&held)?;
+        held.change(self.world)?;
         let now = [times.last_access.tv_nsec, times.last_modification.tv_nsec] == [libc::UTIME_NOW; 2];
         let who = self.who()?;
         if !who.can(cap::FOWNER) && held.owned(self.world) {
@@ -272,7 +266,7 @@ pub(in crate::supervisor) fn truncate(call: &mut Call<'_>) -> Answer {
         return Err(Errno::INVAL);
     }
     let held = call.hold_at(AT_FDCWD, &path, 0)?;
-    call.changeable(&held)?;
+    held.change(call.world)?;
     let found = held.look()?;
     if held.owned(call.world) {
         call.who()?.may(held.seen(call.world, &found), WRITE)?;

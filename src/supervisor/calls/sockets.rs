@@ -208,6 +208,7 @@ pub(in crate::supervisor) fn bind(call: &mut Call<'_>) -> Answer {
             if directory {
                 return Err(Errno::ISDIR);
             }
+            call.opened_to(Some(dir.mount));
             let who = call.who()?;
             call.world.may_in(&who, &dir, WRITE)?;
             let wanted = call.world.inherit(&who, &dir, 0o777 & !call.umask(), false)?;
@@ -241,6 +242,7 @@ pub(in crate::supervisor) fn connect(call: &mut Call<'_>) -> Answer {
         Address::Abstract(name) => (UnixAddr::new_abstract(&call.own_name(&name)).map_err(from_nix)?, None),
         Address::Path(path) => {
             let held = call.hold_at(AT_FDCWD, &path, 0)?;
+            call.opened_to(held.mount);
             if held.owned(call.world) {
                 let found = held.look()?;
                 call.who()?.may(held.seen(call.world, &found), WRITE)?;
@@ -372,6 +374,14 @@ impl Call<'_> {
                 Address::Path(name.get(..end).unwrap_or_default().to_vec())
             }
         })
+    }
+
+    /// A socket of this mount is used: where others than the step may be at its other end, they may get descriptors of files.
+    fn opened_to(&mut self, mount: Option<usize>) {
+        let mount = mount.and_then(|m| self.world.view.mounts.get(m));
+        if mount.is_none_or(|m| m.common || m.read_only) {
+            self.world.touched.anything_from_now_on();
+        }
     }
 
     /// The name that stands for one of the step's in the table of all processes.

@@ -136,7 +136,7 @@ impl Call<'_> {
             return Err(Errno::TOOBIG);
         }
         let value = self.bytes(self.arg(2), usize::try_from(size).unwrap_or(0))?;
-        self.attribute_changeable(&held)?;
+        held.change(self.world)?;
         self.attribute_permitted(&held, &name, WRITE)?;
         if !is_kept(&name) {
             match rustix::fs::setxattr(held.by_link(), name.as_slice(), &value, flags) {
@@ -160,7 +160,7 @@ impl Call<'_> {
     fn remove_attribute(&mut self, by: By) -> Answer {
         let held = self.subject(by)?;
         let name = self.attribute()?;
-        self.attribute_changeable(&held)?;
+        held.change(self.world)?;
         self.attribute_permitted(&held, &name, WRITE)?;
         if self.kept(&held, &name).is_ok_and(|kept| kept.is_some()) {
             let file = FileId::of(&held.look()?);
@@ -206,10 +206,5 @@ impl Call<'_> {
             return Ok(());
         }
         who.may(held.seen(self.world, &held.look()?), wanted)
-    }
-
-    fn attribute_changeable(&self, held: &Held) -> Result<(), Errno> {
-        let read_only = held.mount.and_then(|m| self.world.view.mounts.get(m)).is_some_and(|m| m.read_only);
-        if read_only || held.in_proc { Err(Errno::ROFS) } else { Ok(()) }
     }
 }
