@@ -133,6 +133,14 @@ impl Source<'_> {
     fn wanted(&self) -> Compression {
         self.form.compression.unwrap_or(Compression::Gzip)
     }
+
+    /// Names the upload of a layer: what is sent, in which form and by which version of this program, and where to.
+    fn upload_of(&self, layer: usize) -> Option<String> {
+        let layer = self.image.manifest.layers.get(layer)?;
+        let how = StoredImage::outgoing(layer, self.wanted()).name();
+        let place = Reference { tag: None, digest: None, ..self.to.clone() };
+        Some(format!("{} as {how} by {} to {place}", layer.digest, env!("CARGO_PKG_VERSION")))
+    }
 }
 
 impl PushSource for Source<'_> {
@@ -168,6 +176,16 @@ impl PushSource for Source<'_> {
         Document {
             media_type: self.image.config_descriptor(self.form).media_type,
             bytes: self.image.config_bytes.clone(),
+        }
+    }
+
+    fn upload(&self, layer: usize) -> Option<String> {
+        self.image.store().upload(&self.upload_of(layer)?)
+    }
+
+    fn remember_upload(&self, layer: usize, address: Option<&str>) {
+        if let Some(what) = self.upload_of(layer) {
+            self.image.store().remember_upload(&what, address);
         }
     }
 

@@ -163,6 +163,12 @@ impl<T> Hashing<T> {
         Hashing { inner, hash: Context::new(&SHA256), count: 0 }
     }
 
+    /// Hashes and counts bytes that the inner stream had before.
+    pub fn catch_up(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.count += bytes.len() as u64;
+    }
+
     /// Bytes that passed so far.
     pub fn count(&self) -> u64 {
         self.count

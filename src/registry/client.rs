@@ -1,5 +1,6 @@
 //! The blocking face of the registry client.
 
+use super::fetch::Begun;
 use super::{
     Document, Error, Options, PushEvent, PushSource, Resolved,
     core::Core,
@@ -105,7 +106,21 @@ impl Client {
     pub fn fetch_blob(&self, repo: &Reference, blob: &Descriptor, sink: &mut (dyn Write + Send)) -> Result<(), Error> {
         let doing = format!("cannot fetch a blob of `{repo}`");
         let places = self.core.pull_places(repo)?;
-        fetch::blob(&self.runtime()?, places, blob, &doing, sink)
+        fetch::blob(&self.runtime()?, places, blob, &doing, None, sink)
+    }
+
+    /// The same for a blob of which the caller has the beginning, as an earlier try wrote it: only the rest is fetched, and
+    /// written into `sink`. The digest is that of all of it.
+    pub fn fetch_rest(
+        &self,
+        repo: &Reference,
+        blob: &Descriptor,
+        begun: Begun<'_>,
+        sink: &mut (dyn Write + Send),
+    ) -> Result<(), Error> {
+        let doing = format!("cannot fetch a blob of `{repo}`");
+        let places = self.core.pull_places(repo)?;
+        fetch::blob(&self.runtime()?, places, blob, &doing, Some(begun), sink)
     }
 
     /// Fetches a file behind a plain address into `into`, which holds exactly it afterwards, unless the copy that `wanted`

@@ -9,7 +9,7 @@ use reqwest::{
     Method, StatusCode,
     header::{CONTENT_RANGE, HeaderValue, RANGE},
 };
-use std::io::Write;
+use std::io::{self, Read, Write};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::bytes::Bytes;
 
@@ -18,18 +18,26 @@ const CHANNEL_CHUNKS: usize = 16;
 /// A try that brought this many bytes counts as a success for the next one's patience.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
-/// Fetches a blob from the first of these places that has it.
+/// What the caller has of a blob: so many bytes, and how to read them once more, for the digest.
+pub type Begun<'a> = (u64, &'a mut dyn Read);
+
+/// Fetches a blob, or the rest of it, from the first of these places that has it.
 pub(super) fn blob(
     runtime: &Handle,
     places: Vec<Place>,
     blob: &Descriptor,
     doing: &str,
+    begun: Option<Begun<'_>>,
     sink: &mut (dyn Write + Send),
 ) -> Result<(), Error> {
     let local = |source| Error::Local { doing: doing.to_owned(), source };
     let (sender, mut chunks) = mpsc::channel::<Bytes>(CHANNEL_CHUNKS);
-    let task = runtime.spawn(download(places, blob.clone(), doing.to_owned(), sender));
+    let offset = begun.as_ref().map_or(0, |(bytes, _)| *bytes);
+    let task = runtime.spawn(download(places, blob.clone(), doing.to_owned(), offset, sender));
     let mut out = Hashing::new(sink);
+    if let Some((_, reader)) = begun {
+        catch_up(&mut out, reader).map_err(local)?;
+    }
     while let Some(chunk) = chunks.blocking_recv() {
         if let Err(e) = out.write_all(&chunk) {
             task.abort();
@@ -47,6 +55,18 @@ pub(super) fn blob(
     sink.flush().map_err(local)
 }
 
+fn catch_up<T>(out: &mut Hashing<T>, reader: &mut dyn Read) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => out.catch_up(buffer.get(..n).unwrap_or_default()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 /// How far a download is.
 struct Progress {
     sender: mpsc::Sender<Bytes>,
@@ -60,9 +80,10 @@ async fn download(
     places: Vec<Place>,
     blob: Descriptor,
     doing: String,
+    offset: u64,
     sender: mpsc::Sender<Bytes>,
 ) -> Result<(), Error> {
-    let mut progress = Progress { sender, offset: 0, ranges: true };
+    let mut progress = Progress { sender, offset, ranges: true };
     let mut last = None;
     for place in places {
         let retry = place.retry();

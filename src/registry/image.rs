@@ -15,6 +15,15 @@ pub trait PushSource: Sync {
     /// The manifest, given where the layers (in the order of [`layers`](Self::layers)) and the config went. The place to
     /// remember what a [`LayerSource::Stream`] became.
     fn finish(&self, layers: &[Descriptor], config: &Descriptor) -> io::Result<Document>;
+
+    /// The address of an upload of this layer (by its place) that an earlier push began, and that was cut short.
+    fn upload(&self, _layer: usize) -> Option<String> {
+        None
+    }
+
+    /// Told where a layer's upload was begun, and with `None` that there is none any more. The place to remember it for a
+    /// later push.
+    fn remember_upload(&self, _layer: usize, _address: Option<&str>) {}
 }
 
 /// Opens a blob's bytes anew; called again for each new try.

@@ -44,6 +44,7 @@ mod tests;
 
 pub use client::Client;
 pub use error::{ApiError, Error};
+pub use fetch::Begun;
 pub use image::{Arrival, LayerSource, Open, Produce, PushEvent, PushSource};
 pub use options::{Environment, Options};
 pub use resolve::{Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Resolved};

@@ -8,7 +8,7 @@ use super::{
     image::{Arrival, LayerSource, PushEvent, PushSource},
     resolve::Document,
     transport::Payload,
-    upload::{Blob, Uploads},
+    upload::{Blob, Memory, Uploads},
 };
 use crate::oci::{Descriptor, Digest, Reference};
 use reqwest::{
@@ -56,7 +56,7 @@ pub(super) fn push(
         while !uploads.stop.load(Ordering::Relaxed) {
             let turn = next.fetch_add(1, Ordering::Relaxed);
             let outcome = match jobs.get(turn) {
-                Some(same) => bring_layers(&uploads, &layers, &mounts, same, &done, progress),
+                Some(same) => bring_layers(&uploads, image, &layers, &mounts, same, &done, progress),
                 // the config is the job after the last layer
                 None if turn == jobs.len() => uploads.bring_bytes(&config_descriptor, &config.bytes).map(|arrival| {
                     progress(PushEvent::ConfigDone { descriptor: config_descriptor.clone(), arrival });
@@ -126,6 +126,7 @@ fn mount_repository(
 
 fn bring_layers(
     uploads: &Uploads<'_>,
+    image: &dyn PushSource,
     layers: &[LayerSource<'_>],
     mounts: &[Option<String>],
     same: &[usize],
@@ -150,7 +151,8 @@ fn bring_layers(
             (Some(()), Some(known)) => (known.clone(), Arrival::Existed),
             _ => {
                 let sent = |bytes| progress(PushEvent::LayerSent { layer: index, bytes });
-                uploads.bring(&blob, mounts.get(index).and_then(Option::as_deref), &sent)?
+                let memory = Memory { of: Some((image, index)) };
+                uploads.bring(&blob, mounts.get(index).and_then(Option::as_deref), &memory, &sent)?
             }
         };
         arrived = Some(());

@@ -1,25 +1,33 @@
 //! Bringing one blob to a repository: found there, linked from another one, or sent.
 //!
-//! A blob that is known goes in one PUT with its length. A blob that is made while it is sent goes in one PATCH of unknown
-//! length, and the PUT that ends the upload names the digest. Bytes pass from the producer's thread to the network
+//! A small blob that is known goes in one PUT with its length. Others go in one PATCH, of unknown length where they are made
+//! while they are sent, and the PUT that ends the upload names the digest. Bytes pass from the producer's thread to the network
 //! through a bounded channel.
+//!
+//! Where an upload was begun is remembered. When the connection breaks, or the whole process ends, the next try asks the
+//! registry how much it has, and sends the rest: the bytes before are made again, for the digest, and left out. Registries
+//! differ in this: docker-registry 2.8 forgets an upload that was cut within a request, and then all is sent again.
 
 use super::{
     Error,
     auth::Access,
     core::Place,
     host::{Request, Target},
-    image::{Arrival, Open, Produce},
+    image::{Arrival, Open, Produce, PushSource},
     transport::{Answer, Flow, Payload},
 };
-use crate::oci::{Descriptor, Digest, Hashing};
+use crate::{
+    error::Classified as _,
+    oci::{Descriptor, Digest, Hashing},
+};
 use futures_util::stream;
 use reqwest::{
     Body, Method, StatusCode, Url,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE},
 };
 use std::{
     io::{self, Read, Write},
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -33,12 +41,47 @@ const CHUNK_BYTES: usize = 128 << 10;
 /// Chunks between the producer and the network.
 pub(super) const CHANNEL_CHUNKS: usize = 8;
 
+/// Blobs below this many bytes are sent again as a whole: it is not known what becomes of a PUT that was cut short.
+const AT_ONCE_BYTES: u64 = 1 << 20;
+
 /// What a blob that is to be brought is.
 pub(super) enum Blob<'a> {
     /// Digest and length are known.
     Known { descriptor: &'a Descriptor, open: &'a Open<'a> },
     /// They are computed on the way.
     Stream { media_type: &'a str, known: Option<&'a Descriptor>, write: &'a Produce<'a> },
+}
+
+/// Where the uploads of one layer that were begun are remembered.
+pub(super) struct Memory<'a> {
+    /// The image and the place of the layer; `None` for what is not worth it.
+    pub(super) of: Option<(&'a dyn PushSource, usize)>,
+}
+
+impl Memory<'_> {
+    fn address(&self) -> Option<Url> {
+        let (image, layer) = self.of?;
+        Url::parse(&image.upload(layer)?).ok()
+    }
+
+    fn keep(&self, session: &Url) {
+        if let Some((image, layer)) = self.of {
+            image.remember_upload(layer, Some(session.as_str()));
+        }
+    }
+
+    fn forget(&self) {
+        if let Some((image, layer)) = self.of {
+            image.remember_upload(layer, None);
+        }
+    }
+}
+
+/// An upload that was begun.
+struct Session {
+    url: Url,
+    /// Bytes that the registry has.
+    offset: u64,
 }
 
 /// What the uploads of one push share.
@@ -56,13 +99,14 @@ impl Uploads<'_> {
         &self,
         blob: &Blob<'_>,
         mount_from: Option<&str>,
+        memory: &Memory<'_>,
         sent: &(dyn Fn(u64) + Sync),
     ) -> Result<(Descriptor, Arrival), Error> {
         let retry = self.place.retry();
         let mut failures = 0;
         let mut renewed = false;
         loop {
-            let error = match self.try_once(blob, mount_from, sent) {
+            let error = match self.try_once(blob, mount_from, memory, sent) {
                 Ok(done) => return Ok(done),
                 Err(e) => e,
             };
@@ -87,6 +131,7 @@ impl Uploads<'_> {
         &self,
         blob: &Blob<'_>,
         mount_from: Option<&str>,
+        memory: &Memory<'_>,
         sent: &(dyn Fn(u64) + Sync),
     ) -> Result<(Descriptor, Arrival), Error> {
         if self.stopped() {
@@ -97,33 +142,57 @@ impl Uploads<'_> {
             Blob::Stream { known, .. } => *known,
         };
         let mut session = None;
-        if let Some(known) = known {
-            if self.runtime.block_on(self.exists(known))? {
-                return Ok((known.clone(), Arrival::Existed));
+        if let Some(known) = known
+            && self.runtime.block_on(self.exists(known))?
+        {
+            memory.forget();
+            return Ok((known.clone(), Arrival::Existed));
+        }
+        if let Some(begun) = memory.address() {
+            session = self.runtime.block_on(self.progress(begun))?;
+            if session.is_none() {
+                memory.forget();
             }
-            if let Some(from) = mount_from {
-                match self.runtime.block_on(self.mount(&known.digest, from))? {
-                    Mount::Linked => return Ok((known.clone(), Arrival::Mounted(from.to_owned()))),
-                    Mount::Session(url) => session = Some(url),
-                    Mount::Refused => {}
-                }
+        }
+        if let (Some(known), None, Some(from)) = (known, &session, mount_from) {
+            match self.runtime.block_on(self.mount(&known.digest, from))? {
+                Mount::Linked => return Ok((known.clone(), Arrival::Mounted(from.to_owned()))),
+                Mount::Session(url) => session = Some(Session { url, offset: 0 }),
+                Mount::Refused => {}
             }
         }
         let session = match session {
-            Some(url) => url,
-            None => self.runtime.block_on(self.begin(String::new()))?.1,
+            Some(session) => session,
+            None => Session { url: self.runtime.block_on(self.begin(String::new()))?.1, offset: 0 },
         };
+        memory.keep(&session.url);
         let outcome = match blob {
-            Blob::Known { descriptor, open } => self.send_known(&session, descriptor, open, sent),
-            Blob::Stream { media_type, write, .. } => self.send_stream(&session, media_type, write, sent),
+            Blob::Known { descriptor, open } if session.offset == 0 && descriptor.size < AT_ONCE_BYTES => {
+                self.send_known(&session.url, descriptor, open, sent)
+            }
+            Blob::Known { descriptor, open } => {
+                let write: Produce<'_> = Box::new(|out| io::copy(&mut open()?, out).map(drop));
+                self.send_stream(&session, &descriptor.media_type, &write, Some(descriptor), sent)
+            }
+            Blob::Stream { media_type, write, .. } => self.send_stream(&session, media_type, write, None, sent),
         };
         match outcome {
-            Ok(descriptor) => Ok((descriptor, Arrival::Uploaded)),
-            // a registry that lost an upload, or part of it, can be sent the blob anew
-            Err(e) if matches!(e.status(), Some(404 | 416)) => Err(self.lost(&e)),
+            Ok(descriptor) => {
+                memory.forget();
+                Ok((descriptor, Arrival::Uploaded))
+            }
+            // a registry that lost an upload, or part of it, can be sent the blob anew; and so can one that had got other
+            // bytes before
+            Err(e) if matches!(e.status(), Some(404 | 416)) || (session.offset > 0 && e.status() == Some(400)) => {
+                memory.forget();
+                Err(self.lost(&e))
+            }
+            // what the registry has got is of use to the next try
+            Err(e) if self.stopped() || e.retryable() || e.status() == Some(401) => Err(e),
             Err(e) => {
+                memory.forget();
                 if !matches!(e, Error::Status { .. }) {
-                    self.abandon(session);
+                    self.abandon(session.url);
                 }
                 Err(e)
             }
@@ -140,6 +209,28 @@ impl Uploads<'_> {
             Err(e) if e.status().is_some_and(|s| ((400..500).contains(&s) && s != 429) || s == 501) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// How far an upload is; `None` where the registry has nothing of it.
+    async fn progress(&self, begun: Url) -> Result<Option<Session>, Error> {
+        let access = Access::push(&self.place.repository);
+        let mut request = Request::new(self.doing, Method::GET, String::new(), &access);
+        request.target = Target::Url(begun.clone());
+        let answer = match self.place.host.send(request).await {
+            Ok(answer) => answer,
+            // whatever it has against it, it can be sent the blob anew
+            Err(Error::Status { .. } | Error::Protocol { .. }) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let range = answer.header(RANGE).and_then(|r| r.trim_start_matches("bytes=").strip_prefix("0-")?.parse().ok());
+        // the last byte that it has, so that one byte and none look alike
+        let Some(last) = range.filter(|last: &u64| *last > 0) else { return Ok(None) };
+        let url = match answer.headers().contains_key(LOCATION) {
+            true => self.place.host.location(&answer).await?,
+            false => begun,
+        };
+        tracing::info!("going on with an upload at byte {}", last.saturating_add(1));
+        Ok(Some(Session { url, offset: last.saturating_add(1) }))
     }
 
     /// Opens an upload.
@@ -183,8 +274,8 @@ impl Uploads<'_> {
         });
     }
 
-    /// Starts a request whose body comes from this thread.
-    fn start(&self, method: Method, url: Url, length: Option<u64>) -> (JoinHandle<Result<Url, Error>>, Pipe) {
+    /// Starts a request whose body comes from this thread: these bytes of the blob, where it is known which.
+    fn start(&self, method: Method, url: Url, bytes: Option<Range<u64>>) -> (JoinHandle<Result<Url, Error>>, Pipe) {
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(CHANNEL_CHUNKS);
         let flow = Arc::new(Flow::new());
         let body = body_of(receiver, flow.clone());
@@ -194,7 +285,11 @@ impl Uploads<'_> {
             let mut request = Request::new(&doing, method, String::new(), &access);
             request.target = Target::Url(url.clone());
             request.headers = octets();
-            request.headers.extend(length.map(|n| (CONTENT_LENGTH, HeaderValue::from(n))));
+            if let Some(Range { start, end }) = bytes {
+                request.headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
+                let range = (start > 0).then(|| HeaderValue::from_str(&format!("{start}-{}", end - 1)).ok()).flatten();
+                request.headers.extend(range.map(|range| (CONTENT_RANGE, range)));
+            }
             request.payload = Payload::Stream(body, flow);
             let answer = place.host.send(request).await?;
             // the address for what follows may have changed
@@ -222,7 +317,7 @@ impl Uploads<'_> {
         sent: &(dyn Fn(u64) + Sync),
     ) -> Result<Descriptor, Error> {
         let reader = open().map_err(|e| self.local(e))?;
-        let (task, mut pipe) = self.start(Method::PUT, with_digest(session, &blob.digest), Some(blob.size));
+        let (task, mut pipe) = self.start(Method::PUT, with_digest(session, &blob.digest), Some(0..blob.size));
         // one byte more than announced is enough to notice
         let mut reader = Hashing::new(reader.take(blob.size.saturating_add(1)));
         let mut last: Option<Bytes> = None;
@@ -285,15 +380,26 @@ impl Uploads<'_> {
         Ok(blob.clone())
     }
 
+    /// Sends what `write` produces, without what the registry has already. `expected`: what it has to be.
     fn send_stream(
         &self,
-        session: &Url,
+        session: &Session,
         media_type: &str,
         write: &Produce<'_>,
+        expected: Option<&Descriptor>,
         sent: &(dyn Fn(u64) + Sync),
     ) -> Result<Descriptor, Error> {
-        let (task, pipe) = self.start(Method::PATCH, session.clone(), None);
-        let chunks = Chunks { pipe, buffer: BytesMut::with_capacity(CHUNK_BYTES), count: 0, sent, stop: &self.stop };
+        let offset = session.offset;
+        let range = expected.filter(|e| e.size > offset).map(|e| offset..e.size);
+        let (task, pipe) = self.start(Method::PATCH, session.url.clone(), range);
+        let chunks = Chunks {
+            pipe,
+            buffer: BytesMut::with_capacity(CHUNK_BYTES),
+            skip: offset,
+            count: offset,
+            sent,
+            stop: &self.stop,
+        };
         let mut out = Hashing::new(chunks);
         let written = write(&mut out).and_then(|()| out.flush());
         let (chunks, digest, size) = out.finish();
@@ -303,6 +409,20 @@ impl Uploads<'_> {
             }
             task.abort();
             return Err(self.local(e));
+        }
+        if let Some(expected) = expected.filter(|e| e.digest != digest || e.size != size) {
+            task.abort();
+            return Err(Error::Corrupt {
+                doing: self.doing.to_owned(),
+                why: format!(
+                    "the local blob `{}` of {} bytes was read as `{digest}` of {size}",
+                    expected.digest, expected.size
+                ),
+            });
+        }
+        if chunks.skip > 0 {
+            task.abort();
+            return Err(self.protocol("it has more of an upload than was ever sent"));
         }
         drop(chunks);
         let next = self.join(task)?;
@@ -346,7 +466,8 @@ impl Uploads<'_> {
     /// Brings a small document as a blob.
     pub(super) fn bring_bytes(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<Arrival, Error> {
         let open: Open<'_> = Box::new(|| Ok(Box::new(io::Cursor::new(bytes.to_vec())) as Box<dyn Read + Send>));
-        self.bring(&Blob::Known { descriptor, open: &open }, None, &|_| ()).map(|(_, arrival)| arrival)
+        self.bring(&Blob::Known { descriptor, open: &open }, None, &Memory { of: None }, &|_| ())
+            .map(|(_, arrival)| arrival)
     }
 }
 
@@ -433,6 +554,8 @@ impl Pipe {
 struct Chunks<'a> {
     pipe: Pipe,
     buffer: BytesMut,
+    /// Bytes to leave out.
+    skip: u64,
     count: u64,
     sent: &'a (dyn Fn(u64) + Sync),
     stop: &'a AtomicBool,
@@ -455,6 +578,11 @@ impl Chunks<'_> {
 
 impl Write for Chunks<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.skip > 0 {
+            let left_out = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
+            self.skip -= left_out as u64;
+            return Ok(left_out);
+        }
         let free = CHUNK_BYTES.saturating_sub(self.buffer.len());
         let taken = bytes.get(..free.min(bytes.len())).unwrap_or(bytes);
         self.buffer.extend_from_slice(taken);

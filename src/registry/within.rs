@@ -12,7 +12,7 @@ use super::{
     host::Request,
     resolve,
     transport::{Answer, Exchange, Flow, Payload, authority},
-    upload::{Blob, CHANNEL_CHUNKS, Uploads, body_of, read_chunk},
+    upload::{Blob, CHANNEL_CHUNKS, Memory, Uploads, body_of, read_chunk},
 };
 use crate::oci::{Descriptor, Reference};
 use reqwest::{
@@ -116,7 +116,7 @@ impl Client {
                 (Blob::Stream { media_type, known: known.as_ref(), write }, mount_from)
             }
         };
-        uploads.bring(&blob, from.as_deref(), sent).map(drop)
+        uploads.bring(&blob, from.as_deref(), &Memory { of: None }, sent).map(drop)
     }
 
     /// What is behind a plain address, `None` where there is nothing; at most `max` bytes.

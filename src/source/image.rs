@@ -7,7 +7,7 @@ use super::archives;
 use crate::error::{Classified, Kind};
 use crate::oci::{Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media};
 use crate::registry::{self, Client, Resolved};
-use crate::store::{self, Store};
+use crate::store::{self, PartialBlob, Store};
 use crate::sys::limits::Space;
 use crate::ui::human;
 use crate::ui::{BlobState, Direction, Event, Sink};
@@ -426,11 +426,43 @@ impl<'a> Images<'a> {
             return Ok(());
         }
         news(BlobState::Waiting);
-        let mut blob = self.store.blob_writer()?;
-        self.client.fetch_blob(&image.reference, layer, &mut blob).map_err(|e| self.explain(layer, e.into()))?;
-        blob.commit(Some(&layer.digest)).map_err(|e| self.explain(layer, e.into()))?;
+        match self.store.partial_blob(&layer.digest, layer.size)? {
+            Some(blob) => self.fetch_into(image, layer, blob)?,
+            // Another process fetches the same: neither waits for the other, which may be slower.
+            None => {
+                let mut blob = self.store.blob_writer()?;
+                self.client
+                    .fetch_blob(&image.reference, layer, &mut blob)
+                    .map_err(|e| self.explain(layer, e.into()))?;
+                blob.commit(Some(&layer.digest)).map_err(|e| self.explain(layer, e.into()))?;
+            }
+        }
         news(BlobState::Done);
         Ok(())
+    }
+
+    /// Fetches what is missing of a layer.
+    fn fetch_into(&self, image: &Image, layer: &Descriptor, mut blob: PartialBlob<'_>) -> Result<(), Error> {
+        loop {
+            let begun = blob.have();
+            if begun > 0 {
+                tracing::info!(digest = %layer.digest, "going on with a download at byte {begun} of {}", layer.size);
+            }
+            let mut reader = blob.begun()?;
+            match self.client.fetch_rest(&image.reference, layer, (begun, &mut reader), &mut blob) {
+                Ok(()) => return blob.commit(&layer.digest).map_err(|e| self.explain(layer, e.into())),
+                // The beginning may be what is wrong: it was never synced, or came from elsewhere.
+                Err(e) if e.kind() == Kind::Corrupt && begun > 0 => blob.start_over()?,
+                Err(e) => {
+                    let e = self.explain(layer, e.into());
+                    // Room is what is wanted, and what does not match is of no use.
+                    if matches!(e.kind(), Kind::Exhausted | Kind::Corrupt) {
+                        blob.discard();
+                    }
+                    return Err(e);
+                }
+            }
+        }
     }
 }
 

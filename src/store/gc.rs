@@ -101,6 +101,7 @@ impl Store {
             }
         }
         self.drop_downloads(&kept);
+        done.bytes += self.drop_unfinished(true);
         let (snapshots, bytes) = self.drop_snapshots(&held, &chains, options.all)?;
         done.snapshots += snapshots;
         done.bytes += bytes;
@@ -136,6 +137,7 @@ impl Store {
             }
             moved
         };
+        self.drop_unfinished(false);
         // Removing takes time, and nobody has to wait for it.
         for path in moved {
             if let Err(e) = remove_tree(&path) {

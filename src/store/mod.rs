@@ -14,6 +14,8 @@
 //!   cache-mounts/<id map>/      directories of `RUN --mount=type=cache` (see `cache_mounts`)
 //!   leases/<id>                 one locked file a process: what it uses
 //!   tmp/<id>/                   one directory a process: what it is making
+//!   partial/<digest>            blobs that are being fetched, or were when their process was killed
+//!   uploads/<digest of place>   addresses of uploads that were begun
 //!   reserve                     room that removing takes on a full file system
 //!   lock                        see below
 //! ```
@@ -21,7 +23,8 @@
 //! Invariants:
 //!
 //! * A blob appears under its digest by rename, when it is complete; so does every other file and directory. What a killed
-//!   process leaves lies in its `tmp/` directory, and the next garbage collection drops it.
+//!   process leaves lies in its `tmp/` directory, and the next garbage collection drops it; what it was fetching the next
+//!   process goes on with.
 //! * Nothing waits for the disk until a name is published; then everything that the name reaches is synced first. Data
 //!   that was written under another boot of the machine and never synced is verified before it is used again.
 //! * `lock` is held shared for the moment in which a process finds something and writes it into its lease, and exclusively
@@ -36,6 +39,7 @@ mod lease;
 mod limit;
 mod names;
 mod reserve;
+mod unfinished;
 mod verified;
 
 pub use blobs::{BlobWriter, HashedBlobWriter};
@@ -46,6 +50,7 @@ pub use gc::{Collected, GcOptions};
 pub use lease::{TempDir, remove_tree};
 pub use limit::{Limit, Shrunk};
 pub use names::NamedImage;
+pub use unfinished::PartialBlob;
 pub use verified::damage;
 
 use crate::oci::{Descriptor, DiffId};
@@ -65,6 +70,7 @@ pub struct Store {
     root: PathBuf,
     lease: Lease,
     boot: String,
+    uploads: unfinished::Uploads,
 }
 
 impl Store {
@@ -96,7 +102,7 @@ impl Store {
         let lease = reserve::with(&root, || Lease::new(&root))?;
         reserve::make(&root);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        Ok(Store { root, lease, boot })
+        Ok(Store { root, lease, boot, uploads: Default::default() })
     }
 
     /// The directory of the store, absolute.
@@ -115,10 +121,10 @@ impl Store {
         self.lease.temp_dir(what)
     }
 
-    /// Bytes of regular files in this process's temporary directories: what it is making. For messages: what cannot be read
+    /// Bytes of regular files in this process's temporary directories, and of blobs being fetched: what it is making. For messages: what cannot be read
     /// does not count.
     pub fn unfinished_bytes(&self) -> u64 {
-        let (mut bytes, mut todo) = (0, vec![self.lease.tmp_dir().to_owned()]);
+        let (mut bytes, mut todo) = (0, vec![self.lease.tmp_dir().to_owned(), self.partial_dir()]);
         while let Some(dir) = todo.pop() {
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 match entry.metadata() {

@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::Response,
 };
+use futures_util::StreamExt as _;
 use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
 /// A request as the fake saw it.
@@ -87,6 +88,15 @@ impl State {
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .collect();
         match seen.method.as_str() {
+            "GET" if path.contains("/uploads/") => {
+                let id = path.rsplit('/').next().unwrap();
+                let uploads = self.uploads.lock().unwrap();
+                let Some(upload) = uploads.get(id) else { return errors(404, "BLOB_UPLOAD_UNKNOWN") };
+                let mut r = located(204, &format!("/v2/{path}?state=a%2Fb"));
+                let range = format!("0-{}", upload.len().saturating_sub(1));
+                r.headers_mut().insert(header::RANGE, HeaderValue::from_str(&range).unwrap());
+                r
+            }
             "GET" | "HEAD" if path.contains("/manifests/") => match self.manifests.lock().unwrap().get(&path) {
                 Some((media_type, bytes)) => {
                     let mut r = answer(200, bytes.clone());
@@ -145,6 +155,22 @@ impl State {
     }
 }
 
+/// Of the body of an upload that breaks off, when the server drops what works on it, a registry keeps what it got.
+struct Incoming<'a> {
+    state: &'a State,
+    upload: Option<String>,
+    got: Vec<u8>,
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        let mut uploads = self.state.uploads.lock().unwrap();
+        if let Some(upload) = self.upload.take().and_then(|id| uploads.get_mut(&id)) {
+            upload.append(&mut self.got);
+        }
+    }
+}
+
 /// A running fake; it ends when this is dropped.
 pub(super) struct Fake {
     pub(super) host: String,
@@ -164,7 +190,15 @@ impl Fake {
             let (state, hook) = (shared.clone(), hook.clone());
             async move {
                 let (parts, body) = request.into_parts();
-                let body = axum::body::to_bytes(body, 64 << 20).await.unwrap_or_default();
+                let mut stream = body.into_data_stream();
+                let upload =
+                    (parts.method == Method::PATCH).then(|| parts.uri.path().rsplit('/').next().unwrap().to_owned());
+                let mut body = Incoming { state: &state, upload, got: vec![] };
+                while let Some(Ok(part)) = stream.next().await {
+                    body.got.extend_from_slice(&part);
+                }
+                body.upload = None;
+                let body = Bytes::from(std::mem::take(&mut body.got));
                 let seen = Seen { method: parts.method, uri: parts.uri, headers: parts.headers, body };
                 state.log.lock().unwrap().push(seen.clone());
                 Ok::<_, Infallible>(hook(&seen, &state).unwrap_or_else(|| state.serve(&seen)))

@@ -341,3 +341,104 @@ fn a_slow_producer_is_no_timeout() {
     let dir = tempfile::tempdir().unwrap();
     hasty(dir.path()).push(&fake.name("x"), &Sleepy, &|_| ()).unwrap();
 }
+
+/// A server in the middle that passes on so many bytes of the first connection that brings a large body, and then breaks it
+/// off; counts what went through.
+fn breaking(to: &str, after: usize) -> (String, Arc<AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (host, to) = (listener.local_addr().unwrap().to_string(), to.to_owned());
+    let passed = Arc::new(AtomicUsize::new(0));
+    let counter = passed.clone();
+    std::thread::spawn(move || {
+        let broken = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        for client in listener.incoming() {
+            let (Ok(mut client), Ok(mut server)) = (client, std::net::TcpStream::connect(&to)) else { return };
+            let (mut down, mut up) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = io::copy(&mut down, &mut up);
+                let _ = up.shutdown(std::net::Shutdown::Both);
+            });
+            let (counter, broken) = (counter.clone(), broken.clone());
+            std::thread::spawn(move || {
+                let (mut here, mut buffer) = (0, vec![0; 1 << 14]);
+                while let Ok(n) = client.read(&mut buffer)
+                    && n > 0
+                {
+                    here += n;
+                    counter.fetch_add(n, Ordering::SeqCst);
+                    if server.write_all(&buffer[..n]).is_err() {
+                        break;
+                    }
+                    if here > after && !broken.swap(true, Ordering::SeqCst) {
+                        let _ = client.shutdown(std::net::Shutdown::Both);
+                        break;
+                    }
+                }
+                let _ = server.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    (host, passed)
+}
+
+#[test]
+fn an_upload_that_breaks_off_goes_on_where_it_broke() {
+    const BYTES: usize = 4_000_000;
+    for streams in [false, true] {
+        let fake = Fake::start(|_, _| None);
+        let (host, passed) = breaking(&fake.host, BYTES / 2);
+        let dir = tempfile::tempdir().unwrap();
+        let mut image = Image::new(vec![noise(1, BYTES)]);
+        image.streams = streams;
+        push(&client(dir.path()), &format!("{host}/a/b"), &image).unwrap();
+        assert_pulls(&client(dir.path()), &fake.name("a/b").to_string(), &image);
+        let passed = passed.load(Ordering::SeqCst);
+        assert!(passed < BYTES + BYTES / 10, "{passed} bytes were sent for {BYTES}, streams: {streams}");
+        assert_eq!(image.produced.load(Ordering::Relaxed), 2);
+        assert!(image.uploads.lock().unwrap().is_empty(), "it is over");
+    }
+}
+
+#[test]
+fn an_upload_of_an_earlier_push_is_gone_on_with() {
+    const BYTES: usize = 4_000_000;
+    for streams in [false, true] {
+        let fake = Fake::start(|_, _| None);
+        let (host, _) = breaking(&fake.host, BYTES / 2);
+        let dir = tempfile::tempdir().unwrap();
+        let mut image = Image::new(vec![noise(1, BYTES)]);
+        image.streams = streams;
+        let mut once = options(dir.path());
+        once.retries = 0;
+        push(&Client::new(once).unwrap(), &format!("{host}/a/b"), &image).unwrap_err();
+        assert_eq!(image.uploads.lock().unwrap().len(), 1);
+        fake.state.log.lock().unwrap().clear();
+        // the address leads through the server in the middle, as far as it does any more
+        let address = image.uploads.lock().unwrap()[&0].replace(&host, &fake.host);
+        image.uploads.lock().unwrap().insert(0, address);
+        push(&client(dir.path()), &fake.name("a/b").to_string(), &image).unwrap();
+        assert_pulls(&client(dir.path()), &fake.name("a/b").to_string(), &image);
+        let sent: usize = fake.state.seen("PATCH", "/uploads/").iter().map(|s| s.body.len()).sum();
+        assert!(sent > 0 && sent < BYTES * 6 / 10, "{sent} of {BYTES}, streams: {streams}");
+    }
+}
+
+#[test]
+fn an_upload_that_holds_other_bytes_is_begun_anew() {
+    let fake = Fake::start(|_, _| None);
+    let dir = tempfile::tempdir().unwrap();
+    let (host, _) = breaking(&fake.host, 1_000_000);
+    let other = Image::new(vec![noise(7, 2_000_000)]);
+    let mut once = options(dir.path());
+    once.retries = 0;
+    push(&Client::new(once).unwrap(), &format!("{host}/a/b"), &other).unwrap_err();
+    let image = Image::new(vec![noise(1, 2_000_000)]);
+    let address = other.uploads.lock().unwrap()[&0].replace(&host, &fake.host);
+    image.remember_upload(0, Some(&address));
+    push(&client(dir.path()), &fake.name("a/b").to_string(), &image).unwrap();
+    assert_pulls(&client(dir.path()), &fake.name("a/b").to_string(), &image);
+    // and one that the registry has forgotten
+    let image = Image::new(vec![noise(3, 20_000)]);
+    image.remember_upload(0, Some(&format!("http://{}/v2/a/b/blobs/uploads/u999?state=a%2Fb", fake.host)));
+    push(&client(dir.path()), &fake.name("a/b").to_string(), &image).unwrap();
+}

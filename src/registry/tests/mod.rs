@@ -9,6 +9,7 @@ mod server;
 use super::*;
 use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, Manifest, Platform, Reference, RootFs, media};
 use std::{
+    collections::HashMap,
     io::{self, Read, Write},
     path::Path,
     sync::{
@@ -61,12 +62,21 @@ struct Image {
     mount_from: Option<String>,
     produced: AtomicUsize,
     format: &'static str,
+    uploads: Mutex<HashMap<usize, String>>,
 }
 
 impl Image {
     fn new(layers: Vec<Vec<u8>>) -> Image {
         let produced = AtomicUsize::new(0);
-        Image { layers, streams: false, known: false, mount_from: None, produced, format: media::OCI_MANIFEST }
+        Image {
+            layers,
+            streams: false,
+            known: false,
+            mount_from: None,
+            produced,
+            format: media::OCI_MANIFEST,
+            uploads: Mutex::default(),
+        }
     }
 
     fn config(&self) -> ImageConfig {
@@ -108,6 +118,18 @@ impl PushSource for Image {
     fn config(&self) -> Document {
         let media_type = media::OCI_CONFIG.into();
         Document { media_type, bytes: serde_json::to_vec(&Image::config(self)).unwrap() }
+    }
+
+    fn upload(&self, layer: usize) -> Option<String> {
+        self.uploads.lock().unwrap().get(&layer).cloned()
+    }
+
+    fn remember_upload(&self, layer: usize, address: Option<&str>) {
+        let mut uploads = self.uploads.lock().unwrap();
+        match address {
+            Some(address) => uploads.insert(layer, address.to_owned()),
+            None => uploads.remove(&layer),
+        };
     }
 
     fn finish(&self, layers: &[Descriptor], config: &Descriptor) -> io::Result<Document> {
