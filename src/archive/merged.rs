@@ -13,7 +13,7 @@
 //! Symbolic links are followed only by [`Merged::resolve`], inside the root.
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -62,15 +62,28 @@ pub struct Layer {
     dir: PathBuf,
     fs: OwnedFd,
     records: Records,
+    /// The names in its root directory, where they are final: what is not below them need not be looked for.
+    top: Option<HashSet<OsString>>,
 }
 
 impl Layer {
+    /// As [`Layer::open`], of one that nobody changes any more.
+    ///
+    /// # Errors
+    /// Those of [`Layer::open`]; its root cannot be read.
+    pub fn open_finished(dir: &Path) -> Result<Layer, Error> {
+        let layer = Layer::open(dir)?;
+        let fs = open_fs(dir)?;
+        let top = names(fs).map_err(Error::file("read directory", &dir.join(FS)))?;
+        Ok(Layer { top: Some(top.into_iter().collect()), ..layer })
+    }
+
     /// Opens the layer directory `dir`, which holds `fs/` and may hold `records`.
     ///
     /// # Errors
     /// It has no `fs/`, or its records cannot be read.
     pub fn open(dir: &Path) -> Result<Layer, Error> {
-        Ok(Layer { dir: dir.to_owned(), fs: open_fs(dir)?, records: Records::load(dir)? })
+        Ok(Layer { dir: dir.to_owned(), fs: open_fs(dir)?, records: Records::load(dir)?, top: None })
     }
 
     /// Any directory, taken for the files of a layer without records.
@@ -80,7 +93,7 @@ impl Layer {
     pub fn of_directory(dir: &Path) -> Result<Layer, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fs = rustix::fs::open(dir, flags, Mode::empty()).map_err(Error::file("open directory", dir))?;
-        Ok(Layer { dir: dir.to_owned(), fs, records: Records::new() })
+        Ok(Layer { dir: dir.to_owned(), fs, records: Records::new(), top: None })
     }
 
     fn absolute(&self, path: &Path) -> PathBuf {
@@ -88,6 +101,12 @@ impl Layer {
     }
 
     fn stat(&self, path: &Path) -> Result<Option<Stat>, Error> {
+        let first = path.iter().next();
+        if let (Some(top), Some(first)) = (&self.top, first)
+            && !top.contains(first)
+        {
+            return Ok(None);
+        }
         stat(&self.fs, path).map_err(|e| Error::file("inspect", &self.absolute(path))(e))
     }
 

@@ -241,7 +241,7 @@ impl<'a> Snapshots<'a> {
                 None => {
                     // The time of the directory says when the layer was last of use, for a limit to the store.
                     let _ = File::open(dir).and_then(|d| d.set_modified(SystemTime::now()));
-                    open.entry(dir.clone()).or_insert(Arc::new(Layer::open(dir)?)).clone()
+                    open.entry(dir.clone()).or_insert(Arc::new(Layer::open_finished(dir)?)).clone()
                 }
             };
             layers.push(layer);

@@ -40,16 +40,57 @@ struct Second<'a> {
     open: Option<(PathBuf, OwnedFd)>,
 }
 
+/// What a second look found.
+#[derive(Debug)]
+pub(super) enum Again {
+    /// Nothing is another than before.
+    Same,
+    /// How everything is now.
+    Other(State),
+}
+
+/// How many files are looked at one by one before a new state is made.
+const FEW: usize = 256;
+
 impl State {
     /// How everything below `root` is now, if nothing has changed but what was touched. `None`: that cannot be, or cannot be
     /// told.
-    pub fn again(&self, root: &OwnedFd, touched: &Touched) -> Option<State> {
+    pub fn again(&self, root: &OwnedFd, touched: &Touched) -> Option<Again> {
         let (names, files) = touched.sorted()?;
-        let is_hit = |index: &usize| self.entry(*index).is_some_and(|e| files.binary_search(&e.identity.ino).is_ok());
+        // Most files are none of a few: one bit tells.
+        let bit = |number: u64| (number as usize / 64 % 64, 1 << (number % 64));
+        let mut sieve = [0u64; 64];
+        for (word, bit) in files.iter().map(|number| bit(*number)) {
+            sieve[word] |= bit;
+        }
+        let is_hit = |index: &usize| {
+            let Some(number) = self.entry(*index).map(|entry| entry.identity.ino) else { return false };
+            let (word, bit) = bit(number);
+            sieve[word] & bit != 0 && files.binary_search(&number).is_ok()
+        };
         let hits: Vec<usize> = self.subtree(0).filter(is_hit).collect();
+        if hits.len() <= FEW && hits.iter().all(|hit| self.is_same(*hit, root, &names)) {
+            return Some(Again::Same);
+        }
         let new = State::with_room_for(self);
         let second = Second { old: self, new, root, names, hits, path: PathBuf::new(), open: None };
-        second.run().ok().flatten()
+        let new = second.run().ok().flatten()?;
+        Some(if new == *self { Again::Same } else { Again::Other(new) })
+    }
+
+    /// Whether a file is as it was, and is no directory in which names may have changed.
+    fn is_same(&self, index: usize, root: &OwnedFd, names: &[u64]) -> bool {
+        let Some(was) = self.entry(index) else { return false };
+        if was.kind == Kind::Dir && names.binary_search(&was.identity.ino).is_ok() {
+            return false;
+        }
+        let path = self.path(index);
+        let (above, name) = match (path.parent(), path.file_name()) {
+            (Some(above), Some(name)) => (above, Path::new(name)),
+            _ => (Path::new(""), Path::new("")),
+        };
+        let is = merged::open_dir(root, above).and_then(|dir| look(&dir, name));
+        is.is_ok_and(|is| was.is_as(&is))
     }
 }
 

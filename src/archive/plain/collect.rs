@@ -51,11 +51,12 @@ impl Plain {
         kept: &Kept<'_>,
         touched: Option<&Touched>,
     ) -> Result<(), Error> {
-        let new = self.look_again(touched)?;
-        let forced = kept.changed(&new);
-        if self.known && forced.is_empty() && new == self.state {
+        let found = self.look_again(touched)?;
+        let forced = kept.changed(found.as_ref().unwrap_or(&self.state));
+        if found.is_none() && forced.is_empty() {
             return Ok(());
         }
+        let new = found.unwrap_or_else(|| self.state.clone());
         let old = std::mem::take(&mut self.state);
         self.known = false;
         let shared = self.sharing == Sharing::Broken;

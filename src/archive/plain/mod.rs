@@ -46,6 +46,7 @@ use super::error::Error;
 use super::merged;
 use super::node;
 use crate::sys::idmap::IdMap;
+use again::Again;
 use state::State;
 
 pub use collect::Kept;
@@ -157,23 +158,26 @@ impl Plain {
         Ok(())
     }
 
-    /// How everything is now. `touched`: what may have changed since the tree was settled, where somebody knows.
-    fn look_again(&mut self, touched: Option<&Touched>) -> Result<State, Error> {
+    /// How everything is now; `None`: as it was when the tree was settled. `touched`: what may have changed since, where somebody
+    /// knows.
+    fn look_again(&mut self, touched: Option<&Touched>) -> Result<Option<State>, Error> {
         self.shared |= touched.is_some_and(Touched::is_lasting);
         let trusted = self.known && !self.shared && self.sharing == Sharing::Never;
         let short = touched
             .filter(|_| trusted && touched::tells(&self.fd, self.one_device))
             .and_then(|touched| self.state.again(&self.fd, touched));
         let scan = || State::scan(&self.fd).map_err(|(path, e)| self.failed("inspect", &path, e));
-        match short {
-            Some(short) => {
-                // Every test of a step under a supervisor is a test of this.
-                #[cfg(debug_assertions)]
-                assert_eq!(scan()?.first_difference(&short), None, "a change that the supervisor did not tell of");
-                Ok(short)
-            }
-            None => scan(),
+        // Every test of a step under a supervisor is a test of this.
+        #[cfg(debug_assertions)]
+        if let Some(found) = &short {
+            let found = if let Again::Other(new) = found { new } else { &self.state };
+            assert_eq!(scan()?.first_difference(found), None, "a change that the supervisor did not tell of");
         }
+        Ok(match short {
+            Some(Again::Same) => None,
+            Some(Again::Other(new)) => Some(new),
+            None => Some(scan()?).filter(|new| !self.known || *new != self.state),
+        })
     }
 
     fn absolute(&self, path: &Path) -> PathBuf {

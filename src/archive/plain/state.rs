@@ -46,6 +46,13 @@ pub(super) struct Entry {
     pub linked: bool,
 }
 
+impl Entry {
+    /// Whether what was looked at is the same file, and unchanged.
+    pub fn is_as(&self, found: &Entry) -> bool {
+        Entry { name: 0, end: 0, len: 0, ..*self } == Entry { name: 0, end: 0, len: 0, ..*found }
+    }
+}
+
 /// As much as a comparison has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -55,7 +62,7 @@ pub(super) enum Kind {
 }
 
 /// A tree at one moment.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct State {
     entries: Vec<Entry>,
     names: Vec<u8>,
@@ -172,6 +179,20 @@ impl State {
             self.names.get(start..start + usize::from(e.len))
         });
         OsStr::from_bytes(name.unwrap_or_default())
+    }
+
+    /// The path of a place.
+    pub fn path(&self, index: usize) -> PathBuf {
+        let (mut path, mut at) = (PathBuf::new(), 0);
+        while at < index {
+            let mut child = at + 1;
+            while self.subtree(child).end <= index && child < index {
+                child = self.subtree(child).end.max(child + 1);
+            }
+            path.push(self.name(child));
+            at = child;
+        }
+        path
     }
 
     /// The place of a path.
@@ -296,8 +317,7 @@ impl State {
     pub fn first_difference(&self, other: &State) -> Option<PathBuf> {
         let same = |i: usize| self.entry(i) == other.entry(i) && self.name(i) == other.name(i);
         let first = (0..self.entries.len().max(other.entries.len())).find(|i| !same(*i))?;
-        let above = (0..first).filter(|i| self.subtree(*i).contains(&first));
-        Some(above.chain([first]).map(|i| self.name(i)).collect())
+        Some(self.path(first.min(self.entries.len().saturating_sub(1))))
     }
 
     /// Whether a directory's own metadata or names have changed.
