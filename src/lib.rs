@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 
 pub mod archive;
+pub mod attest;
 pub mod build;
 pub mod cache;
 pub mod cli;

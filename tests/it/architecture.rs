@@ -14,6 +14,7 @@ const LEVELS: [(&str, i8); 21] = [
     ("store", 2),
     ("sbom", 2),
     ("supervisor", 2),
+    ("attest", 3),
     ("snapshot", 3),
     ("registry", 3),
     ("source", 4),
@@ -24,7 +25,6 @@ const LEVELS: [(&str, i8); 21] = [
     ("lint", 6),
     ("build", 7),
     ("export", 7),
-    ("attest", 7),
     ("cli", 8),
 ];
 

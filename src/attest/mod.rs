@@ -1,0 +1,41 @@
+//! What is said about an image, beside it: attestations, in the form in which BuildKit attaches them.
+//!
+//! ```text
+//! index ─┬─ image manifest  ◄─────────────── subject ──────────────┐
+//!        └─ attestation manifest (platform unknown/unknown) ───────┤
+//!             ├─ layer: in-toto statement: its subjects, SBOM ─────┤
+//!             └─ layer: in-toto statement: its subjects, provenance┘
+//! ```
+//!
+//! The entry of the index names the image by its annotations; the manifest has a `subject` besides, so that a registry lists
+//! it among the image's referrers. One manifest serves both kinds of readers.
+//!
+//! An image gets another digest when its layers are compressed on the way out. [`follow`] writes what was said about the one
+//! as being about the other.
+//!
+//! Format: <https://github.com/moby/buildkit/blob/master/docs/attestations/attestation-storage.md>.
+
+mod error;
+mod manifest;
+pub mod provenance;
+mod statement;
+
+pub use error::Error;
+pub use manifest::{Predicate, attach, follow, subject_of};
+pub use statement::{Subject, write_statement};
+
+/// What is to be said about an image that is built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The packages in it.
+    pub sbom: Option<crate::sbom::Format>,
+    /// How it came about.
+    pub provenance: Option<provenance::Form>,
+}
+
+impl Wanted {
+    /// Whether anything is.
+    pub fn any(&self) -> bool {
+        self.sbom.is_some() || self.provenance.is_some()
+    }
+}
