@@ -11,7 +11,7 @@ use std::io::{self, Write};
 /// Media type of a statement.
 const IN_TOTO: &str = "application/vnd.in-toto+json";
 /// What the manifest is, for registries that list referrers.
-const ARTIFACT: &str = "application/vnd.docker.attestation.manifest.v1+json";
+pub const ARTIFACT: &str = "application/vnd.docker.attestation.manifest.v1+json";
 /// Annotation of a statement: the type of its predicate.
 const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
 /// Annotation of an entry: the image that it is about.
@@ -56,6 +56,11 @@ pub fn subject_of(entry: &Descriptor) -> Option<Digest> {
     entry.annotations.get(REFERENCE)?.parse().ok()
 }
 
+/// Makes an entry of an index be about the image `to`.
+pub fn refer(entry: &mut Descriptor, to: &Digest) {
+    entry.annotations.insert(REFERENCE.into(), to.to_string());
+}
+
 /// Says of the image `to` what the attestation `entry` says of its image `from`. Returns the new entry.
 ///
 /// # Errors
@@ -72,7 +77,7 @@ pub fn follow(store: &Store, entry: &Descriptor, from: &Digest, to: &Descriptor)
     }
     let mut new = put(store, to, layers, manifest.annotations)?;
     new.annotations.extend(entry.annotations.clone());
-    new.annotations.insert(REFERENCE.into(), to.digest.to_string());
+    refer(&mut new, &to.digest);
     Ok(new)
 }
 

@@ -15,13 +15,15 @@
 //!
 //! Format: <https://github.com/moby/buildkit/blob/master/docs/attestations/attestation-storage.md>.
 
+use crate::oci::Reference;
+
 mod error;
 mod manifest;
 pub mod provenance;
 mod statement;
 
 pub use error::Error;
-pub use manifest::{Predicate, attach, follow, subject_of};
+pub use manifest::{ARTIFACT, Predicate, attach, follow, refer, subject_of};
 pub use statement::{Subject, write_statement};
 
 /// What is to be said about an image that is built.
@@ -31,6 +33,10 @@ pub struct Wanted {
     pub sbom: Option<crate::sbom::Format>,
     /// How it came about.
     pub provenance: Option<provenance::Form>,
+    /// The names that the image is to have, wherever it goes. The build fills them in.
+    pub names: Vec<Reference>,
+    /// Names this run of the build, of which there may be an image for each of several platforms. The build fills it in.
+    pub invocation: String,
 }
 
 impl Wanted {

@@ -31,6 +31,8 @@ pub struct Built {
     pub names: Vec<String>,
     /// Where layers are that the store does not have, since the image is only pushed.
     pub elsewhere: Elsewhere,
+    /// What is said about it: an entry for the index that it becomes part of.
+    pub attestation: Option<Descriptor>,
 }
 
 /// The OCI spelling of a layer's media type.
@@ -133,7 +135,7 @@ impl Executor<'_> {
         for name in &names {
             sink.event(&Event::Tagged { name });
         }
-        Ok(Built { id, manifest, names, elsewhere })
+        Ok(Built { id, manifest, names, elsewhere, attestation: None })
     }
 
     /// Layers of cached steps, fetched where they must be in the store; else as the blobs that the caches have.

@@ -5,7 +5,7 @@ use super::{Error, epoch, logins::Reach};
 use crate::dockerfile::MountKind;
 use crate::plan::{self, Base, ContextId, CopyFrom, Plan, StepKind};
 use crate::registry::download::shown;
-use crate::source::{self, Dockerfile, GitUrl, Given, Mtime, Names, cpp, download, files, git, unpacked};
+use crate::source::{self, Dockerfile, GitUrl, Given, Mtime, Names, Origin, cpp, download, files, git, unpacked};
 use crate::ui::Event;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -26,6 +26,11 @@ impl OpenContext {
     /// A named context, which [`OpenContext::open_named`] has opened.
     pub fn named(&self, id: ContextId) -> Result<&source::Context, Error> {
         self.named.get(&id).ok_or(Error::Cancelled)
+    }
+
+    /// The named contexts that are files and that the plan reads.
+    pub fn all_named(&self) -> impl Iterator<Item = (ContextId, &source::Context)> {
+        self.named.iter().map(|(id, context)| (*id, context))
     }
 
     /// Opens the main context, and reads the Dockerfile. Without a reach nothing can be fetched or unpacked.
@@ -141,7 +146,9 @@ fn repository(url: &GitUrl, reach: Reach<'_>) -> Result<Given, Error> {
     fetching(&url.to_string(), reach);
     let (around, login) = (reach.around, reach.secrets.git_login(url)?);
     let commit = git::resolve(around.store, url, login.as_ref(), around.cancel)?;
-    Ok(Given::Files(git::checkout(around.store, url, &commit, login.as_ref(), around.cancel)?))
+    let origin = Origin { uri: url.to_string(), digest: commit.id.clone(), commit: true };
+    let files = git::checkout(around.store, url, &commit, login.as_ref(), around.cancel)?;
+    Ok(Given::Files(files.from_origin(origin)))
 }
 
 /// What fetching and unpacking take.

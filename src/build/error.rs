@@ -2,6 +2,7 @@
 
 use super::shortage::{Shortage, because};
 use crate::archive;
+use crate::attest;
 use crate::cache;
 use crate::dockerfile::Span;
 use crate::error::{Classified, Kind};
@@ -57,6 +58,9 @@ pub enum Error {
     /// What `--manifest` names is an image.
     #[error("`{0}` is an image and no manifest list")]
     NoIndex(String),
+    /// What is said about the image.
+    #[error(transparent)]
+    Attest(#[from] attest::Error),
     /// Reading or writing layers.
     #[error(transparent)]
     Archive(#[from] archive::Error),
@@ -196,6 +200,7 @@ impl Error {
             Error::Image(e) => e,
             Error::Policy(e) => e,
             Error::Archive(e) => e,
+            Error::Attest(e) => e,
             Error::Copy(e) => e,
             Error::Context(e) => e,
             Error::Sandbox(e) => e,

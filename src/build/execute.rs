@@ -83,7 +83,8 @@ pub(super) struct Executor<'a> {
     in_image: HashSet<StepId>,
     /// With one layer a stage: the layer that the stage's steps fill one after the other.
     pub(super) stage_layers: Vec<Mutex<Option<Active>>>,
-    started: String,
+    /// When the build began, RFC 3339.
+    pub(super) started: String,
     /// Digests of files of the build context, from this build and earlier ones.
     pub(super) memo: OnceLock<FileMemo>,
     /// Parts of the build context that steps mount.

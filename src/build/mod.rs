@@ -12,6 +12,7 @@
 //! what it finished is found in the step cache by the next one.
 
 mod agents;
+mod attest;
 mod authorities;
 pub mod checks;
 mod commit;
@@ -26,6 +27,7 @@ mod logins;
 mod mask;
 mod mounts;
 mod platforms;
+mod provenance;
 mod remotes;
 pub mod request;
 mod resolver;
@@ -135,7 +137,7 @@ fn one(
     sink.event(&Event::Planned(&outline));
     let given = (secrets, agents, authorities::Authorities::read(&request.security.authorities)?, shared);
     let executor = execute::Executor::new(request, around, &plan, context, &remotes, (&images, &bases), given);
-    let result = executor.and_then(|e| e.run());
+    let result = executor.and_then(|e| e.attested(e.run()?));
     checks::show(&findings, sink);
     if !plan.unused_build_args.is_empty() && result.is_ok() {
         sink.event(&Event::UnusedBuildArgs { names: &plan.unused_build_args });

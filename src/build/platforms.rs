@@ -9,8 +9,9 @@ use super::context::OpenContext;
 use super::request::BuildRequest;
 use super::secrets::Secrets;
 use super::{Error, Surroundings, one, plan_request, resolver, store_names};
+use crate::attest;
 use crate::cache::{Elsewhere, SharedCaches};
-use crate::oci::{Descriptor, ImageConfig, Index, Location, ManifestFormat, Platform, media};
+use crate::oci::{Descriptor, Digest, ImageConfig, Index, Location, ManifestFormat, Platform, media};
 use crate::plan::{self, ContextId, ResolveError, ResolvedImage, Resolver};
 use crate::registry::MAX_CONFIG_BYTES;
 use crate::source::image::Images;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 /// Whether the result of a request is an index.
 pub(super) fn is_index(request: &BuildRequest) -> bool {
     let (platform, output) = (&request.platform, &request.output);
-    !platform.more.is_empty() || platform.all || output.index.is_some() || output.always_index
+    !platform.more.is_empty() || platform.all || output.index.is_some() || output.always_index || output.attest.any()
 }
 
 /// Builds for each platform, and enters the index into the store under the names of the request.
@@ -48,10 +49,13 @@ pub(super) fn build(
     // An index must not be lost because one of its images cannot be added at the end.
     let mut index =
         existing(around.store, index_name.as_ref().map(ToString::to_string).as_deref(), request.output.format)?;
-    let single = platforms.len() == 1 && index_name.is_some();
+    // What is said about an image is found through an index only: then that has all names.
+    let single = platforms.len() == 1 && index_name.is_some() && !request.output.attest.any();
     let (mut image, mut elsewhere) = (None, Elsewhere::default());
+    let attest = super::attest::complete(request, around.store);
     for platform in &platforms {
         let mut part = request.clone();
+        part.output.attest = attest.clone();
         part.platform.target = platform.clone();
         part.platform.explicit |= platforms.len() > 1;
         part.output.part = !single;
@@ -62,6 +66,7 @@ pub(super) fn build(
         let built = one(&part, context, given, around, label)?;
         add(around.store, &mut index, &built.manifest)?;
         elsewhere.extend(&built.elsewhere);
+        index.manifests.extend(built.attestation.clone());
         image = Some(built);
     }
     let descriptor = around.store.put_index(&index)?;
@@ -82,7 +87,7 @@ pub(super) fn build(
     for name in &names {
         around.sink.event(&Event::Tagged { name });
     }
-    Ok(Built { id: descriptor.digest, manifest: descriptor, names, elsewhere })
+    Ok(Built { id: descriptor.digest, manifest: descriptor, names, elsewhere, attestation: None })
 }
 
 /// The index of this name, to be added to; a new one where there is none.
@@ -107,8 +112,13 @@ fn add(store: &Store, index: &mut Index, manifest: &Descriptor) -> Result<(), Er
     let platform = config.platform();
     let same =
         |d: &Descriptor| d.platform.as_ref().is_some_and(|p| p.clone().normalized() == platform.clone().normalized());
-    index.manifests.retain(|d| !same(d));
-    index.manifests.push(Descriptor { platform: Some(platform), ..manifest.clone() });
+    let replaced: Vec<Digest> = index.manifests.iter().filter(|d| same(d)).map(|d| d.digest).collect();
+    let about_replaced = |d: &Descriptor| attest::subject_of(d).is_some_and(|s| replaced.contains(&s));
+    index.manifests.retain(|d| !same(d) && !about_replaced(d));
+    // What is said about images comes after all of them.
+    index.manifests.sort_by_key(|d| attest::subject_of(d).is_some());
+    let end = index.manifests.iter().position(|d| attest::subject_of(d).is_some()).unwrap_or(index.manifests.len());
+    index.manifests.insert(end, Descriptor { platform: Some(platform), ..manifest.clone() });
     Ok(())
 }
 

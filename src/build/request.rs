@@ -5,6 +5,7 @@
 //! `--build-arg NAME` already has the value of the environment, contradictions between flags are gone, and what rbuild
 //! cannot do never got this far. Small structs by subject, so that a function takes the one it needs.
 
+use crate::attest::Wanted;
 use crate::cache::spec::Spec;
 use crate::oci::{Compression, Digest, Location, ManifestFormat, Platform, Reference};
 use crate::source::GitUrl;
@@ -229,6 +230,8 @@ pub struct OutputOptions {
     pub part: bool,
     /// The image goes nowhere but to registries: layers that are elsewhere may stay there.
     pub only_pushed: bool,
+    /// What is said about the image, beside it in an index.
+    pub attest: Wanted,
     /// One layer a step (true) or one for the whole build (false).
     pub layers: bool,
     /// One layer with everything, base included.
@@ -256,6 +259,7 @@ impl Default for OutputOptions {
             always_index: false,
             part: false,
             only_pushed: false,
+            attest: Wanted::default(),
             layers: true,
             squash: false,
             format: ManifestFormat::Oci,

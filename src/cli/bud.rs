@@ -7,7 +7,7 @@ use super::foreign::Foreign;
 use super::names::Naming;
 use super::values::{self, Var};
 use super::{
-    Error, Global, bud_foreign::BudFlags, cache_flags::CacheArgs, delivery, names, platform::PlatformArgs,
+    Error, Global, attest, bud_foreign::BudFlags, cache_flags::CacheArgs, delivery, names, platform::PlatformArgs,
     registry_flags::RegistryArgs, steps::StepArgs,
 };
 use crate::build::request::{
@@ -153,6 +153,16 @@ pub struct BudArgs {
     /// File for the output of the build
     #[arg(long, value_name = "PATH")]
     pub logfile: Option<PathBuf>,
+
+    /// Attach the list of packages to the image: spdx, cyclonedx [default where given: spdx]
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub sbom: Option<String>,
+    /// Attach how the image came about: `mode=min` or `mode=max`, `version=v0.2` or `version=v1`, `builder-id=ID`
+    #[arg(long, value_name = "FIELDS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub provenance: Option<String>,
+    /// The same: `type=sbom` or `type=provenance`, and fields
+    #[arg(long, value_name = "type=TYPE[,FIELDS]")]
+    pub attest: Vec<String>,
 
     /// Label of the image
     #[arg(long, value_name = "NAME=VALUE")]
@@ -358,7 +368,10 @@ impl BudArgs {
             None => ManifestFormat::Oci,
         };
         let index = self.manifest.as_deref().filter(|m| !m.is_empty());
+        let attest = attest::wanted(self.sbom.as_deref(), self.provenance.as_deref(), &self.attest)?;
+        attest::check_format(&attest, format)?;
         Ok(OutputOptions {
+            attest,
             destinations,
             rootfs,
             index: index.map(|m| Naming::Buildah.full(m)).transpose()?,

@@ -11,7 +11,9 @@ const LIMITS: Verdict =
 const USERNS: Verdict =
     Verdict::Refused("rbuild chooses the user namespace itself, as wide as the pod allows: see `rbuild info`");
 const PRIVATE: Verdict = Verdict::Only(&["private", "container", ""], "RUN steps always get a namespace of their own");
-const SBOM: Verdict = Verdict::Refused("make the SBOM of the finished image with a scanner that reads OCI archives");
+const SBOM: Verdict = Verdict::Refused(
+    "rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them",
+);
 const NO_RUNTIME: &str = "rbuild starts the commands of RUN itself";
 const POLICY: Verdict = Verdict::Refused("rbuild checks no signatures: verify the base image before the build");
 
@@ -64,7 +66,6 @@ impl Table for BudFlags {
         text("sign-by", Verdict::Refused("sign the image after the push, with a tool such as cosign or skopeo")),
         text("signature-policy", POLICY),
         text("decryption-key", Verdict::Refused("decrypt the base image with skopeo before the build")),
-        text("sbom", SBOM),
         text("sbom-scanner-image", SBOM),
         text("sbom-scanner-command", SBOM),
         text("sbom-merge-strategy", SBOM),

@@ -340,7 +340,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
 }
 
 /// A value of each flag that has one, and that no default of this test's has.
-const SAMPLES: &str = "output=a add-host=a:1.2.3.4 allow=security.insecure annotation=a=b arch=s390x authfile=Cargo.toml \
+const SAMPLES: &str = "output=a add-host=a:1.2.3.4 allow=security.insecure annotation=a=b arch=s390x attest=type=sbom authfile=Cargo.toml \
     build-arg-file=rustfmt.toml build-arg=A=b build-context=a=b cache-ttl=5h cap-add=net_raw cap-drop=chown cert-dir=src \
     compression-format=zstd cpp-flag=-DA cpuset-cpus=0 creds=u:p device=/dev/fuse dns-option=a dns-search=a dns=1.1.1.1 \
     emulator=e env=A=b file=f format=docker from=f group-add=5 ignorefile=i iidfile-raw=i iidfile=i jobs=3 label=a=b \
@@ -433,14 +433,14 @@ fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
     runtime=a: --runtime has no effect here: rbuild starts the commands of RUN itself
     rusage-logfile=a: `--rusage-logfile` is not supported | put `time` in front of the command in the RUN step
     save-stages=true: `--save-stages` is not supported | build the stage on its own with `--target STAGE -t NAME`
-    sbom-image-output=a: `--sbom-image-output` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
-    sbom-image-purl-output=a: `--sbom-image-purl-output` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
-    sbom-merge-strategy=a: `--sbom-merge-strategy` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
-    sbom-output=a: `--sbom-output` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
-    sbom-purl-output=a: `--sbom-purl-output` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
-    sbom-scanner-command=a: `--sbom-scanner-command` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
-    sbom-scanner-image=a: `--sbom-scanner-image` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
-    sbom=syft: `--sbom` is not supported | make the SBOM of the finished image with a scanner that reads OCI archives
+    sbom-image-output=a: `--sbom-image-output` is not supported | rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them
+    sbom-image-purl-output=a: `--sbom-image-purl-output` is not supported | rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them
+    sbom-merge-strategy=a: `--sbom-merge-strategy` is not supported | rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them
+    sbom-output=a: `--sbom-output` is not supported | rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them
+    sbom-purl-output=a: `--sbom-purl-output` is not supported | rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them
+    sbom-scanner-command=a: `--sbom-scanner-command` is not supported | rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them
+    sbom-scanner-image=a: `--sbom-scanner-image` is not supported | rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them
+    sbom=syft: `--sbom=syft` is not supported | rbuild reads the packages itself: use `--sbom=spdx` or `--sbom=cyclonedx`
     sign-by=a: `--sign-by` is not supported | sign the image after the push, with a tool such as cosign or skopeo
     signature-policy=a: `--signature-policy` is not supported | rbuild checks no signatures: verify the base image before the build
     stage-labels=true: `--stage-labels` is not supported | put LABEL instructions into the stages

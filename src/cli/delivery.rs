@@ -67,7 +67,8 @@ fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn S
 fn is_only_pushed(output: &OutputOptions) -> bool {
     let pushed = |d: &Location| matches!(d, Location::Registry(_));
     let anything = !output.destinations.is_empty() && output.destinations.iter().all(pushed);
-    anything && output.rootfs.is_empty() && output.index.is_none()
+    // A list of packages is read from the files.
+    anything && output.rootfs.is_empty() && output.index.is_none() && output.attest.sbom.is_none()
 }
 
 /// Brings a built image to its destinations, and returns what it became at the last one.

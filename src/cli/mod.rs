@@ -19,6 +19,7 @@
 //! | `pull` with a limit to the store | may remove layer directories |
 //! | all others | blobs and names only: they belong to the caller |
 
+mod attest;
 mod bud;
 mod bud_foreign;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::error::{Classified, Kind, kind_of_io};
 use crate::oci::{DiffId, Digest};
-use crate::{archive, registry, snapshot, store};
+use crate::{archive, attest, registry, snapshot, store};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,9 @@ pub enum Error {
     /// The layer directories.
     #[error(transparent)]
     Snapshot(#[from] snapshot::Error),
+    /// What is said about the image.
+    #[error(transparent)]
+    Attest(#[from] attest::Error),
     /// The files of the image.
     #[error(transparent)]
     Archive(#[from] archive::Error),
@@ -118,6 +121,7 @@ impl Classified for Error {
             Error::Store(e) => e.kind(),
             Error::Snapshot(e) => e.kind(),
             Error::Archive(e) => e.kind(),
+            Error::Attest(e) => e.kind(),
             Error::Registry(e) => e.kind(),
             Error::File { source, .. } | Error::Layer { source, .. } => kind_of_io(source),
             Error::DiffId { .. } | Error::Layers(..) | Error::Json { .. } => Kind::Corrupt,
@@ -131,6 +135,7 @@ impl Classified for Error {
             Error::Store(e) => e.hint(),
             Error::Snapshot(e) => e.hint(),
             Error::Archive(e) => e.hint(),
+            Error::Attest(e) => e.hint(),
             Error::Registry(e) => e.hint(),
             Error::Absent { .. } => Some("bring it with `rbuild manifest add`, or take it out of the list".into()),
             Error::OnePlatform(_) => {

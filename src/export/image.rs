@@ -23,7 +23,7 @@ pub struct Form {
 }
 
 /// An image of the store, for one platform.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StoredImage<'a> {
     store: &'a Store,
     /// Descriptor of the image manifest.

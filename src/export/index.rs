@@ -1,10 +1,12 @@
 //! An index of the store on its way out: its images, each as [`StoredImage`], and the document that lists them.
 //!
 //! Images may get another digest on the way (other media types, another compression), so the index is written last, for what
-//! the images became. Where nothing differs its bytes are those of the store.
+//! the images became. What is said about an image in the index goes after it. Where nothing differs the bytes are those of
+//! the store.
 
-use super::oci_archive::write_archive;
+use super::oci_archive::{Ready, write_archive};
 use super::{Error, Exported, Form, OciArchive, OciDir, Registry, StoredImage, Surroundings};
+use crate::attest;
 use crate::oci::{Descriptor, Index, ManifestFormat, Platform, media};
 use crate::registry::{Document, MAX_MANIFEST_BYTES};
 use crate::store::Store;
@@ -56,6 +58,67 @@ impl<'a> StoredIndex<'a> {
         names
     }
 
+    /// What is no attestation.
+    pub(super) fn images_proper(&self) -> impl Iterator<Item = &StoredImage<'a>> {
+        let entries = self.index.manifests.iter().zip(&self.images);
+        entries.filter(|(entry, _)| attest::subject_of(entry).is_none()).map(|(_, image)| image)
+    }
+
+    /// The only image of an index that is one because of what is said about that image.
+    pub(super) fn only_image(&self) -> Option<&StoredImage<'a>> {
+        let mut images = self.images_proper();
+        images.next().filter(|_| self.images.len() > 1 && images.next().is_none())
+    }
+
+    /// Writes all of it with `write`, in an order in which an attestation comes after its image: if that became another
+    /// one on the way, what is said is said of that one. Returns what each became, in the order of the index.
+    fn write_each(
+        &self,
+        mut write: impl FnMut(&StoredImage<'a>) -> Result<Descriptor, Error>,
+    ) -> Result<Vec<Descriptor>, Error> {
+        let mut written: Vec<Descriptor> = self.index.manifests.clone();
+        let about = |entry: &Descriptor| {
+            let subject = attest::subject_of(entry)?;
+            self.index.manifests.iter().position(|d| d.digest == subject)
+        };
+        for last in [false, true] {
+            for (n, (entry, image)) in self.index.manifests.iter().zip(&self.images).enumerate() {
+                let subject = about(entry);
+                if subject.is_some() != last {
+                    continue;
+                }
+                let changed = subject.and_then(|at| Some((self.index.manifests.get(at)?, written.get(at)?.clone())));
+                let became = match changed.filter(|(was, is)| was.digest != is.digest) {
+                    None => write(image)?,
+                    Some((was, is)) => {
+                        let new = attest::follow(self.store, entry, &was.digest, &is)?;
+                        write(&StoredImage::load(
+                            self.store,
+                            &Descriptor { platform: None, ..new },
+                            &Platform::host(),
+                        )?)?
+                    }
+                };
+                if let Some(place) = written.get_mut(n) {
+                    *place = became;
+                }
+            }
+        }
+        Ok(written)
+    }
+
+    /// What each attestation of `written` is about there: pairs of attestation and image.
+    fn referrers(&self, written: &[Descriptor]) -> Vec<(Descriptor, Descriptor)> {
+        let pairs = self.index.manifests.iter().zip(written);
+        pairs
+            .filter_map(|(entry, written_entry)| {
+                let subject = attest::subject_of(entry)?;
+                let at = self.index.manifests.iter().position(|d| d.digest == subject)?;
+                Some((written_entry.clone(), written.get(at)?.clone()))
+            })
+            .collect()
+    }
+
     /// The index for images that became `written`, in order.
     fn document(&self, written: &[Descriptor], form: &Form) -> Result<Document, Error> {
         let entry = |(entry, written): (&Descriptor, &Descriptor)| Descriptor {
@@ -64,8 +127,13 @@ impl<'a> StoredIndex<'a> {
             size: written.size,
             ..entry.clone()
         };
+        let referrers = self.referrers(written);
         let mut index = self.index.clone();
         index.manifests = self.index.manifests.iter().zip(written).map(entry).collect();
+        for (attestation, image) in referrers {
+            let entry = index.manifests.iter_mut().find(|d| d.digest == attestation.digest);
+            entry.into_iter().for_each(|d| attest::refer(d, &image.digest));
+        }
         match form.format {
             Some(ManifestFormat::Oci) => index.media_type = media::OCI_INDEX.into(),
             Some(ManifestFormat::Docker) => {
@@ -103,9 +171,11 @@ impl IndexExporter for Registry {
     }
 
     fn export_index(&self, index: &StoredIndex<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
-        let mut written = vec![];
-        for image in &index.images {
-            written.push(self.push(image, form, around, false)?);
+        let written = index.write_each(|image| self.push(image, form, around, false))?;
+        for (attestation, image) in index.referrers(&written) {
+            let artifact_type = Some(attest::ARTIFACT.to_owned());
+            let listed = Descriptor { artifact_type, ..attestation };
+            around.client.list_referrer(&self.to, &image.digest, &listed)?;
         }
         let document = index.document(&written, form)?;
         let manifest = around.client.push_manifest(&self.to, &document)?;
@@ -119,10 +189,7 @@ impl IndexExporter for OciDir {
     }
 
     fn export_index(&self, index: &StoredIndex<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
-        let mut written = vec![];
-        for image in &index.images {
-            written.push(self.put_image(image, form, around)?);
-        }
+        let written = index.write_each(|image| self.put_image(image, form, around))?;
         let document = index.document(&written, form)?;
         Ok(Exported { manifest: self.put_named(&document)? })
     }
@@ -134,8 +201,14 @@ impl IndexExporter for OciArchive {
     }
 
     fn export_index(&self, index: &StoredIndex<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
-        let images: Vec<&StoredImage<'_>> = index.images.iter().collect();
-        let finish = |written: &[Descriptor]| index.document(written, form).map(Some);
-        write_archive(&self.path, self.name.as_deref(), &images, form, around, &finish)
+        let mut ready = vec![];
+        let written = index.write_each(|image| {
+            let one = Ready::of(image.clone(), form)?;
+            let manifest = one.manifest.clone();
+            ready.push(one);
+            Ok(manifest)
+        })?;
+        let document = index.document(&written, form)?;
+        write_archive(&self.path, self.name.as_deref(), &ready, Some(document), around)
     }
 }

@@ -109,6 +109,14 @@ pub fn deliver(
     around: Surroundings<'_>,
 ) -> Result<Option<Descriptor>, Error> {
     if media::is_index(&what.media_type) {
+        if matches!(to, Location::DockerArchive { .. } | Location::Dir { .. }) {
+            let index = StoredIndex::load(store, what)?;
+            if let Some(image) = index.only_image() {
+                let text = format!("`{to}` has no place for what is said about the image: attestations are left out");
+                around.sink.event(&Event::Warning { text: &text });
+                return deliver(store, &image.descriptor, to, name, form, around);
+            }
+        }
         let Some(exporter) = index_exporter(to)? else { return Ok(None) };
         let index = StoredIndex::load(store, what)?;
         warn_of_losses(index.without_place(form), around);

@@ -1,6 +1,7 @@
 //! `oci-archive:FILE[:name]`: a tar of an OCI image layout. Documents come first, so that a reader that streams knows
 //! the layers before it meets them.
 
+use super::image::LayerFile;
 use super::oci_dir::{LAYOUT, empty_index, entry};
 use super::registry::Progress;
 use super::whole_file::WholeFile;
@@ -27,43 +28,53 @@ impl Exporter for OciArchive {
     }
 
     fn export(&self, image: &StoredImage<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
-        write_archive(&self.path, self.name.as_deref(), &[image], form, around, &|_| Ok(None))
+        write_archive(&self.path, self.name.as_deref(), &[Ready::of(image.clone(), form)?], None, around)
     }
 }
 
-/// What a writer makes of the manifests of the images that it has written: the index of them.
-pub(super) type Finish<'a> = dyn Fn(&[Descriptor]) -> Result<Option<Document>, Error> + 'a;
+/// An image that is ready to be written: its layers are there in the form that was asked for.
+pub(super) struct Ready<'a> {
+    image: StoredImage<'a>,
+    layers: Vec<LayerFile>,
+    /// Its manifest.
+    pub manifest: Descriptor,
+    bytes: Vec<u8>,
+}
 
-/// Writes images into an archive. `name` is that of the index that `finish` gives, or of the only image.
-pub(super) fn write_archive(
-    path: &Path,
-    name: Option<&str>,
-    images: &[&StoredImage<'_>],
-    form: &Form,
-    around: Surroundings<'_>,
-    finish: &Finish<'_>,
-) -> Result<Exported, Error> {
-    let place = format!("oci-archive:{}", path.display());
-    let progress = Progress::start(around.sink, Direction::Push, &place);
-    let (mut manifests, mut documents, mut layers) = (vec![], BTreeMap::new(), vec![]);
-    for image in images {
-        let files = image
+impl<'a> Ready<'a> {
+    /// Compresses what has to be.
+    pub fn of(image: StoredImage<'a>, form: &Form) -> Result<Ready<'a>, Error> {
+        let layers = image
             .layers()
             .map(|(layer, diff_id)| image.layer_file(layer, diff_id, *form))
             .collect::<Result<Vec<_>, _>>()?;
-        let (manifest, bytes) = image.manifest_for(files.iter().map(|f| f.descriptor.clone()).collect(), *form)?;
-        documents.insert(manifest.digest, bytes);
-        documents.insert(image.id(), image.config_bytes.clone());
-        manifests.push(manifest);
-        layers.push((image, files));
+        let (manifest, bytes) = image.manifest_for(layers.iter().map(|f| f.descriptor.clone()).collect(), *form)?;
+        Ok(Ready { image, layers, manifest, bytes })
     }
-    let named = match (finish(&manifests)?, manifests.first()) {
+}
+
+/// Writes images into an archive, and the index of them, if there is one. `name` is that of the index, or of the only image.
+pub(super) fn write_archive(
+    path: &Path,
+    name: Option<&str>,
+    images: &[Ready<'_>],
+    index: Option<Document>,
+    around: Surroundings<'_>,
+) -> Result<Exported, Error> {
+    let place = format!("oci-archive:{}", path.display());
+    let progress = Progress::start(around.sink, Direction::Push, &place);
+    let mut documents: BTreeMap<Digest, &[u8]> = BTreeMap::new();
+    for ready in images {
+        documents.insert(ready.manifest.digest, &ready.bytes);
+        documents.insert(ready.image.id(), &ready.image.config_bytes);
+    }
+    let named = match (&index, images.first()) {
         (Some(index), _) => {
             let descriptor = index.descriptor();
-            documents.insert(descriptor.digest, index.bytes);
+            documents.insert(descriptor.digest, &index.bytes);
             descriptor
         }
-        (None, Some(manifest)) => manifest.clone(),
+        (None, Some(ready)) => ready.manifest.clone(),
         (None, None) => return Err(Error::Form("there is no image to write")),
     };
     let mut index = empty_index();
@@ -78,13 +89,13 @@ pub(super) fn write_archive(
     tar.append(&Entry::dir(b"blobs/sha256")).map_err(failed())?;
     let blob = |hex: String| format!("blobs/sha256/{hex}").into_bytes();
     let mut written = BTreeSet::new();
-    for digest in order(&named, &manifests, images) {
+    for digest in order(&named, images) {
         if let Some(bytes) = documents.get(&digest).filter(|_| written.insert(digest)) {
             tar.append_bytes(&blob(digest.hex()), bytes).map_err(failed())?;
         }
     }
-    for (image, files) in &layers {
-        for (file, (layer, _)) in files.iter().zip(image.layers()) {
+    for Ready { image, layers, .. } in images {
+        for (file, (layer, _)) in layers.iter().zip(image.layers()) {
             let digest = file.descriptor.digest;
             let new = written.insert(digest);
             if new {
@@ -102,7 +113,7 @@ pub(super) fn write_archive(
 }
 
 /// The documents in the order in which a reader needs them.
-fn order(named: &Descriptor, manifests: &[Descriptor], images: &[&StoredImage<'_>]) -> Vec<Digest> {
-    let each = manifests.iter().zip(images).flat_map(|(m, image)| [m.digest, image.id()]);
+fn order(named: &Descriptor, images: &[Ready<'_>]) -> Vec<Digest> {
+    let each = images.iter().flat_map(|ready| [ready.manifest.digest, ready.image.id()]);
     std::iter::once(named.digest).chain(each).collect()
 }

@@ -32,7 +32,7 @@ pub enum RootfsTo<'a> {
 const PIPE_BUFFER: usize = 1 << 18;
 
 /// Writes the root file system of an image. Of an index, each image's into a directory named by its platform, as in
-/// `linux_amd64`.
+/// `linux_amd64`; of an index that holds one image and what is said about it, that image.
 ///
 /// # Errors
 /// Where the image cannot be read, or a file cannot be written; a tar has then not got its name.
@@ -40,12 +40,16 @@ pub fn write_rootfs(store: &Store, what: &Descriptor, to: RootfsTo<'_>, sink: &d
     if !media::is_index(&what.media_type) {
         return write_image(store, &StoredImage::load(store, what, &Platform::host())?, to, sink);
     }
+    let index = StoredIndex::load(store, what)?;
+    if let Some(image) = index.only_image() {
+        return write_image(store, image, to, sink);
+    }
     let RootfsTo::Directory(dir) = to else {
         return Err(Error::Form("one tar cannot hold the files of several platforms"));
     };
-    for image in StoredIndex::load(store, what)?.images {
+    for image in index.images_proper() {
         let name = image.config.platform().to_string().replace('/', "_");
-        write_image(store, &image, RootfsTo::Directory(&dir.join(name)), sink)?;
+        write_image(store, image, RootfsTo::Directory(&dir.join(name)), sink)?;
     }
     Ok(())
 }

@@ -6,9 +6,9 @@ use super::{
     core::Core,
     credentials::{self, Credentials},
     download::{self, Fetched, Wanted},
-    fetch, push, resolve,
+    fetch, push, referrers, resolve,
 };
-use crate::oci::{Descriptor, Platform, Reference};
+use crate::oci::{Descriptor, Digest, Platform, Reference};
 use std::{
     fs::File,
     io::Write,
@@ -158,6 +158,23 @@ impl Client {
         let doing = format!("cannot push `{to}`");
         let place = self.core.push_place(&to)?;
         self.runtime()?.block_on(push::put_manifest(&place, &to, manifest, &doing))
+    }
+
+    /// What refers to the manifest `subject` of a repository, whether the registry or its clients keep the list.
+    pub fn referrers(&self, repository: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Error> {
+        let doing = format!("cannot list what refers to `{subject}`");
+        self.runtime()?.block_on(self.core.first(repository, |place| {
+            let doing = &doing;
+            async move { referrers::all(&place, repository, subject, doing).await }
+        }))
+    }
+
+    /// Sees to it that the manifest `entry`, which has been pushed, is found among what refers to `subject`.
+    pub fn list_referrer(&self, repository: &Reference, subject: &Digest, entry: &Descriptor) -> Result<(), Error> {
+        let doing = format!("cannot list `{}` among what refers to `{subject}`", entry.digest);
+        let repository = repository.clone().docker_normalized();
+        let place = self.core.push_place(&repository)?;
+        self.runtime()?.block_on(referrers::list(&place, &repository, subject, entry, &doing))
     }
 
     /// Checks user and password with a registry and stores them in `authfile` (`None`: the default place). `registry` is

@@ -33,6 +33,7 @@ mod host;
 mod image;
 mod options;
 mod push;
+mod referrers;
 mod resolve;
 mod tls;
 mod transport;

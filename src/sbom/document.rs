@@ -15,6 +15,16 @@ pub enum Format {
     CycloneDx,
 }
 
+impl Format {
+    /// What in-toto statements call such a document.
+    pub fn predicate_type(self) -> &'static str {
+        match self {
+            Format::Spdx => "https://spdx.dev/Document",
+            Format::CycloneDx => "https://cyclonedx.org/bom",
+        }
+    }
+}
+
 /// The image that a document is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {

@@ -39,8 +39,21 @@ pub struct Context {
     partly: Mutex<HashMap<PathBuf, bool>>,
     /// When the files were made, in seconds since 1970, or that nobody says so; `None`: what the newest file says.
     modified: Option<Option<i64>>,
+    /// What was fetched, if something was.
+    origin: Option<Origin>,
     /// Where the files lie, if they were fetched for this build.
     temporary: Option<TempDir>,
+}
+
+/// Where fetched files came from, and what they are for certain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The address, without credentials.
+    pub uri: String,
+    /// Digits of the commit, or of the SHA-256 of the file.
+    pub digest: String,
+    /// Whether it is a commit.
+    pub commit: bool,
 }
 
 impl std::fmt::Debug for Context {
@@ -74,6 +87,7 @@ impl Context {
             matched: Mutex::default(),
             partly: Mutex::default(),
             modified: None,
+            origin: None,
             temporary,
         }
     }
@@ -81,6 +95,16 @@ impl Context {
     /// The same context, of which somebody knows when its files were made.
     pub(super) fn made_at(self, seconds: Option<i64>) -> Context {
         Context { modified: Some(seconds), ..self }
+    }
+
+    /// The same context, of which somebody knows where it came from.
+    pub fn from_origin(self, origin: Origin) -> Context {
+        Context { origin: Some(origin), ..self }
+    }
+
+    /// Where the files came from, if they were fetched.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// When the files were made, in seconds since 1970: of a commit its time, of what was downloaded what the server says, of

@@ -10,7 +10,7 @@
 //! not be asked for at all when it is here. A collection of garbage may drop the blobs at any time, and the records with
 //! them; then the file is fetched again.
 
-use super::{Context, Error, Given, loose::Loose, unpacked};
+use super::{Context, Error, Given, Origin, loose::Loose, unpacked};
 use crate::archive::node::Time;
 use crate::oci::{Digest, Hashing};
 use crate::registry::Client;
@@ -158,13 +158,15 @@ pub fn context(store: &Store, client: &Client, url: &str, login: Option<Authoriz
     let found = fetch(store, client, url, None, login)?;
     let given = unpacked::read(store, store.open_blob(&found.digest)?, Path::new(&shown(url)))?;
     Ok(match given {
-        Given::Files(files) => Given::Files(dated(files, &found)),
+        Given::Files(files) => Given::Files(dated(files, &found, url)),
         text => text,
     })
 }
 
-/// The files of an archive, as old as the server says, where it says so.
-fn dated(files: Context, found: &Download) -> Context {
+/// The files of the archive behind `url`, as old as the server says, where it says so.
+fn dated(files: Context, found: &Download, url: &str) -> Context {
+    let origin = Origin { uri: shown(url), digest: found.digest.hex(), commit: false };
+    let files = files.from_origin(origin);
     if found.modified.is_some() { files.made_at(found.modified) } else { files }
 }
 
@@ -178,7 +180,7 @@ pub fn files(store: &Store, client: &Client, url: &str, login: Option<Authorizat
     if unpacked::is_archive(&store.blob_file(&found.digest)?)
         && let Given::Files(files) = unpacked::read(store, store.open_blob(&found.digest)?, Path::new(&shown(url)))?
     {
-        return Ok(dated(files, &found));
+        return Ok(dated(files, &found, url));
     }
     found.as_context(store, url, &file_name(url))
 }

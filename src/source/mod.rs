@@ -26,7 +26,7 @@ mod loose;
 pub mod policy;
 pub mod unpacked;
 
-pub use context::Context;
+pub use context::{Context, Origin};
 pub use download::Download;
 pub use error::Error;
 pub use files::{Dockerfile, Names, dockerfile_on_stdin, find_dockerfile, find_ignore};

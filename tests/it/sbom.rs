@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What `tests/sbom/check.py` lists; `None` where the libraries are missing, with the reason printed.
-fn checked(format: &str, file: &Path) -> Option<Vec<String>> {
+pub fn checked(format: &str, file: &Path) -> Option<Vec<String>> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sbom/check.py");
     let out = Command::new("python3").arg(script).arg(format).arg(file).output();
     let Ok(out) = out else {

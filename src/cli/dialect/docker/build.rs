@@ -15,7 +15,7 @@ use crate::cli::names::Naming;
 use crate::cli::platform::PlatformArgs;
 use crate::cli::steps::{self, CommonStepArgs};
 use crate::cli::values::{self, Var};
-use crate::cli::{Error, Global, bud, contexts, delivery, error, foreign};
+use crate::cli::{Error, Global, attest, bud, contexts, delivery, error, foreign};
 use crate::oci::{Location, ManifestFormat, Platform};
 use crate::ui::{Buildkit, Classic, Event, IdForm, Quiet, Sink, Terminal, buildkit_failure};
 use std::path::PathBuf;
@@ -89,6 +89,15 @@ pub(super) struct BuildArgs {
     /// Set type of progress output: auto, plain, tty, quiet
     #[arg(long, value_name = "TYPE")]
     pub progress: Option<String>,
+    /// Shorthand for "--attest=type=sbom"
+    #[arg(long, value_name = "FIELDS")]
+    pub sbom: Option<String>,
+    /// Shorthand for "--attest=type=provenance"
+    #[arg(long, value_name = "FIELDS")]
+    pub provenance: Option<String>,
+    /// Attestation parameters (format: "type=sbom")
+    #[arg(long, value_name = "type=TYPE[,FIELDS]")]
+    pub attest: Vec<String>,
     /// Set metadata for an image
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
@@ -202,13 +211,16 @@ impl BuildArgs {
             }
             destinations.extend(names.into_iter().map(Location::Registry));
         }
+        // Unlike buildx, nothing is said unless asked for: a single manifest is what other tools expect.
+        let attest = attest::wanted(self.sbom.as_deref(), self.provenance.as_deref(), &self.attest)?;
         Ok(OutputOptions {
             destinations,
             rootfs,
             // Docker squashes the new layers, and leaves those of the base.
             layers: self.squash != Some(true),
-            // Docker's own store writes Docker's format, which has no place for annotations.
-            format: if annotated { ManifestFormat::Oci } else { ManifestFormat::Docker },
+            // Docker's own store writes Docker's format, which has no place for annotations and attestations.
+            format: if annotated || attest.any() { ManifestFormat::Oci } else { ManifestFormat::Docker },
+            attest,
             iidfile: self.iidfile.clone(),
             metadata_file: self.metadata_file.clone(),
             ..OutputOptions::default()

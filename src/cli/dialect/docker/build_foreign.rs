@@ -9,7 +9,6 @@ pub(super) struct BuildFlags;
 const LIMITS: Verdict =
     Verdict::Refused("RUN steps live in the pod's own limits: set `resources.limits` of the container");
 const DEBUGGER: &str = "build up to the stage with `--target`, and look into it with `rbuild run`";
-const ATTEST: &str = "attestations are not made yet: leave it out or pass `false`, and scan the finished image";
 
 impl Table for BuildFlags {
     const FLAGS: &'static [Flag] = &[
@@ -29,9 +28,6 @@ impl Table for BuildFlags {
         text("cpu-quota", LIMITS),
         text("cpuset-mems", LIMITS),
         text("resource", LIMITS),
-        text("attest", Verdict::Only(&["type=provenance,disabled=true", "type=sbom,disabled=true"], ATTEST)),
-        text("provenance", Verdict::Only(&["false", "disabled=true"], ATTEST)),
-        text("sbom", Verdict::Only(&["false", "disabled=true"], ATTEST)),
         text(
             "policy",
             Verdict::Only(

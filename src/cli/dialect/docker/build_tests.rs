@@ -101,7 +101,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     let lines = [
         &["build"][..],
         &["build", "--secret=src=x", "."],
-        &["build", "--provenance=mode=max", "."],
+        &["build", "--provenance=mode=most", "."],
         &["build", "--provenance=false", "."],
         &["build", "--cache-to=type=registry", "."],
         &["build", "--progress=rawjson", "."],
@@ -114,7 +114,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
 
     Usage:  docker build [OPTIONS] PATH | URL | - | 
     invalid value `src=x` for `--secret`: it has no id | write `id=ID,src=FILE`
-    `--provenance=mode=max` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
+    `mode=most` of `--provenance` is not supported | use `mode=min`, `mode=max`, `version=v0.2`, `version=v1`, `builder-id=ID`, `reproducible=BOOL`
     ["build", "--provenance=false", "."] was accepted
     `--cache-to type=registry` has no `ref` | use `type=registry,ref=REPOSITORY`, `type=local` with `src=DIR` or `dest=DIR`, `type=redis,url=URL`, `type=http,url=URL` or, with `--cache-to`, `type=inline`
     `--progress=rawjson` is not supported | use `plain` or `quiet`
@@ -134,7 +134,7 @@ fn a_failed_command_ends_a_build_as_docker_words_it() {
 }
 
 /// A value of each flag that has one.
-const SAMPLES: &str = "add-host=a:1.2.3.4 allow=security.insecure annotation=a=b build-arg=A=b build-context=a=b \
+const SAMPLES: &str = "add-host=a:1.2.3.4 allow=security.insecure annotation=a=b attest=type=sbom build-arg=A=b build-context=a=b \
     cpuset-cpus=0 file=f iidfile=i label=a=b metadata-file=m network=none no-cache-filter=a output=type=oci,dest=o \
     platform=linux/s390x progress=quiet secret=id=a,src=b security-opt=mask=/a shm-size=1m ssh=a=b tag=t target=t \
     trust-ca=c ulimit=core=0";
@@ -163,13 +163,13 @@ fn no_flag_is_dropped_on_the_way_to_the_request() {
 }
 
 /// What `docker build` and `docker buildx build` have beyond what rbuild acts on.
-const OF_OTHERS: &str = "attest=type=sbom attest=type=sbom,disabled=true attest=type=provenance,mode=max \
+const OF_OTHERS: &str = "attest=type=sbom,disabled=true attest=type=vex \
     builder=a cache-to=type=gha cgroup-parent=a compress=true cpu-period=5 \
     cpu-quota=5 cpu-shares=5 cpuset-mems=0 debug=true detach=true disable-content-trust=true force-rm=true \
     invoke=a isolation=default isolation=hyperv load=true load=false memory-swap=5 memory=5 on=error \
     policy=filename=a \
-    policy=disabled=true print=outline progress=rawjson progress=tty provenance=false provenance=true \
-    provenance=mode=max resource=memory=5 rm=true sbom=true sbom=false sbom=generator=a server-config=a \
+    policy=disabled=true print=outline progress=rawjson progress=tty provenance=false \
+    resource=memory=5 rm=true sbom=false sbom=generator=a server-config=a \
     stream=true network=bridge network=container:a allow=device allow=network.host \
     security-opt=systempaths=unconfined";
 
@@ -184,9 +184,8 @@ fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
         }
     };
     insta::assert_snapshot!(OF_OTHERS.split_whitespace().map(shown).collect::<Vec<_>>().join("\n"), @r#"
-    attest=type=sbom: `--attest=type=sbom` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
     attest=type=sbom,disabled=true: so anyway
-    attest=type=provenance,mode=max: `--attest=type=provenance,mode=max` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
+    attest=type=vex: `type=vex` of `--attest` is not supported | use `type=sbom` or `type=provenance`
     builder=a: --builder has no effect here: there is one builder, rbuild itself
     cache-to=type=gha: `--cache-to type=gha` is not supported | use `type=registry,ref=REPOSITORY`, `type=local` with `src=DIR` or `dest=DIR`, `type=redis,url=URL`, `type=http,url=URL` or, with `--cache-to`, `type=inline`
     cgroup-parent=a: --cgroup-parent has no effect here: RUN steps stay in the pod's own cgroup
@@ -213,13 +212,10 @@ fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
     progress=rawjson: `--progress=rawjson` is not supported | use `plain` or `quiet`
     progress=tty: --progress=tty has no effect here: the output is that of `plain`
     provenance=false: so anyway
-    provenance=true: `--provenance=true` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
-    provenance=mode=max: `--provenance=mode=max` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
     resource=memory=5: `--resource` is not supported | RUN steps live in the pod's own limits: set `resources.limits` of the container
     rm=true: --rm has no effect here
-    sbom=true: `--sbom=true` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
     sbom=false: so anyway
-    sbom=generator=a: `--sbom=generator=a` is not supported | attestations are not made yet: leave it out or pass `false`, and scan the finished image
+    sbom=generator=a: `generator` of `--sbom` is not supported | rbuild reads the packages itself: use `--sbom=spdx` or `--sbom=cyclonedx`
     server-config=a: `--server-config` is not supported | there is no server: leave it out
     stream=true: `--stream` is not supported | leave it out: there is no daemon to stream to
     network=bridge: so anyway
