@@ -40,7 +40,7 @@ pub struct Context {
     /// When the files were made, in seconds since 1970, or that nobody says so; `None`: what the newest file says.
     modified: Option<Option<i64>>,
     /// What was fetched, if something was.
-    origin: Option<Origin>,
+    origin: Option<Box<Origin>>,
     /// Where the files lie, if they were fetched for this build.
     temporary: Option<TempDir>,
 }
@@ -99,12 +99,12 @@ impl Context {
 
     /// The same context, of which somebody knows where it came from.
     pub fn from_origin(self, origin: Origin) -> Context {
-        Context { origin: Some(origin), ..self }
+        Context { origin: Some(Box::new(origin)), ..self }
     }
 
     /// Where the files came from, if they were fetched.
     pub fn origin(&self) -> Option<&Origin> {
-        self.origin.as_ref()
+        self.origin.as_deref()
     }
 
     /// When the files were made, in seconds since 1970: of a commit its time, of what was downloaded what the server says, of

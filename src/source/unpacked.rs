@@ -40,6 +40,7 @@ fn unpack(store: &Store, input: impl Read + Send, shown: &Path) -> Result<Contex
 }
 
 /// What a stream turned out to be.
+#[expect(clippy::large_enum_variant, reason = "there is one of it for each context")]
 #[derive(Debug)]
 pub enum Given {
     /// An archive, unpacked: a build context.
