@@ -7,7 +7,7 @@ use super::{
     store_names,
 };
 use crate::archive::diff;
-use crate::cache::Elsewhere;
+use crate::cache::{Elsewhere, inline, spec::Place};
 use crate::oci::{
     Compression, ContainerConfig, Descriptor, Digest, History, ImageConfig, Location, Manifest, ManifestFormat, RootFs,
     media,
@@ -17,6 +17,7 @@ use crate::source::image::Image;
 use crate::store::Store;
 use crate::ui::Event;
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 
 use super::request::{MetadataOptions, PlatformOptions};
 
@@ -106,7 +107,7 @@ impl Executor<'_> {
         };
         let elsewhere = self.elsewhere(&last.stack, &layers)?;
         let parts = Parts {
-            image: stage.image.clone(),
+            image: self.with_entries(stage.image.clone(), &layers),
             config: (**config).clone(),
             // An image of nothing but FROM is as old as its base.
             created: epoch
@@ -180,6 +181,24 @@ impl Executor<'_> {
             }
         }
         Ok(elsewhere)
+    }
+
+    /// The config with the entries of the image's own steps, where they are asked for; never with those of its base.
+    fn with_entries(&self, mut config: ImageConfig, layers: &[Layer]) -> ImageConfig {
+        config.extra.remove(inline::MEMBER);
+        if !self.request.cache.to.iter().any(|spec| spec.place == Place::Inline) {
+            return config;
+        }
+        let diff_ids: Vec<_> = layers.iter().map(|l| l.diff_id).collect();
+        let steps = self.inline.lock().unwrap_or_else(PoisonError::into_inner);
+        let (entries, left_out) = inline::write(&steps, &diff_ids, self.shared.trust());
+        if left_out > 0 {
+            let text = "`--cache-to type=inline` leaves out steps whose layers are not in the image as they were made: times were \
+                        rewritten, or layers taken together";
+            self.around.sink.event(&Event::Warning { text });
+        }
+        config.extra.insert(inline::MEMBER.to_owned(), entries);
+        config
     }
 
     fn history(&self, last: StepId, results: &[Done], epoch: Option<&str>) -> Vec<History> {

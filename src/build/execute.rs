@@ -19,6 +19,7 @@ use super::{
     stack::{Layer, Stack},
 };
 use crate::archive::{content::FileMemo, merged::Merged};
+use crate::cache::inline::Steps;
 use crate::cache::{CacheKey, Hit, SharedCaches, StepCache};
 use crate::oci::{ChainId, History};
 use crate::plan::{Base, Plan, Step, StepId, StepKind};
@@ -80,7 +81,9 @@ pub(super) struct Executor<'a> {
     cache: StepCache<'a>,
     pub(super) shared: &'a SharedCaches<'a>,
     /// Steps whose layers are in the image.
-    in_image: HashSet<StepId>,
+    pub(super) in_image: HashSet<StepId>,
+    /// What the image's steps made, for its own entries.
+    pub(super) inline: Mutex<Steps>,
     /// With one layer a stage: the layer that the stage's steps fill one after the other.
     pub(super) stage_layers: Vec<Mutex<Option<Active>>>,
     /// When the build began, RFC 3339.
@@ -127,6 +130,7 @@ impl<'a> Executor<'a> {
             driver_said: Once::new(),
             cache: StepCache::new(around.store, request.cache.ttl),
             shared,
+            inline: Mutex::default(),
             in_image: chain(plan, plan.stages[plan.target].last).into_iter().collect(),
             stage_layers: plan.stages.iter().map(|_| Mutex::new(None)).collect(),
             started: now.to_string(),
@@ -152,6 +156,7 @@ impl<'a> Executor<'a> {
     }
 
     fn round(&self) -> Result<Built, Error> {
+        self.inline.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let edges = self.plan.steps.iter().map(|s| s.parent.into_iter().chain(s.inputs.iter().copied()).collect());
         let jobs = self.request.target.jobs.filter(|j| *j > 0).unwrap_or(DEFAULT_JOBS);
         // A stage is a chain: more workers than stages would only wait.
@@ -276,6 +281,7 @@ impl<'a> Executor<'a> {
     pub(super) fn first_time(&self, step: &Step, below: Option<ChainId>, history: Option<&History>) -> String {
         let key = keys::config(below, history);
         if let Some(found) = self.lookup(step, &key) {
+            self.note_inline(step, &key, &found.created, None);
             return found.created;
         }
         // A record that cannot be written costs a stable id next time, not the build.
@@ -283,7 +289,16 @@ impl<'a> Executor<'a> {
             tracing::debug!(error = %e, "cannot remember a step");
         }
         self.shared.remember(&key, &self.started, None, self.in_image.contains(&step.id));
+        self.note_inline(step, &key, &self.started, None);
         self.started.clone()
+    }
+
+    /// Takes note of a step for the image's own entries: by the first of its keys, which does not depend on how it was found.
+    fn note_inline(&self, step: &Step, key: &CacheKey, created: &str, layer: Option<&Layer>) {
+        if self.in_image.contains(&step.id) {
+            let made = (created.to_owned(), layer.map(|l| (l.diff_id, l.size)));
+            self.inline.lock().unwrap_or_else(PoisonError::into_inner).insert(*key, made);
+        }
     }
 
     /// What is known of a step: here, or in a shared cache. It is passed on to the caches that are written.
@@ -323,6 +338,9 @@ impl<'a> Executor<'a> {
                 Some(layer) => parent.stack.with(layer.clone()).chain(),
                 None => parent.stack.chain(),
             };
+            if let Some(first) = keys.first() {
+                self.note_inline(step, first, &created, layer.as_ref());
+            }
             self.around.sink.event(&Event::CacheHit { step: key, id: &id.map(|c| c.0.hex()).unwrap_or_default() });
             return Ok((layer, created));
         }
@@ -346,6 +364,9 @@ impl<'a> Executor<'a> {
             let made = layer.as_ref().map(|l| (l.diff_id, l.size));
             self.cache.remember(k, made, &created)?;
             self.shared.remember(k, &created, made, self.in_image.contains(&step.id));
+        }
+        if let Some(first) = keys.first() {
+            self.note_inline(step, first, &created, layer.as_ref());
         }
         Ok((layer, created))
     }

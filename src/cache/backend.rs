@@ -12,9 +12,12 @@ use std::time::Duration;
 /// Why a back end did not do what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// It does not work, and is not asked again.
+    /// It does not answer, and is neither asked nor written to again.
     #[error("{0}")]
     Down(String),
+    /// It answers, and does not do this for us. It may well do the other: who may not read may still write.
+    #[error("{0}")]
+    Refused(String),
     /// What it holds there is not what it should be. The rest may be sound.
     #[error("{0}")]
     Bad(String),
@@ -24,6 +27,7 @@ impl From<RegistryError> for Fault {
     fn from(e: RegistryError) -> Self {
         match e {
             RegistryError::Corrupt { .. } | RegistryError::Unsupported { .. } => Fault::Bad(e.to_string()),
+            RegistryError::Status { status, .. } if status < 500 => Fault::Refused(e.to_string()),
             e => Fault::Down(e.to_string()),
         }
     }

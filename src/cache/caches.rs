@@ -188,7 +188,7 @@ impl<'a> SharedCaches<'a> {
         let layer = match &entry.layer {
             None => None,
             Some(layer) => {
-                let blob = layer.blob.descriptor();
+                let blob = layer.blob.as_ref()?.descriptor();
                 if lock(&self.refused).contains(&blob.digest) {
                     return None;
                 }
@@ -261,7 +261,7 @@ impl<'a> SharedCaches<'a> {
         });
         // What broke the pipe comes first.
         match (&fetched, &unpacked) {
-            (Err(Fault::Down(why)), _) => return Err(why.clone()),
+            (Err(Fault::Down(why) | Fault::Refused(why)), _) => return Err(why.clone()),
             (_, Err(e)) if e.kind() != io::ErrorKind::UnexpectedEof || fetched.is_ok() => return Err(text(e)),
             (Err(fault), _) => return Err(text(fault)),
             _ => {}
@@ -306,6 +306,11 @@ impl<'a> SharedCaches<'a> {
             content: Content::Remote(Box::new(layer.clone())),
         });
         writer.push(Job { key: *key, created: hit.created.clone(), layer, in_image });
+    }
+
+    /// The keys that entries are signed and checked with.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// Waits for what is being written, as long as it gets on. Returns which blobs were written to which repositories.

@@ -51,7 +51,7 @@ pub(super) fn write(entry: &Entry, sealed: &Sealed) -> (Vec<u8>, Vec<u8>) {
         media_type: media::OCI_MANIFEST.into(),
         artifact_type: None,
         config: Descriptor::of(media::OCI_CONFIG, &config),
-        layers: entry.layer.iter().map(|l| l.blob.descriptor()).collect(),
+        layers: entry.layer.iter().filter_map(|l| Some(l.blob.as_ref()?.descriptor())).collect(),
         subject: None,
         annotations,
     };
@@ -68,7 +68,7 @@ pub(super) fn read(manifest: &[u8]) -> Result<Sealed, String> {
     if entry.len() as u64 > MAX_ENTRY_BYTES {
         return Err("its entry is too long".into());
     }
-    Ok(Sealed { entry, signature: manifest.annotations.remove(SIGNATURE) })
+    Ok(Sealed { entry, signature: manifest.annotations.remove(SIGNATURE), inline: false, blob: None })
 }
 
 #[cfg(test)]

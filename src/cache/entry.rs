@@ -6,7 +6,7 @@
 
 use super::CacheKey;
 use super::trust::Trust;
-use crate::oci::{Descriptor, DiffId, Digest, media};
+use crate::oci::{Compression, Descriptor, DiffId, Digest, ManifestFormat, media};
 use serde::{Deserialize, Serialize};
 
 /// Longest entry that is read, in bytes.
@@ -40,8 +40,9 @@ pub struct EntryLayer {
     pub diff_id: DiffId,
     /// Length of the uncompressed tar in bytes.
     pub size: u64,
-    /// The compressed blob.
-    pub blob: EntryBlob,
+    /// The compressed blob; `None` in an image's own entries, whose manifest names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<EntryBlob>,
 }
 
 /// The blob of a layer.
@@ -71,6 +72,12 @@ pub struct Sealed {
     /// Signature of the bytes of `entry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
+    /// It is one of an image's own.
+    #[serde(skip)]
+    pub inline: bool,
+    /// The blob that the image has for its layer.
+    #[serde(skip)]
+    pub blob: Option<Descriptor>,
 }
 
 impl Sealed {
@@ -100,16 +107,25 @@ impl Sealed {
         if entry.key != key.hex() {
             return Err("it is that of another step".into());
         }
-        if entry.scope != scope {
+        if entry.scope != if self.inline { "" } else { scope } {
             return Err(format!("it was written in the scope `{}`", entry.scope));
         }
         if entry.created.parse::<jiff::Timestamp>().is_err() {
             return Err(format!("its time is `{}`", entry.created));
         }
-        if let Some(layer) = &entry.layer
-            && ![media::OCI_LAYER, media::OCI_LAYER_GZIP, media::OCI_LAYER_ZSTD].contains(&&*layer.blob.media_type)
-        {
-            return Err(format!("its layer is of type `{}`", layer.blob.media_type));
+        let mut entry = entry;
+        if let Some(layer) = &mut entry.layer {
+            if let (true, Some(blob)) = (self.inline, &self.blob) {
+                let media_type = match Compression::of_layer(&blob.media_type) {
+                    Some(how) => how.layer_type(ManifestFormat::Oci).to_owned(),
+                    None => blob.media_type.clone(),
+                };
+                layer.blob = Some(EntryBlob { media_type, digest: blob.digest, size: blob.size });
+            }
+            let kind = layer.blob.as_ref().map(|b| b.media_type.as_str()).ok_or("it does not name its layer's blob")?;
+            if ![media::OCI_LAYER, media::OCI_LAYER_GZIP, media::OCI_LAYER_ZSTD].contains(&kind) {
+                return Err(format!("its layer is of type `{kind}`"));
+            }
         }
         Ok(entry)
     }
@@ -124,7 +140,7 @@ impl Entry {
     /// The entry as it is stored.
     pub fn seal(&self, trust: &Trust) -> Sealed {
         let entry = serde_json::to_string(self).unwrap_or_default();
-        Sealed { signature: trust.sign(entry.as_bytes()), entry }
+        Sealed { signature: trust.sign(entry.as_bytes()), entry, inline: false, blob: None }
     }
 }
 
@@ -142,14 +158,14 @@ mod tests {
         let trust = Trust::default();
         let blob =
             EntryBlob { media_type: crate::oci::media::OCI_LAYER_GZIP.into(), digest: Digest::of("blob"), size: 4 };
-        let layer = EntryLayer { diff_id: DiffId(Digest::of("layer")), size: 5, blob };
+        let layer = EntryLayer { diff_id: DiffId(Digest::of("layer")), size: 5, blob: Some(blob.clone()) };
         let entry = Entry::new(&key("a"), "main", "2026-01-01T00:00:00Z", Some(layer.clone()));
         let sealed = Sealed::from_json(&entry.seal(&trust).to_json()).unwrap();
         assert_eq!(sealed.open(&key("a"), "main", &trust).unwrap(), entry);
         assert!(sealed.open(&key("b"), "main", &trust).is_err(), "another step");
         assert!(sealed.open(&key("a"), "pr", &trust).is_err(), "another scope");
         let mut other = entry.clone();
-        other.layer = Some(EntryLayer { blob: EntryBlob { media_type: "text/plain".into(), ..layer.blob }, ..layer });
+        other.layer = Some(EntryLayer { blob: Some(EntryBlob { media_type: "text/plain".into(), ..blob }), ..layer });
         assert!(other.seal(&trust).open(&key("a"), "main", &trust).is_err(), "no layer");
         for bad in ["", "{}", "null", "[", r#"{"entry":"x"}"#, r#"{"entry":"{\"version\":7}"}"#] {
             let opened = Sealed::from_json(bad.as_bytes()).and_then(|s| s.open(&key("a"), "main", &trust));

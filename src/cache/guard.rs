@@ -23,11 +23,12 @@ const LONGEST: Duration = Duration::from_millis(2500);
 pub(super) struct Patience {
     left: Mutex<Duration>,
     news: Mutex<Vec<String>>,
+    said: AtomicBool,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { left: Mutex::new(ALLOWANCE), news: Mutex::default() }
+        Patience { left: Mutex::new(ALLOWANCE), news: Mutex::default(), said: AtomicBool::new(false) }
     }
 }
 
@@ -40,9 +41,12 @@ impl Patience {
     /// Takes off what was lost.
     pub fn charge(&self, lost: Duration) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *left;
         *left = left.saturating_sub(lost);
-        if left.is_zero() && !before.is_zero() {
+    }
+
+    /// Says, once, that a cache is not asked although it may answer.
+    fn spent(&self) {
+        if !self.said.swap(true, Ordering::Relaxed) {
             self.tell("the caches are too slow to be of use, and are not asked any more".into());
         }
     }
@@ -98,7 +102,7 @@ impl Guarded {
         let fetched = self.backend.fetch(blob, to);
         if let Err(fault) = &fetched {
             self.patience.charge(started.elapsed());
-            if matches!(fault, Fault::Down(_)) {
+            if !matches!(fault, Fault::Bad(_)) {
                 self.faulted(fault);
             }
         }
@@ -113,6 +117,9 @@ impl Guarded {
     /// Asks a question, within what time is left. `None`: it has no answer that is of use.
     pub fn ask<T>(&self, question: impl FnOnce(Duration) -> Result<T, Fault>) -> Option<T> {
         if !self.readable() {
+            if self.alive() {
+                self.patience.spent();
+            }
             return None;
         }
         let (started, limit) = (Instant::now(), self.patience.left().min(LONGEST));
@@ -140,29 +147,29 @@ impl Guarded {
 
     /// Takes note of a fault of reading.
     pub fn faulted(&self, fault: &Fault) {
-        match fault {
-            Fault::Down(why) => {
-                if !self.no_reads.swap(true, Ordering::Relaxed) {
-                    self.patience.tell(format!("cache `{}` is not used: {why}", self.backend.name()));
-                }
-            }
-            Fault::Bad(why) => {
-                self.patience.tell(format!("an entry of cache `{}` is not used: {why}", self.backend.name()))
-            }
-        }
+        self.off(fault, &self.no_reads, &self.no_writes, "used");
     }
 
-    /// Takes note of a fault of writing. A place that cannot be reached for reading need not be named again.
+    /// Takes note of a fault of writing.
     pub fn write_faulted(&self, fault: &Fault) {
+        self.off(fault, &self.no_writes, &self.no_reads, "written");
+    }
+
+    /// The user is told once of a place that is down.
+    fn off(&self, fault: &Fault, this: &AtomicBool, other: &AtomicBool, done: &str) {
+        let name = self.backend.name();
         match fault {
-            Fault::Down(why) => {
-                let named = self.no_reads.load(Ordering::Relaxed);
-                if !self.no_writes.swap(true, Ordering::Relaxed) && !named {
-                    self.patience.tell(format!("cache `{}` is not written: {why}", self.backend.name()));
+            Fault::Bad(why) => self.patience.tell(format!("an entry of cache `{name}` is not {done}: {why}")),
+            Fault::Refused(why) => {
+                if !this.swap(true, Ordering::Relaxed) {
+                    self.patience.tell(format!("cache `{name}` is not {done}: {why}"));
                 }
             }
-            Fault::Bad(why) => {
-                self.patience.tell(format!("an entry of cache `{}` is not written: {why}", self.backend.name()));
+            Fault::Down(why) => {
+                let known = [this, other].map(|off| off.swap(true, Ordering::Relaxed));
+                if known == [false, false] {
+                    self.patience.tell(format!("cache `{name}` is not {done}: {why}"));
+                }
             }
         }
     }

@@ -17,7 +17,7 @@ mod elsewhere;
 mod entry;
 mod guard;
 mod http;
-mod inline;
+pub mod inline;
 mod key;
 mod local;
 mod redis;

@@ -67,7 +67,9 @@ impl Redis {
         let database = self.server.database.to_string();
         let select: Vec<&[u8]> = if self.server.database == 0 { vec![] } else { vec![b"SELECT", database.as_bytes()] };
         for first in [login, select].iter().filter(|c| !c.is_empty()) {
-            self.judged(exchange(&mut connection, first, deadline).map_err(failed)?)?;
+            let answer = exchange(&mut connection, first, deadline).map_err(failed)?;
+            // Who is not let in can do nothing at all.
+            self.judged(answer).map_err(|e| Fault::Down(e.to_string()))?;
         }
         let answer = exchange(&mut connection, command, deadline).map_err(failed)?;
         *slot = Some(connection);
@@ -77,7 +79,7 @@ impl Redis {
     fn judged(&self, answer: Answer) -> Result<Answer, Fault> {
         match answer {
             Answer::Error(text) => {
-                Err(Fault::Down(format!("redis at `{}:{}` answered `{text}`", self.server.host, self.server.port)))
+                Err(Fault::Refused(format!("redis at `{}:{}` answered `{text}`", self.server.host, self.server.port)))
             }
             answer => Ok(answer),
         }

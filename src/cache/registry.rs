@@ -53,7 +53,7 @@ impl Backend for Registry {
         let inline = match self.inline.get() {
             Some(known) => known,
             None => {
-                let found = InlineEntries::of_image(&self.clients.read, &self.image, &self.scope, within)?;
+                let found = InlineEntries::of_image(&self.clients.read, &self.image, within)?;
                 self.inline.get_or_init(|| found)
             }
         };

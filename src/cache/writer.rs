@@ -153,6 +153,9 @@ impl Writer {
         let (mut seen, mut since) = (shared.progress.load(Ordering::Relaxed), Instant::now());
         let mut state = lock(&shared.state);
         while state.threads > 0 && (state.running > 0 || !state.queue.is_empty()) {
+            if !shared.targets.iter().any(|t| t.place.writable()) {
+                break; // the user was told of each
+            }
             let now = shared.progress.load(Ordering::Relaxed);
             if now != seen {
                 (seen, since) = (now, Instant::now());
@@ -160,9 +163,9 @@ impl Writer {
             let stands_still = since.elapsed() >= STILL;
             if stands_still && started.elapsed() <= LONGEST {
                 drop(state);
-                let answers = shared.targets.iter().any(|t| t.place.answers(PROBE));
+                let answers = shared.answer();
                 state = lock(&shared.state);
-                if answers {
+                if answers || (state.running == 0 && state.queue.is_empty()) {
                     since = Instant::now();
                     continue;
                 }
@@ -205,9 +208,16 @@ impl Shared {
             self.write(&job);
             state = lock(&self.state);
             state.running -= 1;
-            self.moved();
             self.changed.notify_all();
         }
+    }
+
+    /// Whether one of the caches says anything at all.
+    fn answer(&self) -> bool {
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = self.targets.iter().map(|t| scope.spawn(move || t.place.answers(PROBE))).collect();
+            asked.into_iter().any(|thread| thread.join().unwrap_or(false))
+        })
     }
 
     fn moved(&self) {
@@ -222,9 +232,9 @@ impl Shared {
                 continue;
             }
             let done = self.write_to(target, job, &mut packs);
-            self.moved();
-            if let Err(fault) = done {
-                target.place.write_faulted(&fault);
+            match done {
+                Ok(()) => self.moved(),
+                Err(fault) => target.place.write_faulted(&fault),
             }
         }
     }
@@ -257,7 +267,7 @@ impl Shared {
         }
         let blob =
             EntryBlob { media_type: pack.blob.media_type.clone(), digest: pack.blob.digest, size: pack.blob.size };
-        let entry_layer = EntryLayer { diff_id: layer.diff_id, size: layer.size, blob };
+        let entry_layer = EntryLayer { diff_id: layer.diff_id, size: layer.size, blob: Some(blob) };
         let entry = Entry::new(&job.key, &place.scope, &job.created, Some(entry_layer));
         let (path, remote) = (pack.path(), pack.remote());
         let open = || -> io::Result<Box<dyn Read + Send>> {
@@ -289,13 +299,13 @@ impl Shared {
             Err(fault) => return Err(fault),
         };
         let Ok(entry) = sealed.open(&job.key, &target.place.scope, &self.trust) else { return Ok(false) };
-        if self.trust.signs() && sealed.signature.is_none() {
+        if sealed.inline || (self.trust.signs() && sealed.signature.is_none()) {
             return Ok(false);
         }
         match (&entry.layer, &job.layer) {
             (None, None) => Ok(true),
             (Some(there), Some(here)) if there.diff_id == here.diff_id => {
-                backend.has_layer(&there.blob.descriptor(), LOOK)
+                there.blob.as_ref().map_or(Ok(false), |blob| backend.has_layer(&blob.descriptor(), LOOK))
             }
             _ => Ok(false),
         }

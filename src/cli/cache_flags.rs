@@ -100,7 +100,7 @@ fn spec(text: &str, way: Way, destinations: &[Location]) -> Result<Spec, Error> 
     let flag = way.flag();
     if !text.contains('=') {
         if text == "inline" && way == Way::To {
-            return Err(inline());
+            return Ok(plain(Place::Inline, ""));
         }
         let at = reference(text, way)?;
         let scope = at.tag.clone().unwrap_or_default();
@@ -151,7 +151,7 @@ fn spec(text: &str, way: Way, destinations: &[Location]) -> Result<Spec, Error> 
             }
         }
         "http" => Place::Http(http(fields.url.ok_or_else(|| missing("url"))?, flag)?),
-        "inline" if way == Way::To => return Err(inline()),
+        "inline" if way == Way::To => Place::Inline,
         "inline" => {
             let hint = "name the image that has the entries: `--cache-from type=registry,ref=IMAGE`";
             return Err(Error::usage_hint("`--cache-from type=inline` names no image", hint));
@@ -165,13 +165,6 @@ fn spec(text: &str, way: Way, destinations: &[Location]) -> Result<Spec, Error> 
     let scope = fields.scope.or(tag).unwrap_or_default().to_owned();
     let (mode, compression) = (fields.mode.unwrap_or_default(), fields.compression.unwrap_or(Compression::Gzip));
     Ok(Spec { place, scope, mode, compression })
-}
-
-fn inline() -> Error {
-    Error::unsupported(
-        "`--cache-to type=inline`",
-        "keep the entries beside the image: `--cache-to type=registry,ref=REPOSITORY`",
-    )
 }
 
 fn plain(place: Place, scope: &str) -> Spec {

@@ -483,6 +483,12 @@ impl Registry {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// From now on it takes connections, and says nothing.
+    pub fn hang(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("SIGSTOP");
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.port

@@ -138,6 +138,312 @@ fn a_directory_as_cache() {
     assert!(!Path::new(&farm.lab.path("cache")).join("index.json.tmp").exists());
 }
 
+/// Replaces the Dockerfile.
+fn dockerfile(farm: &Farm, steps: &str) {
+    farm.lab.write("ctx/Dockerfile", format!("ARG BASE=localhost/busybox\nFROM $BASE\n{steps}"));
+}
+
+#[test]
+fn an_image_with_its_own_entries() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry");
+    let farm = Farm::new();
+    dockerfile(
+        &farm,
+        "ENV A=1\nWORKDIR /srv\nCOPY file /srv/\nRUN echo executed; head -c 99999 /dev/urandom > /id\nRUN true\n",
+    );
+    let to = ["-t", &farm.image("app:1"), "--cache-to", "type=inline"];
+    let first = farm.build("one").args(to).ok();
+    assert_eq!(executed(&first), 1, "{first}");
+    let from = format!("type=registry,ref={}", farm.at("app:1"));
+    let to = ["-t", &farm.image("app:2"), "--cache-to", "type=inline", "--cache-from", &from];
+    let again = farm.build("two").args(to).ok();
+    assert_eq!((executed(&again), farm.id("two")), (0, farm.id("one")), "{again}");
+    assert!(farm.blobs("two") < 50_000 && !shown(&again).contains("warning"), "{again}");
+    // In Docker's format, which has no annotations, as well; from the name alone, as Docker writes it.
+    let docker = |store: &str, more: &[&str]| {
+        let base = format!("BASE={}", farm.at("base"));
+        let run = farm.lab.docker(["build", "--build-arg", &base, "--push", "-t", &farm.at("app:3"), "ctx"]);
+        run.env("RBUILD_ROOT", farm.lab.path(store)).args(more).ok()
+    };
+    docker("three", &["--cache-to", "type=inline", "--no-cache"]);
+    let again = docker("four", &["--cache-from", &farm.at("app:3")]);
+    assert!(shown(&again).contains("CACHED") && executed(&again) == 0, "{again}");
+    // The image that is built on top has the entries of its own steps only.
+    farm.lab.context("next", &[("Dockerfile", "ARG BASE=localhost/busybox\nFROM $BASE\nRUN true\n")]);
+    let next = farm.lab.rbuild(["bud", "-t", "next", "--build-arg", &format!("BASE={}", farm.at("app:1")), "next"]);
+    next.ok();
+    let config = farm.lab.rbuild(["inspect", "--format", "{{json .}}", "next"]).ok().stdout;
+    assert!(!config.contains("io.rbuild.cache"), "{config}");
+    // Rewritten layers are not those of the steps.
+    let done = farm.build("one").args(["-t", "x", "--cache-to", "type=inline", "--timestamp=5"]).ok();
+    assert!(shown(&done).contains("`--cache-to type=inline` leaves out"), "{done}");
+}
+
+/// Two builders that write different things at the same time lose nothing.
+#[test]
+fn writers_do_not_undo_each_other() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry");
+    let farm = Farm::new();
+    let writers = ["a", "b", "c"];
+    for name in writers {
+        let steps: String = (0..8).map(|n| format!("RUN echo executed; echo {n} > /{name}{n}\n")).collect();
+        farm.lab.context(name, &[("Dockerfile", &format!("ARG BASE=localhost/busybox\nFROM $BASE\n{steps}"))]);
+    }
+    let caches = [
+        (format!("type=registry,ref={}", farm.at("cache")), format!("type=registry,ref={}", farm.at("cache"))),
+        ("type=local,dest=cache".to_owned(), "type=local,src=cache".to_owned()),
+    ];
+    let base = format!("BASE={}", farm.at("base"));
+    std::thread::scope(|scope| {
+        for name in writers {
+            let args =
+                ["bud", "--build-arg", &base, "-t", "x", "--cache-to", &caches[0].0, "--cache-to", &caches[1].0, name];
+            let run = farm.lab.rbuild(args).env("RBUILD_ROOT", farm.lab.path(format!("store-{name}")));
+            scope.spawn(move || assert_eq!(executed(&run.ok()), 8));
+        }
+    });
+    for (n, (_, from)) in caches.iter().enumerate() {
+        for name in writers {
+            let run = farm.lab.rbuild(["bud", "--build-arg", &base, "-t", "x", "--cache-from", from, name]);
+            let done = run.env("RBUILD_ROOT", farm.lab.path(format!("fresh-{name}-{n}"))).ok();
+            assert_eq!(executed(&done), 0, "{from}: {done}");
+        }
+    }
+}
+
+#[test]
+fn the_spelling_of_buildah() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry");
+    let farm = Farm::new();
+    dockerfile(&farm, "RUN echo executed; head -c 9 /dev/urandom > /id\n");
+    let repository = farm.at("cache");
+    farm.build("one").args(["-t", "x", "--cache-to", &repository]).ok();
+    let again = farm.build("two").args(["-t", "x", "--cache-from", &repository, "--cache-ttl", "1h"]).ok();
+    assert_eq!((executed(&again), farm.id("two")), (0, farm.id("one")), "{again}");
+    let old = farm.build("three").args(["-t", "x", "--cache-from", &repository, "--cache-ttl", "1ms"]).ok();
+    assert_eq!(executed(&old), 1, "{old}");
+    let off = farm.build("four").args(["-t", "x", "--cache-from", &repository, "--no-cache"]).ok();
+    assert_eq!(executed(&off), 1, "{off}");
+    // Only the steps of the image, where that is asked for.
+    farm.lab.write("ctx/Dockerfile", DOCKERFILE);
+    let min = format!("type=registry,ref={},mode=min", farm.at("min"));
+    farm.build("five").args(["-t", "x", "--cache-to", &min]).ok();
+    let from = farm.build("six").args(["-t", "x", "--target", "tools", "--cache-from", &farm.at("min")]).ok();
+    assert_eq!(executed(&from), 1, "{from}");
+}
+
+/// Takes connections and never says anything.
+fn silent_server() -> (TcpListener, u16) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = listener.local_addr().expect("its address").port();
+    (listener, port)
+}
+
+#[test]
+fn caches_that_do_not_answer() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry");
+    let farm = Farm::new();
+    let plain = farm.build("zero").args(["-t", "x"]).ok();
+    let (_silent, silent) = silent_server();
+    let dead = {
+        let (listener, port) = silent_server();
+        drop(listener);
+        port
+    };
+    for (name, port) in [("silent", silent), ("dead", dead)] {
+        let caches = [
+            format!("type=registry,ref=127.0.0.1:{port}/x"),
+            format!("type=redis,url=redis://127.0.0.1:{port},ref=127.0.0.1:{port}/x"),
+            format!("type=http,url=http://127.0.0.1:{port}/"),
+        ];
+        // One that is read, one that is written, and all of them at once.
+        for (n, cache) in caches.iter().enumerate() {
+            let done = farm.build(&format!("{name}-{n}")).args(["-t", "x", "--cache-from", cache]).ok();
+            assert_eq!((executed(&done), shown(&done).matches("warning:").count()), (2, 1), "{done}");
+            assert!(done.took < plain.took + Duration::from_secs(5), "{cache}: {:?}, {:?}", done.took, plain.took);
+        }
+        let done = farm.build(&format!("{name}-to")).args(["-t", "x", "--cache-to", &caches[0]]).ok();
+        assert_eq!(shown(&done).matches("warning:").count(), 1, "{done}");
+        assert!(done.took < plain.took + Duration::from_secs(5), "{:?}, {:?}", done.took, plain.took);
+        let mut all = farm.build(&format!("{name}-all")).args(["-t", "x"]);
+        for cache in &caches {
+            all = all.args(["--cache-from", cache, "--cache-to", cache]);
+        }
+        let done = all.ok();
+        assert_eq!(executed(&done), 2, "{done}");
+        assert!(done.took < plain.took + Duration::from_secs(5), "{:?}, {:?}", done.took, plain.took);
+    }
+    // A directory that cannot be read or written.
+    farm.lab.write("plain", "no directory");
+    let done = farm.build("filed").args([
+        "-t",
+        "x",
+        "--cache-from",
+        "type=local,src=plain",
+        "--cache-to",
+        "type=local,dest=plain",
+    ]);
+    let done = done.ok();
+    assert_eq!((executed(&done), shown(&done).matches("warning:").count()), (2, 1), "{done}");
+}
+
+/// What a cache had promised is gone, or hangs, when it is needed.
+#[test]
+fn caches_that_end_in_the_middle() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry");
+    let farm = Farm::new();
+    let file = |wait: &str| {
+        let steps = "AS made\nRUN echo executed; head -c 2000000 /dev/urandom > /made\n";
+        let slow = format!("FROM $BASE AS slow\nRUN {wait}; echo {wait} > /slow\n");
+        format!(
+            "ARG BASE=localhost/busybox\nFROM $BASE {steps}{slow}FROM made\nCOPY --from=slow /slow /\nRUN wc -c /made\n"
+        )
+    };
+    for hangs in [false, true] {
+        let cache = Registry::start();
+        let at = format!("type=registry,ref={}/x", cache.host());
+        farm.lab.write("ctx/Dockerfile", file("true"));
+        farm.build("one").args(["-t", "x", "--no-cache", "--cache-to", &at]).ok();
+        farm.lab.write("ctx/Dockerfile", file(&format!("sleep {}", 3 + u32::from(hangs))));
+        let store = if hangs { "hangs" } else { "ends" };
+        let run = farm.build(store).args(["-t", "x", "--cache-from", &at, "--cache-to", &at]);
+        let started = Instant::now();
+        let build = std::thread::scope(|scope| {
+            let build = scope.spawn(move || run.ok());
+            // The steps that are in the cache are found by then, and nothing needs their files yet.
+            std::thread::sleep(Duration::from_millis(2000));
+            if hangs {
+                cache.hang()
+            } else {
+                drop(cache)
+            }
+            build.join().expect("the build")
+        });
+        assert!(shown(&build).contains("2000000 /made"), "{build}");
+        assert_eq!(executed(&build), 1, "the step is executed after all: {build}");
+        assert!(shown(&build).contains("warning:"), "{build}");
+        assert!(started.elapsed() < Duration::from_secs(4 + 5 + 4), "{:?}: {build}", started.elapsed());
+    }
+}
+
+/// Entries and layers that are not what they should be.
+#[test]
+fn caches_that_lie() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry");
+    let farm = Farm::new();
+    dockerfile(&farm, "RUN echo executed; head -c 100000 /dev/urandom > /id\n");
+    let web = Web::start();
+    let cache = format!("type=http,url={}", web.url("/"));
+    farm.build("one").args(["-t", "x", "--cache-to", &cache]).ok();
+    let pages = web.pages();
+    let changed = |prefix: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
+        for (path, page) in &pages {
+            let mut page = page.clone();
+            if path.starts_with(prefix) {
+                page.body = change(page.body);
+            }
+            web.put(path, page);
+        }
+    };
+    let text = |from: &'static str, to: &'static str| {
+        move |body: Vec<u8>| String::from_utf8(body).expect("text").replace(from, to).into_bytes()
+    };
+    let flip = |mut body: Vec<u8>| {
+        let middle = body.len() / 2;
+        body[middle] ^= 1;
+        body
+    };
+    type Lie = (&'static str, &'static str, Box<dyn Fn(Vec<u8>) -> Vec<u8>>);
+    let lies: Vec<Lie> = vec![
+        ("no JSON", "/steps/", Box::new(|_| b"garbage".to_vec())),
+        ("nothing", "/steps/", Box::new(|_| vec![])),
+        ("too much", "/steps/", Box::new(|_| vec![b' '; 1 << 20])),
+        ("another step", "/steps/", Box::new(text("\\\"key\\\":\\\"", "\\\"key\\\":\\\"0"))),
+        ("another blob", "/steps/", Box::new(text("sha256:", "sha256:0"))),
+        ("a shorter layer", "/blobs/", Box::new(|body| body[1..].to_vec())),
+        ("another layer", "/blobs/", Box::new(flip)),
+        ("no layer", "/blobs/", Box::new(|body| vec![0; body.len()])),
+    ];
+    for (n, (name, prefix, change)) in lies.into_iter().enumerate() {
+        changed(prefix, &*change);
+        let done = farm.build(&format!("lie-{n}")).args(["-t", "x", "--cache-from", &cache]).ok();
+        assert_eq!(executed(&done), 1, "{name}: {done}");
+        assert!(shown(&done).contains("warning:"), "{name}: {done}");
+        let run =
+            farm.lab.rbuild(["run", "x", "wc", "-c", "/id"]).env("RBUILD_ROOT", farm.lab.path(format!("lie-{n}")));
+        assert!(run.ok().stdout.starts_with("100000"), "{name}");
+        // An image that is only pushed is sound as well.
+        let image = farm.image(&format!("lie:{n}"));
+        let done = farm.build(&format!("push-{n}")).args(["-t", &image, "--cache-from", &cache]).ok();
+        let pull = farm.lab.rbuild(["pull", &farm.at(&format!("lie:{n}"))]).env("RBUILD_ROOT", farm.lab.path("puller"));
+        assert!(pull.output().code == 0 && executed(&done) == 1, "{name}: {done}");
+    }
+    // What was damaged is written again.
+    changed("/steps/", &|_| b"garbage".to_vec());
+    farm.build("one").args(["-t", "x", "--cache-to", &cache]).ok();
+    let done = farm.build("again").args(["-t", "x", "--cache-from", &cache]).ok();
+    assert_eq!((executed(&done), farm.id("again")), (0, farm.id("one")), "{done}");
+}
+
+/// Keys made by openssl, as users make them.
+fn keys(lab: &Lab, name: &str, kind: &[&str]) -> (String, String) {
+    let (private, public) = (format!("{name}.pem"), format!("{name}.pub"));
+    lab.program("openssl", ["genpkey", "-out", &private]).args(kind).ok();
+    lab.program("openssl", ["pkey", "-in", &private, "-pubout", "-out", &public]).ok();
+    (private, public)
+}
+
+#[test]
+fn entries_that_nobody_signed_do_not_count() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry", "openssl");
+    let farm = Farm::new();
+    dockerfile(&farm, "RUN echo executed; head -c 9 /dev/urandom > /id\n");
+    let cache = format!("type=registry,ref={}", farm.at("cache"));
+    let own = keys(&farm.lab, "own", &["-algorithm", "ed25519"]);
+    let other = keys(&farm.lab, "other", &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    let build = |store: &str, more: &[&str]| farm.build(store).args(["-t", "x"]).args(more).ok();
+    build("one", &["--cache-to", &cache]);
+    let signed = |store: &str, key: &str| executed(&build(store, &["--cache-from", &cache, "--cache-verify-key", key]));
+    assert_eq!(signed("two", &own.1), 1, "nobody signed it");
+    build("three", &["--cache-to", &cache, "--cache-sign-key", &other.0]);
+    assert_eq!((signed("four", &other.1), signed("five", &own.1)), (0, 1), "the other signed it");
+    // Who signs puts his own in the place of one without a signature that counts.
+    let key = ["--cache-sign-key", &own.0, "--cache-verify-key", &own.1];
+    build("six", &[&["--cache-to", &cache, "--cache-from", &cache][..], &key].concat());
+    assert_eq!((signed("seven", &own.1), signed("eight", &other.1)), (0, 1));
+    let done = farm.build("nine").args(["-t", "x", "--cache-from", &cache, "--cache-verify-key", &own.0]).fails();
+    assert!(done.stderr.contains("own.pem") && done.stderr.contains("hint:"), "{done}");
+}
+
+#[test]
+fn scopes_are_kept_apart() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry");
+    let farm = Farm::new();
+    let (main, change) = ("RUN echo executed; head -c 9 /dev/urandom > /main\n", "RUN echo executed; echo > /change\n");
+    let caches = [format!("type=registry,ref={}", farm.at("cache")), "type=local,D=cache".to_owned()];
+    for (n, cache) in caches.iter().enumerate() {
+        let from = |scope: &str| format!("{},scope={scope}", cache.replace("D=", "src="));
+        let to = |scope: &str| format!("{},scope={scope}", cache.replace("D=", "dest="));
+        dockerfile(&farm, main);
+        farm.build(&format!("main-{n}")).args(["-t", "x", "--cache-to", &to("main")]).ok();
+        dockerfile(&farm, &format!("{main}{change}"));
+        // The build of a change reads what the main line has, and writes what is its own.
+        let mine = ["-t", "x", "--cache-from", &from("main"), "--cache-from", &from("pr/7"), "--cache-to", &to("pr/7")];
+        assert_eq!(executed(&farm.build(&format!("change-{n}")).args(mine).ok()), 1);
+        assert_eq!(executed(&farm.build(&format!("again-{n}")).args(mine).ok()), 0);
+        let other = farm.build(&format!("other-{n}")).args(["-t", "x", "--cache-from", &from("main")]).ok();
+        assert_eq!(executed(&other), 1, "the main line does not see it: {other}");
+    }
+}
+
 /// Debian's redis-server on a free port, ended when this goes away.
 struct Redis {
     child: Child,
