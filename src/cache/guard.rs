@@ -16,7 +16,7 @@ pub(super) const ALLOWANCE: Duration = Duration::from_secs(3);
 /// What an answer may take without being charged.
 const PROMPT: Duration = Duration::from_millis(250);
 /// The longest that one question waits.
-const LONGEST: Duration = Duration::from_millis(2500);
+const LONGEST: Duration = Duration::from_millis(2000);
 
 /// The time that is left, and what there is to tell.
 #[derive(Debug)]

@@ -51,11 +51,13 @@ impl Redis {
     fn ask(&self, command: &[&[u8]], within: Duration) -> Result<Answer, Fault> {
         let failed = |e: io::Error| Fault::Down(format!("redis at `{}:{}`: {e}", self.server.host, self.server.port));
         let deadline = Instant::now() + within;
-        let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mut connection) = slot.take()
+        // Nobody waits for another one's answer: who finds no connection opens one.
+        let slot = || self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = slot().take();
+        if let Some(mut connection) = known
             && let Ok(answer) = exchange(&mut connection, command, deadline)
         {
-            *slot = Some(connection);
+            *slot() = Some(connection);
             return self.judged(answer);
         }
         let mut connection = self.connect(deadline).map_err(failed)?;
@@ -72,7 +74,7 @@ impl Redis {
             self.judged(answer).map_err(|e| Fault::Down(e.to_string()))?;
         }
         let answer = exchange(&mut connection, command, deadline).map_err(failed)?;
-        *slot = Some(connection);
+        *slot() = Some(connection);
         self.judged(answer)
     }
 

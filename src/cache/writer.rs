@@ -27,9 +27,11 @@ const THREADS: usize = 2;
 /// How long a look at what a cache has already may take.
 const LOOK: Duration = Duration::from_secs(3);
 /// When nothing has moved for this long, the caches are asked whether they are there at all.
-const STILL: Duration = Duration::from_secs(2);
+const STILL: Duration = Duration::from_millis(1500);
+/// The same where all patience is spent.
+const STILL_SHORT: Duration = Duration::from_millis(500);
 /// How long they may take to say so.
-const PROBE: Duration = Duration::from_secs(1);
+const PROBE: Duration = Duration::from_millis(700);
 /// What is written when a build ends may take this long, if it gets on.
 const LONGEST: Duration = Duration::from_secs(600);
 
@@ -160,7 +162,8 @@ impl Writer {
             if now != seen {
                 (seen, since) = (now, Instant::now());
             }
-            let stands_still = since.elapsed() >= STILL;
+            let limit = if shared.patience.left().is_zero() { STILL_SHORT } else { STILL };
+            let stands_still = since.elapsed() >= limit;
             if stands_still && started.elapsed() <= LONGEST {
                 drop(state);
                 let answers = shared.answer();
