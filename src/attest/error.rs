@@ -3,6 +3,7 @@
 use crate::error::{Classified, Kind};
 use crate::{sbom, store};
 use std::io;
+use std::path::PathBuf;
 
 /// Why something could not be said about an image.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,19 @@ pub enum Error {
     /// A statement could not be written.
     #[error("cannot write an attestation: {0}")]
     Write(#[source] io::Error),
+    /// A key cannot be used.
+    #[error("cannot use the key `{}`: {why}", path.display())]
+    Key {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// The system has no random numbers.
+    #[error("cannot sign: the system gives no random numbers")]
+    Random,
     /// A document does not parse.
     #[error("cannot read {what}: {source}")]
     Json {
@@ -33,6 +47,8 @@ impl Classified for Error {
             Error::Sbom(e) => e.kind(),
             Error::Write(e) => crate::error::kind_of_io(e),
             Error::Json { .. } => Kind::Corrupt,
+            Error::Key { .. } => Kind::Usage,
+            Error::Random => Kind::System,
         }
     }
 
@@ -40,7 +56,8 @@ impl Classified for Error {
         match self {
             Error::Store(e) => e.hint(),
             Error::Sbom(e) => e.hint(),
-            Error::Write(_) | Error::Json { .. } => None,
+            Error::Key { hint, .. } => Some((*hint).to_owned()),
+            Error::Write(_) | Error::Json { .. } | Error::Random => None,
         }
     }
 }

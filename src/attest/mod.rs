@@ -13,6 +13,8 @@
 //! An image gets another digest when its layers are compressed on the way out. [`follow`] writes what was said about the one
 //! as being about the other.
 //!
+//! Signatures are manifests of their own: [`signature`].
+//!
 //! Format: <https://github.com/moby/buildkit/blob/master/docs/attestations/attestation-storage.md>.
 
 use crate::oci::Reference;
@@ -20,6 +22,7 @@ use crate::oci::Reference;
 mod error;
 mod manifest;
 pub mod provenance;
+pub mod signature;
 mod statement;
 
 pub use error::Error;

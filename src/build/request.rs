@@ -232,6 +232,8 @@ pub struct OutputOptions {
     pub only_pushed: bool,
     /// What is said about the image, beside it in an index.
     pub attest: Wanted,
+    /// Signs what is pushed with this private key.
+    pub sign_key: Option<PathBuf>,
     /// One layer a step (true) or one for the whole build (false).
     pub layers: bool,
     /// One layer with everything, base included.
@@ -260,6 +262,7 @@ impl Default for OutputOptions {
             part: false,
             only_pushed: false,
             attest: Wanted::default(),
+            sign_key: None,
             layers: true,
             squash: false,
             format: ManifestFormat::Oci,

@@ -164,6 +164,10 @@ pub struct BudArgs {
     #[arg(long, value_name = "type=TYPE[,FIELDS]")]
     pub attest: Vec<String>,
 
+    /// Sign what is pushed with this private key, as cosign does: PEM (PKCS#8), ECDSA over P-256
+    #[arg(long, value_name = "FILE")]
+    pub sign_key: Option<PathBuf>,
+
     /// Label of the image
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
@@ -372,6 +376,7 @@ impl BudArgs {
         attest::check_format(&attest, format)?;
         Ok(OutputOptions {
             attest,
+            sign_key: self.sign_key.clone(),
             destinations,
             rootfs,
             index: index.map(|m| Naming::Buildah.full(m)).transpose()?,

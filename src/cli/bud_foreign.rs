@@ -15,7 +15,7 @@ const SBOM: Verdict = Verdict::Refused(
     "rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them",
 );
 const NO_RUNTIME: &str = "rbuild starts the commands of RUN itself";
-const POLICY: Verdict = Verdict::Refused("rbuild checks no signatures: verify the base image before the build");
+const POLICY: Verdict = Verdict::Refused("check the base image with `rbuild verify` before the build");
 
 impl Table for BudFlags {
     const FLAGS: &'static [Flag] = &[
@@ -63,7 +63,10 @@ impl Table for BudFlags {
         text("rusage-logfile", Verdict::Refused("put `time` in front of the command in the RUN step")),
         text("cw", Verdict::Refused("images for confidential virtual machines are not made here")),
         // Supply chain.
-        text("sign-by", Verdict::Refused("sign the image after the push, with a tool such as cosign or skopeo")),
+        text(
+            "sign-by",
+            Verdict::Refused("sign with `--sign-key`, as cosign does, or with GPG by skopeo after the push"),
+        ),
         text("signature-policy", POLICY),
         text("decryption-key", Verdict::Refused("decrypt the base image with skopeo before the build")),
         text("sbom-scanner-image", SBOM),

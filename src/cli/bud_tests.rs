@@ -345,7 +345,7 @@ const SAMPLES: &str = "output=a add-host=a:1.2.3.4 allow=security.insecure annot
     compression-format=zstd cpp-flag=-DA cpuset-cpus=0 creds=u:p device=/dev/fuse dns-option=a dns-search=a dns=1.1.1.1 \
     emulator=e env=A=b file=f format=docker from=f group-add=5 ignorefile=i iidfile-raw=i iidfile=i jobs=3 label=a=b \
     layers=false logfile=l manifest=m metadata-file=m mount=type=tmpfs,dst=/t network=none os-feature=f os-version=1 os=plan9 \
-    platform=linux/s390x pull=newer retry-delay=7s retry=9 secret=id=a,src=b security-opt=mask=/a shm-size=1m \
+    platform=linux/s390x pull=newer retry-delay=7s retry=9 secret=id=a,src=b security-opt=mask=/a shm-size=1m sign-key=k \
     source-date-epoch=5 source-policy-file=p ssh=a=b tag=t target=t timestamp=5 trust-ca=c ulimit=core=0 \
     unsetannotation=a unsetenv=a unsetlabel=a variant=v9 volume=/a:/b";
 
@@ -441,8 +441,8 @@ fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
     sbom-scanner-command=a: `--sbom-scanner-command` is not supported | rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them
     sbom-scanner-image=a: `--sbom-scanner-image` is not supported | rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them
     sbom=syft: `--sbom=syft` is not supported | rbuild reads the packages itself: use `--sbom=spdx` or `--sbom=cyclonedx`
-    sign-by=a: `--sign-by` is not supported | sign the image after the push, with a tool such as cosign or skopeo
-    signature-policy=a: `--signature-policy` is not supported | rbuild checks no signatures: verify the base image before the build
+    sign-by=a: `--sign-by` is not supported | sign with `--sign-key`, as cosign does, or with GPG by skopeo after the push
+    signature-policy=a: `--signature-policy` is not supported | check the base image with `rbuild verify` before the build
     stage-labels=true: `--stage-labels` is not supported | put LABEL instructions into the stages
     stdin=true: `--stdin` is not supported | RUN steps read nothing: use a heredoc or COPY a file
     userns-gid-map-group=a: `--userns-gid-map-group` is not supported | rbuild chooses the user namespace itself, as wide as the pod allows: see `rbuild info`

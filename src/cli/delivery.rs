@@ -3,6 +3,7 @@
 
 use super::meter::Meter;
 use super::{Error, Global, registry_flags, store_limit::StoreLimit};
+use crate::attest::signature::SigningKey;
 use crate::build::{
     self, Built,
     request::{BuildRequest, CacheOptions, OutputOptions, RootfsOutput},
@@ -29,6 +30,7 @@ pub fn build(request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result
 }
 
 fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result<Built, Error> {
+    let key = signing_key(&request.output)?;
     let client = registry_flags::client(&request.registry, global)?;
     let cancel = cancel_on_signals()?;
     let driver = global.storage_driver(&super::values::process_var)?;
@@ -45,7 +47,7 @@ fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn S
         // It came too late for the build to hear.
         return Err(Error::Silent(code));
     }
-    let delivered = deliver(store, &built, request, &client, sink);
+    let delivered = deliver(store, &built, request, (&client, key.as_ref()), sink);
     let manifest = match delivered {
         Err(_) if built.elsewhere.is_lost() => {
             // A cache had promised layers that it does not have: then they are made here.
@@ -55,12 +57,33 @@ fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn S
                 ..request.clone()
             };
             built = build::build(&without, around)?;
-            deliver(store, &built, &without, &client, sink)?
+            deliver(store, &built, &without, (&client, key.as_ref()), sink)?
         }
         other => other?,
     };
     write_files(request, &built, &manifest, &meter)?;
     Ok(built)
+}
+
+/// The key that signs, read before anything is built.
+fn signing_key(output: &OutputOptions) -> Result<Option<SigningKey>, Error> {
+    let Some(path) = &output.sign_key else { return Ok(None) };
+    if !output.destinations.iter().any(|d| matches!(d, Location::Registry(_))) {
+        return Err(Error::usage_hint(
+            "`--sign-key` without a registry: a signature is put beside an image that is pushed",
+            "name a registry with `-t docker://NAME`, or sign with `rbuild push --sign-key`",
+        ));
+    }
+    read_key(path).map(Some)
+}
+
+/// Reads a private key.
+///
+/// # Errors
+/// Where it cannot be read, or is none that signs.
+pub fn read_key(path: &Path) -> Result<SigningKey, Error> {
+    let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+    Ok(SigningKey::parse(path, &text)?)
 }
 
 /// Whether the image goes to registries and nowhere else, so that nothing of it has to be here.
@@ -76,7 +99,7 @@ fn deliver(
     store: &Store,
     built: &Built,
     request: &BuildRequest,
-    client: &Client,
+    (client, key): (&Client, Option<&SigningKey>),
     sink: &dyn Sink,
 ) -> Result<Descriptor, Error> {
     let mut manifest = built.manifest.clone();
@@ -87,6 +110,10 @@ fn deliver(
         let delivered = export::deliver(store, &built.manifest, destination, name.as_ref(), &form, around);
         let delivered = delivered.map_err(|e| Error::from(e).doing(format!("writing image to `{destination}`")))?;
         manifest = delivered.unwrap_or(manifest);
+        if let (Some(key), Location::Registry(to)) = (key, destination) {
+            let signed = export::sign(client, to, &manifest, key);
+            signed.map_err(|e| Error::from(e).doing(format!("signing image `{destination}`")))?;
+        }
     }
     for rootfs in &request.output.rootfs {
         let (to, shown) = match rootfs {

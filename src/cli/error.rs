@@ -169,6 +169,7 @@ macro_rules! from_classified {
 }
 
 from_classified!(
+    crate::attest::Error,
     crate::build::Error,
     crate::export::Error,
     crate::registry::Error,

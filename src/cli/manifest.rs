@@ -515,7 +515,7 @@ fn push_list(store: &Store, args: &PushArgs, global: &Global) -> Result<(), Erro
     };
     let to = args.destination.as_deref();
     let doing = format!("pushing manifest list `{}`", args.list);
-    let pushed = push::push(store, &list.name, to, &form, &args.registry.lower()?, global, &*sink);
+    let pushed = push::push(store, &list.name, to, (&form, None), &args.registry.lower()?, global, &*sink);
     let pushed = pushed.map_err(|e| e.doing(doing))?;
     if let Some(path) = &args.digestfile {
         std::fs::write(path, pushed.digest.to_string()).map_err(Error::file("write", path))?;

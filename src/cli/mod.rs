@@ -66,6 +66,7 @@ mod tag;
 mod template;
 mod unshare;
 mod values;
+mod verify;
 mod version;
 
 pub use error::Error;
@@ -130,6 +131,7 @@ enum Verb {
     Load(load::LoadArgs),
     Save(save::SaveArgs),
     Sbom(Box<sbom::SbomArgs>),
+    Verify(Box<verify::VerifyArgs>),
     Import(import::ImportArgs),
     Login(login::LoginArgs),
     Logout(login::LogoutArgs),
@@ -159,7 +161,7 @@ impl Verb {
             Verb::Rmi(_) | Verb::Prune(_) | Verb::Check(_) | Verb::Info(_) => true,
             Verb::Images(_) | Verb::Tag(_) | Verb::Inspect(_) | Verb::History(_) => false,
             Verb::Pull(_) | Verb::Push(_) | Verb::Load(_) | Verb::Save(_) | Verb::Import(_) => false,
-            Verb::Lint(_) | Verb::Manifest(_) => false,
+            Verb::Lint(_) | Verb::Manifest(_) | Verb::Verify(_) => false,
             // It asks what the pod allows before it enters.
             Verb::Doctor(_) => false,
             Verb::Login(_) | Verb::Logout(_) | Verb::Version(_) | Verb::DebugTable | Verb::Other(_) => false,
@@ -222,6 +224,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         Verb::Load(args) => load::run(&args, Naming::Buildah, global),
         Verb::Save(args) => save::run(&args, global),
         Verb::Sbom(args) => sbom::run(&args, global),
+        Verb::Verify(args) => verify::run(&args, global),
         Verb::Import(args) => import::run(&args, Naming::Buildah, global),
         Verb::Login(args) => login::login(&args, global),
         Verb::Logout(args) => login::logout(&args, global),
@@ -385,7 +388,7 @@ mod tests {
         unknown command `imagess` | did you mean `images`?
         unknown command `frobnicate` | see `rbuild --help`
         `--all=false` is not supported | leave it out: an index is pushed with all its images
-        `--sign-by` is not supported | sign the image after the push, with a tool such as cosign or skopeo
+        `--sign-by` is not supported | sign with `--sign-key`, as cosign does, or with GPG by skopeo after the push
         the following required arguments were not provided: <NAMES>... |
         "#);
     }

@@ -45,7 +45,7 @@ impl Table for PullFlags {
     const FLAGS: &'static [Flag] = &[
         foreign::short('a', boolean("all-tags", Verdict::RefusedIfTrue("pull each tag by its name"))),
         text("decryption-key", Verdict::Refused("decrypt the image with skopeo first")),
-        text("signature-policy", Verdict::Refused("rbuild checks no signatures: verify the image before the pull")),
+        text("signature-policy", Verdict::Refused("check the image with `rbuild verify` before the pull")),
         boolean("remove-signatures", Verdict::NoEffect),
         text("blob-cache", Verdict::NoEffect),
     ];

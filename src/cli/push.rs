@@ -6,6 +6,7 @@ use super::{
     Error, Global, bud,
     registry_flags::{self, RegistryArgs},
 };
+use crate::attest::signature::SigningKey;
 use crate::build::request::RegistryOptions;
 use crate::export::{self, Form};
 use crate::oci::{Compression, Descriptor, Location, Reference};
@@ -32,6 +33,9 @@ pub struct PushArgs {
     /// File for the digest of the manifest
     #[arg(long, value_name = "PATH")]
     pub digestfile: Option<PathBuf>,
+    /// Sign the image in the registry with this private key, as cosign does: PEM (PKCS#8), ECDSA over P-256
+    #[arg(long, value_name = "FILE")]
+    pub sign_key: Option<PathBuf>,
     /// Remove the image after it was pushed
     #[arg(long)]
     pub rm: bool,
@@ -60,8 +64,11 @@ impl Table for PushFlags {
         text("compression-level", Verdict::Refused("the level is fixed, so that a layer has one digest everywhere")),
         text("encryption-key", ENCRYPT),
         text("encrypt-layer", ENCRYPT),
-        text("sign-by", Verdict::Refused("sign the image after the push, with a tool such as cosign or skopeo")),
-        text("signature-policy", Verdict::Refused("rbuild neither makes nor checks signatures")),
+        text(
+            "sign-by",
+            Verdict::Refused("sign with `--sign-key`, as cosign does, or with GPG by skopeo after the push"),
+        ),
+        text("signature-policy", Verdict::Refused("check the signature of an image with `rbuild verify`")),
         boolean("remove-signatures", Verdict::NoEffect),
         text("blob-cache", Verdict::NoEffect),
     ];
@@ -82,7 +89,8 @@ pub fn run(args: &PushArgs, global: &Global) -> Result<(), Error> {
     let store = global.store()?;
     let to = args.destination.as_deref();
     let doing = format!("pushing image `{}` to `{}`", args.image, to.unwrap_or(&args.image));
-    let pushed = push(&store, &args.image, to, &form, &args.registry.lower()?, global, &*sink);
+    let key = args.sign_key.as_deref().map(super::delivery::read_key).transpose()?;
+    let pushed = push(&store, &args.image, to, (&form, key.as_ref()), &args.registry.lower()?, global, &*sink);
     let manifest = pushed.map_err(|e| e.doing(doing))?;
     if let Some(path) = &args.digestfile {
         std::fs::write(path, manifest.digest.to_string()).map_err(Error::file("write", path))?;
@@ -98,7 +106,7 @@ pub fn push(
     store: &Store,
     image: &str,
     to: Option<&str>,
-    form: &Form,
+    (form, key): (&Form, Option<&SigningKey>),
     registry: &RegistryOptions,
     global: &Global,
     sink: &dyn Sink,
@@ -111,10 +119,26 @@ pub fn push(
         // A bare name is a registry's: pushing from the store to itself would be `tag`.
         Some(text) => Location::Registry(text.parse::<Reference>()?.docker_normalized().with_default_tag()),
     };
+    let to_sign = match (&destination, key) {
+        (Location::Registry(to), Some(key)) => Some((to.clone(), key)),
+        (_, None) => None,
+        (other, Some(_)) => {
+            return Err(Error::usage_hint(
+                format!("`--sign-key` with `{other}`: a signature is put beside an image in a registry"),
+                "leave it out",
+            ));
+        }
+    };
     let client = registry_flags::client(registry, global)?;
     let around = export::Surroundings { client: &client, sink, elsewhere: &Default::default() };
     match export::deliver(store, &found.descriptor, &destination, name.as_ref(), form, around)? {
-        Some(written) => Ok(written),
+        Some(written) => {
+            if let Some((to, key)) = to_sign {
+                export::sign(&client, &to, &written, key)
+                    .map_err(|e| Error::from(e).doing(format!("signing `{to}`")))?;
+            }
+            Ok(written)
+        }
         None => {
             let Location::Store(to) = destination else {
                 return Err(Error::usage("nothing to push to"));

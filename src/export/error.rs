@@ -72,6 +72,14 @@ pub enum Error {
         /// Its platform, as the index has it.
         platform: String,
     },
+    /// An image is not signed with the key.
+    #[error("`{image}` has no signature that counts: {why}")]
+    Signature {
+        /// Its name and digest.
+        image: String,
+        /// What is wrong with the last that was looked at.
+        why: &'static str,
+    },
     /// An index is to go where only one image can.
     #[error("`{0}` cannot hold images for several platforms")]
     OnePlatform(String),
@@ -125,6 +133,7 @@ impl Classified for Error {
             Error::Registry(e) => e.kind(),
             Error::File { source, .. } | Error::Layer { source, .. } => kind_of_io(source),
             Error::DiffId { .. } | Error::Layers(..) | Error::Json { .. } => Kind::Corrupt,
+            Error::Signature { .. } => Kind::Denied,
             Error::Platform(..) | Error::Absent { .. } => Kind::NotFound,
             Error::Form(_) | Error::OnePlatform(_) => Kind::Unsupported,
         }

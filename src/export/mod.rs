@@ -16,6 +16,7 @@ mod oci_archive;
 mod oci_dir;
 mod registry;
 mod rootfs;
+mod signing;
 mod whole_file;
 
 pub use dir::Dir;
@@ -27,6 +28,7 @@ pub use oci_archive::OciArchive;
 pub use oci_dir::OciDir;
 pub use registry::Registry;
 pub use rootfs::{RootfsTo, write_rootfs};
+pub use signing::{sign, verify};
 
 use crate::cache::Elsewhere;
 use crate::oci::{Descriptor, Location, Platform, Reference, media};

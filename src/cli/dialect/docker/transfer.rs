@@ -111,7 +111,7 @@ fn push_one(store: &Store, name: &Reference, args: &PushArgs, global: &Global) -
         return Err(not_here(&Reference { tag: None, ..name.clone() }.familiar()));
     }
     let (to, options) = (format!("docker://{full}"), RegistryOptions::default());
-    pushing::push(store, &image, Some(&to), &Form::default(), &options, global, &*sink(args.quiet))?;
+    pushing::push(store, &image, Some(&to), (&Form::default(), None), &options, global, &*sink(args.quiet))?;
     if args.quiet {
         output::print_line(&full)?;
     }
