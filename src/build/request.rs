@@ -246,6 +246,8 @@ pub struct OutputOptions {
     pub iidfile_raw: Option<PathBuf>,
     /// Gets digests and names as JSON.
     pub metadata_file: Option<PathBuf>,
+    /// Does not ask registries before the build whether the image may be pushed.
+    pub skip_push_check: bool,
     /// Says what each RUN step used, in the output and in the file of metadata.
     pub step_usage: bool,
     /// Compression of layers that leave the store; `None`: what the destination wants.
@@ -269,6 +271,7 @@ impl Default for OutputOptions {
             iidfile: None,
             iidfile_raw: None,
             metadata_file: None,
+            skip_push_check: false,
             step_usage: false,
             compression: None,
         }

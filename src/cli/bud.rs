@@ -142,6 +142,10 @@ pub struct BudArgs {
     /// File for digests and names, as JSON
     #[arg(long, value_name = "PATH")]
     pub metadata_file: Option<PathBuf>,
+    /// Do not ask registries before the build whether the image may be pushed there
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub skip_push_check: Option<bool>,
     /// Say what each RUN step used: time, memory, storage; with --metadata-file there, too
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = values::boolean)]
@@ -386,6 +390,7 @@ impl BudArgs {
             iidfile: self.iidfile.clone(),
             iidfile_raw: self.iidfile_raw.clone(),
             metadata_file: self.metadata_file.clone(),
+            skip_push_check: self.skip_push_check == Some(true),
             step_usage: self.step_usage == Some(true),
             compression: self.compression_format.as_deref().map(compression).transpose()?,
             ..OutputOptions::default()

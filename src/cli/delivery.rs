@@ -32,6 +32,7 @@ pub fn build(request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result
 fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result<Built, Error> {
     let key = signing_key(&request.output)?;
     let client = registry_flags::client(&request.registry, global)?;
+    check_destinations(&request.output, &client)?;
     let cancel = cancel_on_signals()?;
     let driver = global.storage_driver(&super::values::process_var)?;
     let meter = Meter::new(sink, request.output.step_usage);
@@ -92,6 +93,18 @@ fn is_only_pushed(output: &OutputOptions) -> bool {
     let anything = !output.destinations.is_empty() && output.destinations.iter().all(pushed);
     // A list of packages is read from the files.
     anything && output.rootfs.is_empty() && output.index.is_none() && output.attest.sbom.is_none()
+}
+
+/// Fails where the image could not be pushed, while that has cost nothing yet.
+fn check_destinations(output: &OutputOptions, client: &Client) -> Result<(), Error> {
+    let checked = output.destinations.iter().filter(|_| !output.skip_push_check);
+    for destination in checked {
+        if let Location::Registry(to) = destination {
+            let doing = format!("asking before the build whether `{destination}` takes an image");
+            client.check_push(to).map_err(|e| Error::from(e).doing(doing))?;
+        }
+    }
+    Ok(())
 }
 
 /// Brings a built image to its destinations, and returns what it became at the last one.

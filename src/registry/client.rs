@@ -6,7 +6,7 @@ use super::{
     core::Core,
     credentials::{self, Credentials},
     download::{self, Fetched, Wanted},
-    fetch, push, referrers, resolve,
+    fetch, push, referrers, resolve, upload,
 };
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use std::{
@@ -150,6 +150,15 @@ impl Client {
     ) -> Result<Descriptor, Error> {
         let to = Reference { tag: None, digest: None, ..to.clone() }.docker_normalized();
         push::push(&self.core, self.runtime()?, &to, image, self.options.parallel, progress)
+    }
+
+    /// Asks the registry whether an image may be pushed under this name, by beginning an upload that is given up at once.
+    ///
+    /// # Errors
+    /// What a push would fail with: the registry is not there, or does not let us.
+    pub fn check_push(&self, to: &Reference) -> Result<(), Error> {
+        let to = to.clone().docker_normalized();
+        upload::check(&self.runtime()?, self.core.push_place(&to)?, &format!("cannot push `{to}`"))
     }
 
     /// Publishes a document (an index, say) under a name. All that it refers to must be in the repository already.

@@ -50,6 +50,8 @@ pub struct Environment {
     pub docker_auth_config: Option<String>,
     /// `CONTAINERS_REGISTRIES_CONF`.
     pub registries_conf: Option<PathBuf>,
+    /// `LOCAL_CA_CERTIFICATE`: certificates of CAs that are trusted as well, as PEM text.
+    pub local_ca: Option<String>,
     /// `PATH`, where credential helpers are looked for.
     pub path: Option<OsString>,
     /// Where the system's configuration lies: `/etc`.
@@ -69,6 +71,7 @@ impl Environment {
             docker_config: path("DOCKER_CONFIG"),
             docker_auth_config: var("DOCKER_AUTH_CONFIG").and_then(|v| v.into_string().ok()),
             registries_conf: path("CONTAINERS_REGISTRIES_CONF"),
+            local_ca: var("LOCAL_CA_CERTIFICATE").and_then(|v| v.into_string().ok()),
             path: var("PATH"),
             etc: PathBuf::from("/etc"),
         }

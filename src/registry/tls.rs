@@ -1,7 +1,7 @@
 //! TLS settings for one server: which CAs are trusted, which client certificate is shown.
 //!
 //! Trusted are the roots that are compiled in, so that an image without CA files works; the machine's own
-//! (`SSL_CERT_FILE` and `SSL_CERT_DIR` replace the place where those lie); and `*.crt` files of `certs.d/HOST` below
+//! (`SSL_CERT_FILE` and `SSL_CERT_DIR` replace the place where those lie); those in the text of `LOCAL_CA_CERTIFICATE`; and `*.crt` files of `certs.d/HOST` below
 //! the `containers` directories of the user and the system and below `/etc/docker`, or of the one directory that
 //! `--cert-dir` names.
 
@@ -25,6 +25,7 @@ pub(super) struct Tls {
     /// The directory of `--cert-dir`, else the directories that hold one directory a host.
     fixed: Option<PathBuf>,
     by_host: Vec<PathBuf>,
+    local_ca: Option<String>,
 }
 
 impl Tls {
@@ -39,6 +40,7 @@ impl Tls {
             roots: OnceLock::new(),
             fixed: options.cert_dir.clone(),
             by_host,
+            local_ca: env.local_ca.clone(),
         }
     }
 
@@ -76,6 +78,17 @@ impl Tls {
             None => vec![],
         };
         let mut found = Found::default();
+        if let Some(text) = &self.local_ca {
+            let path = PathBuf::from("$LOCAL_CA_CERTIFICATE");
+            let before = found.authorities.len();
+            for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
+                let corrupt = |e| Error::Config { path: path.clone(), why: format!("{e:?}") };
+                found.authorities.push((path.clone(), certificate.map_err(corrupt)?));
+            }
+            if found.authorities.len() == before {
+                return Err(Error::Config { path, why: "it holds no certificate as PEM text".into() });
+            }
+        }
         for dir in dirs {
             for path in files(&dir)? {
                 let corrupt =

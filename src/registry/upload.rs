@@ -52,6 +52,15 @@ pub(super) enum Blob<'a> {
     Stream { media_type: &'a str, known: Option<&'a Descriptor>, write: &'a Produce<'a> },
 }
 
+/// Begins an upload and gives it up.
+pub(super) fn check(runtime: &Handle, place: Place, doing: &str) -> Result<(), Error> {
+    let retry = place.retry();
+    let uploads = Uploads { runtime: runtime.clone(), place, doing, stop: AtomicBool::new(false) };
+    let (_, session) = runtime.block_on(retry.run(|| uploads.begin(String::new())))?;
+    runtime.block_on(uploads.give_up(session));
+    Ok(())
+}
+
 /// Where the uploads of one layer that were begun are remembered.
 pub(super) struct Memory<'a> {
     /// The image and the place of the layer; `None` for what is not worth it.
@@ -265,13 +274,21 @@ impl Uploads<'_> {
 
     /// Tells the registry that an upload will not be finished, without waiting for an answer.
     fn abandon(&self, session: Url) {
+        let given_up = self.give_up(session);
+        self.runtime.spawn(given_up);
+    }
+
+    /// The same. A registry that cannot do it forgets uploads after some time.
+    fn give_up(&self, session: Url) -> impl Future<Output = ()> + Send + use<> {
         let (place, doing) = (self.place.clone(), self.doing.to_owned());
-        self.runtime.spawn(async move {
+        async move {
             let access = Access::push(&place.repository);
             let mut request = Request::new(&doing, Method::DELETE, String::new(), &access);
             request.target = Target::Url(session);
-            let _ = place.host.send(request).await;
-        });
+            if let Err(e) = place.host.send(request).await {
+                tracing::debug!("an upload is left to the registry: {e}");
+            }
+        }
     }
 
     /// Starts a request whose body comes from this thread: these bytes of the blob, where it is known which.

@@ -234,6 +234,9 @@ fn who_may_push() {
     for creds in [&[][..], &["--creds=someone:wrong"]] {
         let done = lab.rbuild(["bud", "-t", &place, "c"]).args(creds).fails();
         assert!(done.stderr.contains("hint:") && !done.stderr.contains("wrong"), "{done}");
+        assert!(!done.stderr.contains("COPY a"), "it is known before the build: {done}");
+        let done = lab.rbuild(["bud", "--skip-push-check", "-t", &place, "c"]).args(creds).fails();
+        assert!(format!("{}{}", done.stdout, done.stderr).contains("COPY a"), "{done}");
     }
     lab.rbuild(["bud", "-t", &place, "--creds=someone:secret", "c"]).ok();
     // `someone:secret`, as `login` writes it.

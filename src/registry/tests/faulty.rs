@@ -442,3 +442,20 @@ fn an_upload_that_holds_other_bytes_is_begun_anew() {
     image.remember_upload(0, Some(&format!("http://{}/v2/a/b/blobs/uploads/u999?state=a%2Fb", fake.host)));
     push(&client(dir.path()), &fake.name("a/b").to_string(), &image).unwrap();
 }
+
+#[test]
+fn whether_a_push_is_allowed_can_be_asked_and_leaves_nothing() {
+    let fake = Fake::start(|_, _| None);
+    let dir = tempfile::tempdir().unwrap();
+    client(dir.path()).check_push(&fake.name("a/b:1")).unwrap();
+    let (begun, given_up) = (fake.state.seen("POST", "/a/b/blobs/uploads/"), fake.state.seen("DELETE", "/uploads/u0"));
+    assert_eq!((begun.len(), given_up.len()), (1, 1));
+    for (status, kind) in [(401, Kind::Denied), (403, Kind::Denied), (404, Kind::NotFound), (500, Kind::Network)] {
+        let fake = Fake::start(move |seen, _| seen.is("POST", "/uploads/").then(|| errors(status, "DENIED")));
+        let e = client(dir.path()).check_push(&fake.name("a/b:1")).unwrap_err();
+        assert_eq!(e.kind(), kind, "{e}");
+    }
+    // who cannot give an upload up need not
+    let fake = Fake::start(|seen, _| seen.is("DELETE", "/uploads/").then(|| errors(405, "UNSUPPORTED")));
+    client(dir.path()).check_push(&fake.name("a/b:1")).unwrap();
+}

@@ -188,7 +188,7 @@ fn a_failing_reader_or_writer_is_the_error_and_nothing_is_tagged() {
 }
 
 #[test]
-fn a_private_ca_is_trusted_by_certs_d_and_by_cert_dir_only() {
+fn a_private_ca_is_trusted_by_certs_d_cert_dir_and_environment_only() {
     let Some(server) = Server::with_tls() else { return };
     let dir = tempfile::tempdir().unwrap();
     let image = Image::new(vec![noise(10, 100_000)]);
@@ -206,6 +206,11 @@ fn a_private_ca_is_trusted_by_certs_d_and_by_cert_dir_only() {
 
     push(&with(&|o| o.tls_verify = Some(false)), &name, &image).unwrap();
     push(&with(&|o| o.tls_verify = None), &name, &image).unwrap();
+
+    let text = std::fs::read_to_string(server.dir.path().join("ca.crt")).unwrap();
+    assert_pulls(&with(&|o| o.environment.local_ca = Some(text.clone())), &name, &image);
+    let e = push(&with(&|o| o.environment.local_ca = Some("PEM".into())), &name, &image).unwrap_err();
+    assert!(e.to_string().contains("$LOCAL_CA_CERTIFICATE"), "{e}");
 
     let certs = dir.path().join("certs");
     std::fs::create_dir(&certs).unwrap();
