@@ -61,6 +61,8 @@ pub(super) struct Found {
     pub layer: Option<Layer>,
     /// When it was executed, RFC 3339.
     pub created: String,
+    /// The shared cache that knew it; `None`: the store did.
+    pub from: Option<String>,
 }
 
 /// What the command line gives the steps.
@@ -297,29 +299,35 @@ impl<'a> Executor<'a> {
     fn note_inline(&self, step: &Step, key: &CacheKey, created: &str, layer: Option<&Layer>) {
         if self.in_image.contains(&step.id) {
             let made = (created.to_owned(), layer.map(|l| (l.diff_id, l.size)));
-            self.inline.lock().unwrap_or_else(PoisonError::into_inner).insert(*key, made);
+            self.inline.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), made);
         }
+    }
+
+    /// Whether a step may come from a cache.
+    pub(super) fn looks_up(&self, step: &Step) -> bool {
+        let cache = &self.request.cache;
+        let stage = self.plan.stages[step.stage].name.as_deref().unwrap_or_default();
+        !cache.no_cache && self.request.output.layers && cache.no_cache_stages.iter().all(|s| s != stage)
     }
 
     /// What is known of a step: here, or in a shared cache. It is passed on to the caches that are written.
     pub(super) fn lookup(&self, step: &Step, key: &CacheKey) -> Option<Found> {
-        let off = &self.request.cache;
-        let stage = self.plan.stages[step.stage].name.as_deref().unwrap_or_default();
-        if off.no_cache || !self.request.output.layers || off.no_cache_stages.iter().any(|s| s == stage) {
+        if !self.looks_up(step) {
             return None;
         }
         let in_image = self.in_image.contains(&step.id);
         if let Some(record) = self.cache.lookup(key) {
             let layer = record.layer.map(|id| (id, record.size));
             self.shared.remember(key, &record.created, layer, in_image);
-            return Some(Found { layer: layer.map(|(id, size)| made_layer(id, size)), created: record.created });
+            let layer = layer.map(|(id, size)| made_layer(id, size));
+            return Some(Found { layer, created: record.created, from: None });
         }
         let hit = self.shared.lookup(key)?;
         self.shared.pass_on(key, &hit, in_image);
-        let Hit { layer, created, .. } = hit;
+        let Hit { layer, created, from } = hit;
         let layer =
             layer.map(|remote| Layer { remote: Some(remote.clone()), ..made_layer(remote.diff_id, remote.size) });
-        Some(Found { layer, created })
+        Some(Found { layer, created, from: Some(from) })
     }
 
     /// The layer of a step: from the cache under any of `keys`, or by doing the `work`. The layer is `None` where nothing
@@ -333,7 +341,8 @@ impl<'a> Executor<'a> {
         always: bool,
         work: impl FnOnce(&Site) -> Result<(), Error>,
     ) -> Result<(Option<Layer>, String), Error> {
-        if let Some(Found { layer, created }) = keys.iter().find_map(|k| self.lookup(step, k)) {
+        if let Some(Found { layer, created, from }) = keys.iter().find_map(|k| self.lookup(step, k)) {
+            self.explain_hit(step, from.as_deref());
             let id = match &layer {
                 Some(layer) => parent.stack.with(layer.clone()).chain(),
                 None => parent.stack.chain(),
@@ -344,6 +353,7 @@ impl<'a> Executor<'a> {
             self.around.sink.event(&Event::CacheHit { step: key, id: &id.map(|c| c.0.hex()).unwrap_or_default() });
             return Ok((layer, created));
         }
+        self.explain_miss(step, keys);
         let created = jiff::Timestamp::now().to_string();
         let lower = self.lower(&parent.stack)?;
         if !self.request.output.layers {

@@ -21,6 +21,7 @@ mod copy;
 mod epoch;
 mod error;
 mod execute;
+mod explain;
 mod keys;
 mod layers;
 mod logins;

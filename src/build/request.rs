@@ -199,6 +199,8 @@ pub struct CacheOptions {
     pub sign_key: Option<PathBuf>,
     /// `--cache-verify-key`: only entries that one of these keys signed count.
     pub verify_keys: Vec<PathBuf>,
+    /// `--explain-cache`: says of each step whether it was found, where, and what differs where it was not.
+    pub explain: bool,
 }
 
 /// When the registry is asked for a base image.

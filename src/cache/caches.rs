@@ -169,7 +169,7 @@ impl<'a> SharedCaches<'a> {
             self.keep(key, hit);
         }
         self.show_news();
-        lock(&self.found).insert(*key, hit.clone());
+        lock(&self.found).insert(key.clone(), hit.clone());
         hit
     }
 
@@ -293,7 +293,7 @@ impl<'a> SharedCaches<'a> {
                 Some(JobLayer { diff_id, size, content: Content::File { path, known } })
             }
         };
-        writer.push(Job { key: *key, created: created.to_owned(), layer, in_image });
+        writer.push(Job { key: key.clone(), created: created.to_owned(), layer, in_image });
         self.show_news();
     }
 
@@ -305,7 +305,7 @@ impl<'a> SharedCaches<'a> {
             size: layer.size,
             content: Content::Remote(Box::new(layer.clone())),
         });
-        writer.push(Job { key: *key, created: hit.created.clone(), layer, in_image });
+        writer.push(Job { key: key.clone(), created: hit.created.clone(), layer, in_image });
     }
 
     /// The keys that entries are signed and checked with.

@@ -15,6 +15,7 @@ mod caches;
 mod document;
 mod elsewhere;
 mod entry;
+mod explain;
 mod guard;
 mod http;
 pub mod inline;
@@ -29,7 +30,8 @@ mod writer;
 pub use backend::{Backend, Clients, Fault};
 pub use caches::{Hit, Lost, RemoteLayer, SharedCaches};
 pub use elsewhere::Elsewhere;
-pub use key::{CacheKey, KeyBuilder};
+pub use explain::difference;
+pub use key::{CacheKey, Inputs, KeyBuilder};
 pub use trust::Trust;
 
 use crate::error::{Classified, Kind};
@@ -70,6 +72,9 @@ pub struct Record {
     /// The boot of the machine under which the blob was written or last verified.
     #[serde(default)]
     pub boot: String,
+    /// What its key was made of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Inputs,
 }
 
 /// The step cache of a store.
@@ -134,6 +139,7 @@ impl<'a> StepCache<'a> {
             size: layer.map_or(0, |(_, size)| size),
             created: created.to_owned(),
             boot: self.store.boot_id().to_owned(),
+            inputs: key.inputs().clone(),
         };
         self.save(key, &record)
     }
@@ -188,6 +194,7 @@ mod tests {
             size: 5,
             created: "2026-01-01T00:00:00Z".into(),
             boot: "another".into(),
+            inputs: vec![],
         };
         cache.save(&key("a"), &record).unwrap();
         assert_eq!(cache.lookup(&key("a")).unwrap().boot, store.boot_id());

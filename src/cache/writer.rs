@@ -133,7 +133,7 @@ impl Writer {
     /// Hands over a step; once is enough.
     pub fn push(&self, job: Job) {
         let mut state = lock(&self.shared.state);
-        if !state.seen.insert((job.key, job.layer.as_ref().map(|l| l.diff_id))) {
+        if !state.seen.insert((job.key.clone(), job.layer.as_ref().map(|l| l.diff_id))) {
             return;
         }
         state.queue.push_back(job);

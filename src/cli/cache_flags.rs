@@ -27,6 +27,10 @@ pub struct CacheArgs {
     /// Public key: only steps that it (or another one of these) signed are taken from caches; may be repeated
     #[arg(long, value_name = "PATH")]
     pub cache_verify_key: Vec<PathBuf>,
+    /// Say of each step whether it was cached, where it was found, and else what differs from the nearest one that is known
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean)]
+    pub explain_cache: Option<bool>,
 }
 
 /// Which way a cache is used.
@@ -68,6 +72,7 @@ impl CacheArgs {
             to: all(&self.cache_to, Way::To)?,
             sign_key: self.cache_sign_key.clone(),
             verify_keys: self.cache_verify_key.clone(),
+            explain: self.explain_cache == Some(true),
             ..CacheOptions::default()
         })
     }

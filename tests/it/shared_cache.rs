@@ -519,3 +519,35 @@ fn a_web_server_as_cache() {
     assert!(pages.keys().any(|p| p.starts_with("/some/where/steps/")), "{:?}", pages.keys());
     assert!(pages.keys().any(|p| p.starts_with("/some/where/blobs/sha256/")), "{:?}", pages.keys());
 }
+
+#[test]
+fn why_a_step_was_executed() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry");
+    let farm = Farm::new();
+    dockerfile(&farm, "COPY file /\nARG V\nRUN true; echo one > /one\nRUN true; echo two > /two\n");
+    let cache = format!("type=registry,ref={}", farm.at("cache"));
+    let build = |store: &str, more: &[&str]| {
+        let done = farm.build(store).args(["-t", "x", "--explain-cache"]).args(more).ok();
+        let lines: Vec<String> =
+            shown(&done).lines().filter_map(|l| l.strip_prefix("note: cache: ")).map(str::to_owned).collect();
+        lines.join("\n").replace(&farm.registry.host(), "HOST")
+    };
+    let first = build("one", &["--build-arg", "V=1", "--cache-to", &cache]);
+    assert_eq!(first.matches(": miss: the store knows no step of this kind").count(), 2, "{first}");
+    let again = build("one", &["--build-arg", "V=1"]);
+    assert_eq!(again.matches(": hit in the store").count(), 3, "{again}");
+    let other = build("one", &["--build-arg", "V=2"]);
+    let variable =
+        "`RUN true; echo one > /one`: miss: the variable `V` differs from the nearest step that the store knows";
+    assert!(other.contains("`COPY file /`: hit in the store") && other.contains(variable), "{other}");
+    farm.lab.write("ctx/file", "changed");
+    let changed = build("one", &["--build-arg", "V=1"]);
+    assert!(changed.contains("`COPY file /`: miss: what it copies differs"), "{changed}");
+    assert!(changed.contains("`RUN true; echo one > /one`: miss: what it is executed on differs"), "{changed}");
+    farm.lab.write("ctx/file", "content");
+    let fresh = build("two", &["--build-arg", "V=1", "--cache-from", &cache]);
+    assert_eq!(fresh.matches(": hit in `type=registry,ref=HOST/cache").count(), 3, "{fresh}");
+    let none = build("two", &["--build-arg", "V=1", "--no-cache"]);
+    assert_eq!(none.matches(": not looked up").count(), 3, "{none}");
+}
