@@ -318,7 +318,11 @@ impl<'a> SharedCaches<'a> {
         let mut elsewhere = Elsewhere::default();
         if let Some(writer) = &self.writer {
             let repositories = writer.repositories();
-            for (diff_id, how, blob) in writer.finish() {
+            let waiting = |steps: usize| {
+                let text = format!("{steps} steps are on their way to the caches");
+                self.sink.event(&Event::Note { text: &text });
+            };
+            for (diff_id, how, blob) in writer.finish(&waiting) {
                 // Only saves work: the next push need not compress it.
                 let _ = self.store.remember_compressed(&diff_id, how.name(), &blob);
                 repositories.iter().for_each(|r| elsewhere.add_image(blob.digest, r));

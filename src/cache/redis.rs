@@ -49,7 +49,14 @@ impl Redis {
 
     /// One command and its answer. A connection that the server closed since the last one is opened again.
     fn ask(&self, command: &[&[u8]], within: Duration) -> Result<Answer, Fault> {
-        let failed = |e: io::Error| Fault::Down(format!("redis at `{}:{}`: {e}", self.server.host, self.server.port));
+        let failed = |e: io::Error| {
+            let why = match e.kind() {
+                // What the system calls a socket that had nothing to say.
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
+                _ => e.to_string(),
+            };
+            Fault::Down(format!("redis at `{}:{}`: {why}", self.server.host, self.server.port))
+        };
         let deadline = Instant::now() + within;
         // Nobody waits for another one's answer: who finds no connection opens one.
         let slot = || self.connection.lock().unwrap_or_else(PoisonError::into_inner);

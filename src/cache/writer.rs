@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_secs(3);
 const STILL: Duration = Duration::from_millis(1500);
 /// The same where all patience is spent.
 const STILL_SHORT: Duration = Duration::from_millis(500);
+/// Who waits for longer than this is told what for.
+const A_WHILE: Duration = Duration::from_secs(2);
 /// How long they may take to say so.
 const PROBE: Duration = Duration::from_millis(700);
 /// What is written when a build ends may take this long, if it gets on.
@@ -149,14 +151,20 @@ impl Writer {
     }
 
     /// Waits until everything is written, or nothing moves any more. Returns what was compressed.
-    pub fn finish(&self) -> Vec<Compressed> {
+    /// `waiting` is told, once, of how many steps it waits for, where that takes a while.
+    pub fn finish(&self, waiting: &dyn Fn(usize)) -> Vec<Compressed> {
         let shared = &*self.shared;
         let started = Instant::now();
         let (mut seen, mut since) = (shared.progress.load(Ordering::Relaxed), Instant::now());
+        let mut told = false;
         let mut state = lock(&shared.state);
         while state.threads > 0 && (state.running > 0 || !state.queue.is_empty()) {
             if !shared.targets.iter().any(|t| t.place.writable()) {
                 break; // the user was told of each
+            }
+            if !told && started.elapsed() >= A_WHILE {
+                told = true;
+                waiting(state.queue.len() + state.running);
             }
             let now = shared.progress.load(Ordering::Relaxed);
             if now != seen {

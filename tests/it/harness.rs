@@ -483,6 +483,14 @@ impl Registry {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Removes what no manifest with a tag refers to.
+    pub fn collect_garbage(&self) {
+        let mut command = Command::new(which("docker-registry").expect("`docker-registry` is installed"));
+        command.args(["garbage-collect", "--delete-untagged"]).arg(self._dir.path().join("config.yml"));
+        let done = command.output().expect("cannot collect garbage");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
     /// From now on it takes connections, and says nothing.
     pub fn hang(&self) {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
