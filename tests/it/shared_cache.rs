@@ -463,3 +463,18 @@ fn why_a_step_was_executed() {
     let none = build("two", &["--build-arg", "V=1", "--no-cache"]);
     assert_eq!(none.matches(": not looked up").count(), 3, "{none}");
 }
+
+/// An index is pushed like a single image: layers stay where they are.
+#[test]
+fn an_index_from_a_cache() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry");
+    let farm = Farm::new();
+    let cache = format!("type=registry,ref={}", farm.at("cache"));
+    let to = ["--provenance=mode=min", "-t", &farm.image("app:1")];
+    farm.build("one").args(to).args(["--cache-to", &cache]).ok();
+    let again = farm.build("two").args(to).args(["-t", &farm.image("app:2"), "--cache-from", &cache]).ok();
+    assert_eq!(executed(&again), 0, "{again}");
+    assert!(farm.blobs("two") < 100_000, "{} bytes came", farm.blobs("two"));
+    assert_eq!(farm.runs("app:1", "three"), farm.runs("app:2", "four"));
+}
