@@ -302,7 +302,7 @@ fn annotations(metadata: &MetadataOptions, base: Option<&Image>, created: &str) 
             all.extend(base.manifest.annotations.clone());
         }
         all.insert("org.opencontainers.image.base.digest".into(), base.descriptor.digest.to_string());
-        all.insert("org.opencontainers.image.base.name".into(), base.reference.to_string());
+        all.insert("org.opencontainers.image.base.name".into(), base.reference.clone().with_default_tag().to_string());
     }
     if metadata.created_annotation {
         all.insert("org.opencontainers.image.created".into(), created.to_owned());
