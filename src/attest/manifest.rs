@@ -96,6 +96,19 @@ fn follow_statement(store: &Store, layer: Descriptor, from: &Digest, to: &Digest
     Ok(Descriptor { digest, size: bytes.len() as u64, ..layer })
 }
 
+/// The manifest of something that is said about an image, and refers to it.
+pub(super) fn about(image: &Descriptor, artifact: &str, config: &[u8], layers: Vec<Descriptor>) -> Manifest {
+    Manifest {
+        schema_version: 2,
+        media_type: media::OCI_MANIFEST.into(),
+        artifact_type: Some(artifact.into()),
+        config: Descriptor::of(media::OCI_CONFIG, config),
+        layers,
+        subject: Some(Box::new(Descriptor::new(&image.media_type, image.digest, image.size))),
+        annotations: BTreeMap::new(),
+    }
+}
+
 /// Writes config and manifest.
 fn put(
     store: &Store,
@@ -105,15 +118,7 @@ fn put(
 ) -> Result<Descriptor, Error> {
     let config = config(&layers)?;
     store.put_blob(&config)?;
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: media::OCI_MANIFEST.into(),
-        artifact_type: Some(ARTIFACT.into()),
-        config: Descriptor::of(media::OCI_CONFIG, &config),
-        layers,
-        subject: Some(Box::new(Descriptor::new(&image.media_type, image.digest, image.size))),
-        annotations,
-    };
+    let manifest = Manifest { annotations, ..about(image, ARTIFACT, &config, layers) };
     let bytes = serde_json::to_vec(&manifest).map_err(Error::json("an attestation manifest"))?;
     store.put_blob(&bytes)?;
     let unknown = Platform { os: "unknown".into(), ..Platform::linux("unknown") };

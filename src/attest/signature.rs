@@ -13,7 +13,7 @@
 //! <https://github.com/containers/image/blob/main/docs/containers-signature.5.md>.
 
 use super::Error;
-use crate::oci::{Descriptor, Digest, Manifest, Reference, media};
+use crate::oci::{Descriptor, Digest, Reference};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::rand::SystemRandom;
@@ -214,15 +214,7 @@ pub fn manifest(layers: Vec<Descriptor>, image: &Descriptor) -> Result<(Vec<u8>,
     })
     .to_string()
     .into_bytes();
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: media::OCI_MANIFEST.into(),
-        artifact_type: Some(ARTIFACT.into()),
-        config: Descriptor::of(media::OCI_CONFIG, &config),
-        layers,
-        subject: Some(Box::new(Descriptor::new(&image.media_type, image.digest, image.size))),
-        annotations: Default::default(),
-    };
+    let manifest = super::manifest::about(image, ARTIFACT, &config, layers);
     let bytes = serde_json::to_vec(&manifest).map_err(Error::json("a manifest of signatures"))?;
     Ok((bytes, config))
 }

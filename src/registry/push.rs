@@ -136,12 +136,8 @@ fn bring_layers(
     let mut arrived: Option<()> = None;
     for &index in same {
         let (Some(layer), Some(slot)) = (layers.get(index), done.get(index)) else { continue };
-        let (blob, known) = match layer {
-            LayerSource::Known { descriptor, open, .. } => (Blob::Known { descriptor, open }, Some(descriptor)),
-            LayerSource::Stream { media_type, known, write, .. } => {
-                (Blob::Stream { media_type, known: known.as_ref(), write }, known.as_ref())
-            }
-        };
+        let (blob, _) = Blob::of(layer);
+        let known = blob.known();
         progress(PushEvent::LayerStarted {
             layer: index,
             digest: known.map(|d| d.digest),

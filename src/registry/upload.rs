@@ -13,7 +13,7 @@ use super::{
     auth::Access,
     core::Place,
     host::{Request, Target},
-    image::{Arrival, Open, Produce, PushSource},
+    image::{Arrival, LayerSource, Open, Produce, PushSource},
     transport::{Answer, Flow, Payload},
 };
 use crate::{
@@ -50,6 +50,28 @@ pub(super) enum Blob<'a> {
     Known { descriptor: &'a Descriptor, open: &'a Open<'a> },
     /// They are computed on the way.
     Stream { media_type: &'a str, known: Option<&'a Descriptor>, write: &'a Produce<'a> },
+}
+
+impl<'a> Blob<'a> {
+    /// A layer's blob, and the repository that may have it.
+    pub(super) fn of(layer: &'a LayerSource<'_>) -> (Blob<'a>, Option<&'a str>) {
+        match layer {
+            LayerSource::Known { descriptor, mount_from, open } => {
+                (Blob::Known { descriptor, open }, mount_from.as_deref())
+            }
+            LayerSource::Stream { media_type, known, mount_from, write } => {
+                (Blob::Stream { media_type, known: known.as_ref(), write }, mount_from.as_deref())
+            }
+        }
+    }
+
+    /// What it is, where that is known.
+    pub(super) fn known(&self) -> Option<&'a Descriptor> {
+        match self {
+            Blob::Known { descriptor, .. } => Some(descriptor),
+            Blob::Stream { known, .. } => *known,
+        }
+    }
 }
 
 /// Begins an upload and gives it up.
@@ -146,10 +168,7 @@ impl Uploads<'_> {
         if self.stopped() {
             return Err(Error::Local { doing: self.doing.to_owned(), source: io::ErrorKind::Interrupted.into() });
         }
-        let known = match blob {
-            Blob::Known { descriptor, .. } => Some(*descriptor),
-            Blob::Stream { known, .. } => *known,
-        };
+        let known = blob.known();
         let mut session = None;
         if let Some(known) = known
             && self.runtime.block_on(self.exists(known))?
@@ -177,7 +196,7 @@ impl Uploads<'_> {
         memory.keep(&session.url);
         let outcome = match blob {
             Blob::Known { descriptor, open } if session.offset == 0 && descriptor.size < AT_ONCE_BYTES => {
-                self.send_known(&session.url, descriptor, open, sent)
+                self.send_known(&session.url, descriptor, open, sent).map(|()| (*descriptor).clone())
             }
             Blob::Known { descriptor, open } => {
                 let write: Produce<'_> = Box::new(|out| io::copy(&mut open()?, out).map(drop));
@@ -292,14 +311,14 @@ impl Uploads<'_> {
     }
 
     /// Starts a request whose body comes from this thread: these bytes of the blob, where it is known which.
-    fn start(&self, method: Method, url: Url, bytes: Option<Range<u64>>) -> (JoinHandle<Result<Url, Error>>, Pipe) {
+    fn start(&self, url: Url, bytes: Option<Range<u64>>) -> (JoinHandle<Result<Url, Error>>, Pipe) {
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(CHANNEL_CHUNKS);
         let flow = Arc::new(Flow::new());
         let body = body_of(receiver, flow.clone());
         let (place, doing) = (self.place.clone(), self.doing.to_owned());
         let task = self.runtime.spawn(async move {
             let access = Access::push(&place.repository);
-            let mut request = Request::new(&doing, method, String::new(), &access);
+            let mut request = Request::new(&doing, Method::PATCH, String::new(), &access);
             request.target = Target::Url(url.clone());
             request.headers = octets();
             if let Some(Range { start, end }) = bytes {
@@ -326,75 +345,39 @@ impl Uploads<'_> {
         Error::Local { doing: self.doing.to_owned(), source }
     }
 
+    /// Sends a small blob whole.
     fn send_known(
         &self,
         session: &Url,
         blob: &Descriptor,
         open: &Open<'_>,
         sent: &(dyn Fn(u64) + Sync),
-    ) -> Result<Descriptor, Error> {
-        let reader = open().map_err(|e| self.local(e))?;
-        let (task, mut pipe) = self.start(Method::PUT, with_digest(session, &blob.digest), Some(0..blob.size));
+    ) -> Result<(), Error> {
+        let mut bytes = vec![];
         // one byte more than announced is enough to notice
-        let mut reader = Hashing::new(reader.take(blob.size.saturating_add(1)));
-        let mut last: Option<Bytes> = None;
-        loop {
-            let chunk = match read_chunk(&mut reader) {
-                Ok(chunk) => chunk,
-                Err(e) => {
-                    task.abort();
-                    return Err(self.local(e));
-                }
-            };
-            // the last chunk is held back until the digest is known to be right
-            if let Some(ready) = last.take()
-                && (self.stopped() || pipe.send(ready).is_err())
-            {
-                break;
-            }
-            if chunk.is_empty() {
-                break;
-            }
-            sent(reader.count().min(blob.size));
-            last = Some(chunk);
-            if reader.count() >= blob.size {
-                // only now is it known whether there is more
-                match read_chunk(&mut reader) {
-                    Ok(more) if more.is_empty() => {}
-                    Ok(_) => break,
-                    Err(e) => {
-                        task.abort();
-                        return Err(self.local(e));
-                    }
-                }
-                break;
-            }
+        let read = open().and_then(|reader| reader.take(blob.size.saturating_add(1)).read_to_end(&mut bytes));
+        read.map_err(|e| self.local(e))?;
+        self.compare(blob, Digest::of(&bytes), bytes.len() as u64)?;
+        let access = Access::push(&self.place.repository);
+        let mut request = Request::new(self.doing, Method::PUT, String::new(), &access);
+        request.target = Target::Url(with_digest(session, &blob.digest));
+        request.headers = octets();
+        request.headers.insert(CONTENT_LENGTH, HeaderValue::from(blob.size));
+        request.payload = Payload::Bytes(bytes.into());
+        self.runtime.block_on(self.place.host.send(request))?;
+        sent(blob.size);
+        Ok(())
+    }
+
+    /// Whether what was read of a local blob is that blob.
+    fn compare(&self, blob: &Descriptor, digest: Digest, size: u64) -> Result<(), Error> {
+        if digest == blob.digest && size == blob.size {
+            return Ok(());
         }
-        if pipe.closed {
-            return self.join(task).and(Err(self.protocol("the upload was answered before its end")));
-        }
-        if self.stopped() {
-            task.abort();
-            return Err(self.local(io::ErrorKind::Interrupted.into()));
-        }
-        let (_, digest, size) = reader.finish();
-        if digest != blob.digest || size != blob.size {
-            task.abort();
-            return Err(Error::Corrupt {
-                doing: self.doing.to_owned(),
-                why: format!(
-                    "the local blob `{}` of {} bytes was read as `{digest}` of {size}",
-                    blob.digest, blob.size
-                ),
-            });
-        }
-        if let Some(ready) = last {
-            // a closed pipe shows in the task's outcome
-            let _ = pipe.send(ready);
-        }
-        drop(pipe);
-        self.join(task)?;
-        Ok(blob.clone())
+        Err(Error::Corrupt {
+            doing: self.doing.to_owned(),
+            why: format!("the local blob `{}` of {} bytes was read as `{digest}` of {size}", blob.digest, blob.size),
+        })
     }
 
     /// Sends what `write` produces, without what the registry has already. `expected`: what it has to be.
@@ -408,7 +391,7 @@ impl Uploads<'_> {
     ) -> Result<Descriptor, Error> {
         let offset = session.offset;
         let range = expected.filter(|e| e.size > offset).map(|e| offset..e.size);
-        let (task, pipe) = self.start(Method::PATCH, session.url.clone(), range);
+        let (task, pipe) = self.start(session.url.clone(), range);
         let chunks = Chunks {
             pipe,
             buffer: BytesMut::with_capacity(CHUNK_BYTES),
@@ -427,15 +410,9 @@ impl Uploads<'_> {
             task.abort();
             return Err(self.local(e));
         }
-        if let Some(expected) = expected.filter(|e| e.digest != digest || e.size != size) {
+        if let Some(Err(e)) = expected.map(|expected| self.compare(expected, digest, size)) {
             task.abort();
-            return Err(Error::Corrupt {
-                doing: self.doing.to_owned(),
-                why: format!(
-                    "the local blob `{}` of {} bytes was read as `{digest}` of {size}",
-                    expected.digest, expected.size
-                ),
-            });
+            return Err(e);
         }
         if chunks.skip > 0 {
             task.abort();

@@ -110,13 +110,8 @@ impl Client {
         let doing = format!("cannot push a blob to `{to}`");
         let place = self.core().push_place(&to)?;
         let uploads = Uploads { runtime: self.runtime()?, place, doing: &doing, stop: AtomicBool::new(false) };
-        let (blob, from) = match layer {
-            LayerSource::Known { descriptor, mount_from, open } => (Blob::Known { descriptor, open }, mount_from),
-            LayerSource::Stream { media_type, known, mount_from, write } => {
-                (Blob::Stream { media_type, known: known.as_ref(), write }, mount_from)
-            }
-        };
-        uploads.bring(&blob, from.as_deref(), &Memory { of: None }, sent).map(drop)
+        let (blob, from) = Blob::of(layer);
+        uploads.bring(&blob, from, &Memory { of: None }, sent).map(drop)
     }
 
     /// What is behind a plain address, `None` where there is nothing; at most `max` bytes.

@@ -20,32 +20,31 @@ pub(super) fn read(view: &Merged, found: &mut Inventory) -> Result<(), Error> {
 }
 
 fn parse(
-    mut lines: impl FnMut() -> Option<String>,
+    lines: impl FnMut() -> Option<String>,
     add: &mut dyn FnMut(Package) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let empty = || Package::new(Ecosystem::Apk, "", "");
-    let mut package = empty();
-    loop {
-        let line = lines();
-        match line.as_deref().and_then(|l| l.split_once(':')) {
-            Some(("P", value)) => package.name = value.into(),
-            Some(("V", value)) => package.version = value.into(),
-            Some(("A", value)) => package.arch = Some(value.into()),
-            Some(("L", value)) => package.licence = Some(value.into()),
-            Some(("o", value)) => package.source = Some(value.into()),
-            Some(("m", value)) => package.maintainer = Some(value.into()),
-            Some(_) => {}
-            None => {
-                let mut done = std::mem::replace(&mut package, empty());
-                done.source = done.source.filter(|s| *s != done.name);
-                if !done.name.is_empty() {
-                    add(done)?;
-                }
-            }
-        }
-        if line.is_none() {
-            return Ok(());
-        }
+    let new = || Package::new(Ecosystem::Apk, "", "");
+    files::paragraphs(
+        lines,
+        new,
+        |line| !line.contains(':'),
+        field,
+        |mut package| {
+            package.source = package.source.filter(|s| *s != package.name);
+            if package.name.is_empty() { Ok(()) } else { add(package) }
+        },
+    )
+}
+
+fn field(package: &mut Package, line: &str) {
+    match line.split_once(':') {
+        Some(("P", value)) => package.name = value.into(),
+        Some(("V", value)) => package.version = value.into(),
+        Some(("A", value)) => package.arch = Some(value.into()),
+        Some(("L", value)) => package.licence = Some(value.into()),
+        Some(("o", value)) => package.source = Some(value.into()),
+        Some(("m", value)) => package.maintainer = Some(value.into()),
+        _ => {}
     }
 }
 

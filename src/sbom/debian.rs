@@ -71,24 +71,14 @@ impl Paragraph {
 }
 
 fn parse(
-    mut lines: impl FnMut() -> Option<String>,
+    lines: impl FnMut() -> Option<String>,
     add: &mut dyn FnMut(Package) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut paragraph = Paragraph::default();
-    loop {
-        let line = lines();
-        match line.as_deref() {
-            Some(line) if !line.trim().is_empty() => paragraph.field(line),
-            _ => {
-                if let Some(package) = std::mem::take(&mut paragraph).package() {
-                    add(package)?;
-                }
-            }
-        }
-        if line.is_none() {
-            return Ok(());
-        }
-    }
+    let is_end = |line: &str| line.trim().is_empty();
+    files::paragraphs(lines, Paragraph::default, is_end, Paragraph::field, |paragraph| match paragraph.package() {
+        Some(package) => add(package),
+        None => Ok(()),
+    })
 }
 
 #[cfg(test)]

@@ -96,6 +96,30 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
+/// Reads paragraphs of fields: each line goes into the paragraph that it is of, until one is its end or nothing follows.
+///
+/// # Errors
+/// Those of `done`.
+pub fn paragraphs<P>(
+    mut lines: impl FnMut() -> Option<String>,
+    new: impl Fn() -> P,
+    is_end: impl Fn(&str) -> bool,
+    field: impl Fn(&mut P, &str),
+    mut done: impl FnMut(P) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut paragraph = new();
+    loop {
+        let line = lines();
+        match line.as_deref() {
+            Some(line) if !is_end(line) => field(&mut paragraph, line),
+            _ => done(std::mem::replace(&mut paragraph, new()))?,
+        }
+        if line.is_none() {
+            return Ok(());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

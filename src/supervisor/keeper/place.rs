@@ -229,11 +229,15 @@ impl Keeper {
             }
         }
         drop(asking);
-        openat(&self.proc, format!("{pid}/fd/{number}"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
-            match e {
-                Errno::NOENT => Errno::BADF,
-                e => e,
-            }
+        self.hold_number(pid, number)
+    }
+
+    /// The file behind a caller's descriptor, only to name it.
+    pub(super) fn hold_number(&self, pid: i32, number: i32) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        openat(&self.proc, format!("{pid}/fd/{number}"), flags, Mode::empty()).map_err(|e| match e {
+            Errno::NOENT => Errno::BADF,
+            e => e,
         })
     }
 

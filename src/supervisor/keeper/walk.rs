@@ -396,11 +396,7 @@ impl Keeper {
 
     /// Holds the file behind a descriptor of the caller's.
     pub(super) fn hold_descriptor(&self, call: &Call<'_>, fd: i32) -> Result<Held, Errno> {
-        let name = format!("{}/fd/{fd}", call.pid);
-        match openat(&self.proc, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-            Err(Errno::NOENT) => Err(Errno::BADF),
-            other => self.hold_new(other?),
-        }
+        self.hold_new(self.hold_number(call.pid, fd)?)
     }
 
     /// Whether nobody knows whose a file is: those of caches and volumes, pipes and sockets.
