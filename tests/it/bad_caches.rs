@@ -1,6 +1,6 @@
 //! Caches that hang, end, lie or are slow: a build loses a few seconds and nothing else.
 
-use crate::harness::{Registry, busybox_is_missing, require};
+use crate::harness::{Registry, busybox_is_missing, port, require};
 use crate::shared_cache::{Farm, dockerfile, executed, shown};
 use crate::web::Web;
 use std::io::{Read, Write};
@@ -21,12 +21,9 @@ fn caches_that_do_not_answer() {
     let farm = Farm::new();
     let plain = farm.build("zero").args(["-t", "x"]).ok();
     let (_silent, silent) = silent_server();
-    let dead = {
-        let (listener, port) = silent_server();
-        drop(listener);
-        port
-    };
-    for (name, port) in [("silent", silent), ("dead", dead)] {
+    // A busy machine is not at fault twice.
+    let bound = plain.took * 2 + Duration::from_secs(5);
+    for (name, port) in [("silent", silent), ("dead", port())] {
         let caches = [
             format!("type=registry,ref=127.0.0.1:{port}/x"),
             format!("type=redis,url=redis://127.0.0.1:{port},ref=127.0.0.1:{port}/x"),
@@ -35,19 +32,19 @@ fn caches_that_do_not_answer() {
         // One that is read, one that is written, and all of them at once.
         for (n, cache) in caches.iter().enumerate() {
             let done = farm.build(&format!("{name}-{n}")).args(["-t", "x", "--cache-from", cache]).ok();
-            assert_eq!((executed(&done), shown(&done).matches("warning:").count()), (2, 1), "{done}");
-            assert!(done.took < plain.took + Duration::from_secs(5), "{cache}: {:?}, {:?}", done.took, plain.took);
+            assert_eq!((executed(&done), shown(&done).matches("warning:").count()), (2, 1), "{cache}: {done}");
+            assert!(done.took < bound, "{cache}: {:?}, {:?}", done.took, plain.took);
         }
         let done = farm.build(&format!("{name}-to")).args(["-t", "x", "--cache-to", &caches[0]]).ok();
         assert_eq!(shown(&done).matches("warning:").count(), 1, "{done}");
-        assert!(done.took < plain.took + Duration::from_secs(5), "{:?}, {:?}", done.took, plain.took);
+        assert!(done.took < bound, "{:?}, {:?}", done.took, plain.took);
         let mut all = farm.build(&format!("{name}-all")).args(["-t", "x"]);
         for cache in &caches {
             all = all.args(["--cache-from", cache, "--cache-to", cache]);
         }
         let done = all.ok();
         assert_eq!(executed(&done), 2, "{done}");
-        assert!(done.took < plain.took + Duration::from_secs(5), "{:?}, {:?}", done.took, plain.took);
+        assert!(done.took < bound, "{:?}, {:?}", done.took, plain.took);
     }
     // A directory that cannot be read or written.
     farm.lab.write("plain", "no directory");
@@ -94,7 +91,7 @@ fn caches_that_are_slow() {
     let slow = cache(Duration::from_millis(900));
     let done = farm.build("slow").args(["-t", "x", "--cache-from", &slow]).ok();
     assert_eq!((executed(&done), shown(&done).matches("warning:").count()), (20, 1), "{done}");
-    assert!(done.took < plain.took + Duration::from_secs(5), "{:?}, {:?}", done.took, plain.took);
+    assert!(done.took < plain.took * 2 + Duration::from_secs(5), "{:?}, {:?}", done.took, plain.took);
     // What a network may take is no reason to do without.
     let far = cache(Duration::from_millis(60));
     let done = farm.build("far").args(["-t", "x", "--cache-from", &far]).ok();

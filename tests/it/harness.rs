@@ -14,6 +14,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -414,6 +416,21 @@ fn collect(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
     })
 }
 
+/// A port of the loopback interface that no other test gets, neither now nor after whoever listens there has ended.
+///
+/// The kernel gives out ports at and above 32768 where one asks for any; these are below.
+pub fn port() -> u16 {
+    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
+    // Processes that run tests at the same time begin at different places.
+    let next = NEXT.get_or_init(|| AtomicU32::new(std::process::id().wrapping_mul(601)));
+    loop {
+        let port = 10_000 + (next.fetch_add(1, Ordering::Relaxed) % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// Debian's docker-registry on a free port of the loopback interface, ended when this goes away.
 pub struct Registry {
     child: Child,
@@ -439,12 +456,10 @@ impl Registry {
 
     fn configured(more: impl Fn(&Path) -> String) -> Registry {
         let program = which("docker-registry").expect("`docker-registry` is installed");
-        // A port that is free when asked for may be taken before the registry binds it: then another one is tried.
+        // Somebody else may take the port before the registry binds it: then another one is tried.
         for _ in 0..5 {
             let dir = tempfile::Builder::new().prefix("rbuild-registry-").tempdir().expect("a temporary directory");
-            let free = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-            let port = free.local_addr().expect("its address").port();
-            drop(free);
+            let port = port();
             let storage = dir.path().join("storage");
             let config = format!(
                 "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \

@@ -1,9 +1,9 @@
 //! `--cache-from` and `--cache-to`: builders with stores of their own that share what steps made.
 
-use crate::harness::{Done, Lab, Registry, Run, busybox_is_missing, require, which};
+use crate::harness::{Done, Lab, Registry, Run, busybox_is_missing, port, require, which};
 use crate::web::{Page, Web};
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -364,9 +364,7 @@ struct Redis {
 
 impl Redis {
     fn start(lab: &Lab, more: &[&str]) -> Redis {
-        let free = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let port = free.local_addr().expect("its address").port();
-        drop(free);
+        let port = port();
         let mut command = Command::new(which("redis-server").expect("`redis-server` is installed"));
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(lab.dir());
         command.args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
