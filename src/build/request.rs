@@ -355,11 +355,21 @@ pub struct RegistryOptions {
     pub retry: u32,
     /// Pause before the next try; `None`: grows from one second on.
     pub retry_delay: Option<Duration>,
+    /// The longest silence of a registry; `None`: a minute.
+    pub timeout: Option<Duration>,
 }
 
 impl Default for RegistryOptions {
     fn default() -> Self {
-        RegistryOptions { authfile: None, creds: None, tls_verify: None, cert_dir: None, retry: 3, retry_delay: None }
+        RegistryOptions {
+            authfile: None,
+            creds: None,
+            tls_verify: None,
+            cert_dir: None,
+            retry: 3,
+            retry_delay: None,
+            timeout: None,
+        }
     }
 }
 

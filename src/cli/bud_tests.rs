@@ -345,7 +345,7 @@ const SAMPLES: &str = "output=a add-host=a:1.2.3.4 allow=security.insecure annot
     compression-format=zstd cpp-flag=-DA cpuset-cpus=0 creds=u:p device=/dev/fuse dns-option=a dns-search=a dns=1.1.1.1 \
     emulator=e env=A=b file=f format=docker from=f group-add=5 ignorefile=i iidfile-raw=i iidfile=i jobs=3 label=a=b \
     layers=false logfile=l manifest=m metadata-file=m mount=type=tmpfs,dst=/t network=none os-feature=f os-version=1 os=plan9 \
-    platform=linux/s390x pull=newer retry-delay=7s retry=9 secret=id=a,src=b security-opt=mask=/a shm-size=1m sign-key=k \
+    platform=linux/s390x pull=newer registry-timeout=9s retry-delay=7s retry=9 secret=id=a,src=b security-opt=mask=/a shm-size=1m sign-key=k \
     source-date-epoch=5 source-policy-file=p ssh=a=b tag=t target=t timestamp=5 trust-ca=c ulimit=core=0 \
     unsetannotation=a unsetenv=a unsetlabel=a variant=v9 volume=/a:/b";
 

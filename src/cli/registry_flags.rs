@@ -36,6 +36,9 @@ pub struct RegistryArgs {
     /// Pause between tries
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     pub retry_delay: Option<Duration>,
+    /// Longest silence of a registry before a transfer counts as failed [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = values::some_time)]
+    pub registry_timeout: Option<Duration>,
 }
 
 impl AccessArgs {
@@ -84,7 +87,9 @@ impl AccessArgs {
 impl RegistryArgs {
     /// The options that these flags ask for.
     pub fn lower(&self) -> Result<RegistryOptions, Error> {
-        Ok(RegistryOptions { retry: self.retry, retry_delay: self.retry_delay, ..self.access.lower()? })
+        let RegistryArgs { access, retry, retry_delay, registry_timeout } = self;
+        let (retry_delay, timeout) = (*retry_delay, *registry_timeout);
+        Ok(RegistryOptions { retry: *retry, retry_delay, timeout, ..access.lower()? })
     }
 }
 
@@ -98,6 +103,7 @@ pub fn client_options(options: &RegistryOptions, global: &Global) -> registry::O
         cert_dir: options.cert_dir.clone(),
         retries: options.retry,
         retry_delay: options.retry_delay.unwrap_or(default.retry_delay),
+        timeouts: options.timeout.map_or(default.timeouts, registry::Timeouts::of_silence),
         registries_conf: global.registries_conf.clone(),
         registries_conf_dir: global.registries_conf_dir.clone(),
         ..default
@@ -121,7 +127,12 @@ mod tests {
             cert_dir: Some("src".into()),
             authfile: Some("Cargo.toml".into()),
         };
-        let args = RegistryArgs { access, retry: 9, retry_delay: Some(Duration::from_secs(7)) };
+        let args = RegistryArgs {
+            access,
+            retry: 9,
+            retry_delay: Some(Duration::from_secs(7)),
+            registry_timeout: Some(Duration::from_secs(5)),
+        };
         let global = Global {
             registries_conf: Some("conf".into()),
             registries_conf_dir: Some("conf.d".into()),
@@ -130,6 +141,9 @@ mod tests {
         let options = client_options(&args.lower().unwrap(), &global);
         assert_eq!(options.creds, Some(("u".into(), "p:q".into())));
         assert_eq!((options.tls_verify, options.retries, options.retry_delay.as_secs()), (Some(false), 9, 7));
+        let timeouts = options.timeouts;
+        let seconds = [timeouts.connect, timeouts.answer, timeouts.idle, timeouts.store].map(|t| t.as_secs());
+        assert_eq!(seconds, [5, 5, 5, 25]);
         let paths = [options.cert_dir, options.authfile, options.registries_conf, options.registries_conf_dir];
         assert_eq!(paths, ["src", "Cargo.toml", "conf", "conf.d"].map(|p| Some(p.into())));
         assert_eq!(

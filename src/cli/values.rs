@@ -47,6 +47,14 @@ pub fn commas(values: &[String]) -> Vec<String> {
     values.iter().flat_map(|v| v.split(',')).filter(|v| !v.is_empty()).map(str::to_owned).collect()
 }
 
+/// A duration that is not zero.
+pub fn some_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        none if none < Duration::from_millis(1) => Err("it must be at least `1ms`".into()),
+        some => Ok(some),
+    }
+}
+
 /// Go's durations: `1h30m`, `2s`, `500ms`; a number alone is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("invalid duration `{text}`: expected something like `2s` or `1h30m`");

@@ -33,20 +33,24 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the head of an answer, once the request is sent.
     pub answer: Duration,
-    /// For the next bytes of a body, in either direction.
+    /// For the next bytes of a body, in either direction. Who sends a trickle, less than 1 KiB for each of these seconds,
+    /// counts as silent.
     pub idle: Duration,
     /// For the answer to an upload, while the registry stores what it got.
     pub store: Duration,
 }
 
+impl Timeouts {
+    /// Those where a registry may be silent for `most`: five times as long while it stores what it got.
+    pub fn of_silence(most: Duration) -> Timeouts {
+        let connect = most.min(Duration::from_secs(30));
+        Timeouts { connect, answer: most, idle: most, store: most.saturating_mul(5) }
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
-        Timeouts {
-            connect: Duration::from_secs(30),
-            answer: Duration::from_secs(60),
-            idle: Duration::from_secs(60),
-            store: Duration::from_secs(300),
-        }
+        Timeouts::of_silence(Duration::from_secs(60))
     }
 }
 
@@ -260,7 +264,37 @@ impl Transport {
             }
             transport_error(doing, host, &e)
         })?;
-        Ok(Answer { response, doing: doing.to_owned(), host: host.to_owned(), idle: self.timeouts.idle })
+        Ok(Answer { response, doing: doing.to_owned(), host: host.to_owned(), pace: Pace::new(self.timeouts.idle) })
+    }
+}
+
+/// Bytes a second below which a server is as good as silent.
+const TRICKLE: u64 = 1024;
+
+/// How fast a body comes while somebody waits for it.
+#[derive(Debug)]
+struct Pace {
+    /// The longest wait, and the time over which the rate is taken.
+    idle: Duration,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(idle: Duration) -> Pace {
+        Pace { idle, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// Notes that `bytes` came after `waited`; whether that goes on being worth the wait.
+    fn goes_on(&mut self, waited: Duration, bytes: usize) -> bool {
+        self.waited += waited;
+        self.bytes += bytes as u64;
+        if self.waited < self.idle {
+            return true;
+        }
+        let enough = self.bytes as f64 >= TRICKLE as f64 * self.waited.as_secs_f64();
+        *self = Pace::new(self.idle);
+        enough
     }
 }
 
@@ -269,7 +303,7 @@ pub(super) struct Answer {
     response: reqwest::Response,
     doing: String,
     host: String,
-    idle: Duration,
+    pace: Pace,
 }
 
 impl Answer {
@@ -297,14 +331,20 @@ impl Answer {
 
     /// The next piece of the body; `None` at its end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        match tokio::time::timeout(self.idle, self.response.chunk()).await {
+        let idle = self.pace.idle;
+        let too_long = |a: &Answer, waiting_for| Error::Timeout {
+            doing: a.doing.clone(),
+            host: a.host.clone(),
+            waiting_for,
+            seconds: idle.as_secs(),
+        };
+        let asked = Instant::now();
+        match tokio::time::timeout(idle, self.response.chunk()).await {
+            Ok(Ok(Some(chunk))) if !self.pace.goes_on(asked.elapsed(), chunk.len()) => {
+                Err(too_long(self, "more than a trickle of the answer"))
+            }
             Ok(chunk) => chunk.map_err(|e| transport_error(&self.doing, &self.host, &e)),
-            Err(_) => Err(Error::Timeout {
-                doing: self.doing.clone(),
-                host: self.host.clone(),
-                waiting_for: "the next bytes of the answer",
-                seconds: self.idle.as_secs(),
-            }),
+            Err(_) => Err(too_long(self, "the next bytes of the answer")),
         }
     }
 
@@ -520,6 +560,19 @@ mod tests {
         assert_eq!(parse_retry_after("Fri, 31 Dec 1999 23:59:59 GMT"), Some(Duration::ZERO));
         assert!(parse_retry_after("Tue, 31 Dec 2199 23:59:59 GMT").is_some_and(|d| d > Duration::from_secs(1)));
         assert_eq!(parse_retry_after("soon"), None);
+    }
+
+    #[test]
+    fn a_trickle_is_no_answer() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::new(second * 10);
+        assert!((0..9).all(|_| pace.goes_on(second, 1)), "only the whole time counts");
+        assert!(!pace.goes_on(second, 1), "10 bytes in 10 s");
+        assert!((0..100).all(|_| pace.goes_on(second, 1024)));
+        // Only waiting counts, not what is done with the bytes in between.
+        assert!((0..100_000).all(|_| pace.goes_on(Duration::ZERO, 1)));
+        let mut pace = Pace::new(second);
+        assert!(pace.goes_on(second / 2, 0) && pace.goes_on(second * 9 / 10, 9000));
     }
 
     #[test]
