@@ -186,11 +186,13 @@ impl<R: Read> Reader<R> {
             Some(todo) => todo,
             None => return malformed("invalid size in a header"),
         };
+        let padding = self.padding;
         (self.left, self.padding) = (0, 0);
         while todo > 0 {
             let available = fill(&mut self.input)?.len();
             if available == 0 {
-                return malformed("unexpected end of the archive");
+                // Some writers stop after the last byte of the last file.
+                return if todo <= padding { Ok(()) } else { malformed("unexpected end of the archive") };
             }
             let n = usize::try_from(todo).unwrap_or(usize::MAX).min(available);
             self.input.consume(n);

@@ -249,3 +249,21 @@ fn what_the_writer_writes_is_read_back() {
         assert_eq!(&got.xattrs, want.xattrs.unwrap_or(&Xattrs::new()));
     }
 }
+
+#[test]
+fn an_archive_may_end_with_the_last_byte_of_a_file() {
+    let whole = [&block(b"ustar\x0000", b'0', "a", 700)[..], &padded(&[7; 700])].concat();
+    let read = |bytes: &[u8]| {
+        let mut reader = Reader::new(bytes);
+        let name = reader.next_entry()?.expect("an entry").name;
+        assert!(reader.next_entry()?.is_none());
+        Ok::<_, Error>(name)
+    };
+    // Without what marks the end, and without what fills the last block up.
+    for length in [whole.len(), BLOCK + 700, BLOCK + 900] {
+        assert_eq!(read(&whole[..length]).unwrap(), b"a", "{length}");
+    }
+    for length in [BLOCK + 699, BLOCK, BLOCK - 1] {
+        assert!(read(&whole[..length]).is_err(), "{length}");
+    }
+}

@@ -32,7 +32,7 @@ fn built() -> Lab {
 }
 
 /// podman, with storage of its own in `dir`.
-fn podman<'a>(dir: &Path, args: impl IntoIterator<Item = &'a str>) -> Run {
+pub fn podman<'a>(dir: &Path, args: impl IntoIterator<Item = &'a str>) -> Run {
     let conf = dir.join("containers.conf");
     let ulimits = "[containers]\ndefault_ulimits = [\"nofile=1024:16384\", \"nproc=32768:32768\"]\n";
     fs::write(&conf, ulimits).expect("containers.conf");
