@@ -27,6 +27,14 @@ pub enum Error {
         /// What to do about it.
         hint: &'static str,
     },
+    /// A key cannot be read.
+    #[error("cannot read the key `{}`: {source}", path.display())]
+    KeyFile {
+        /// Its file.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
     /// The system has no random numbers.
     #[error("cannot sign: the system gives no random numbers")]
     Random,
@@ -45,6 +53,7 @@ impl Classified for Error {
         match self {
             Error::Store(e) => e.kind(),
             Error::Sbom(e) => e.kind(),
+            Error::KeyFile { source, .. } => crate::error::kind_of_io(source),
             Error::Write(e) => crate::error::kind_of_io(e),
             Error::Json { .. } => Kind::Corrupt,
             Error::Key { .. } => Kind::Usage,
@@ -57,7 +66,7 @@ impl Classified for Error {
             Error::Store(e) => e.hint(),
             Error::Sbom(e) => e.hint(),
             Error::Key { hint, .. } => Some((*hint).to_owned()),
-            Error::Write(_) | Error::Json { .. } | Error::Random => None,
+            Error::KeyFile { .. } | Error::Write(_) | Error::Json { .. } | Error::Random => None,
         }
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What makes a signature good: the bytes of the payload were signed by the key, and the payload names the digest that was asked for.
-//! The name in it is a hint for people, and is not compared: an image can be copied with its signatures.
+//! The name in it is a hint for people, and is compared by signature policies only: an image can be copied with its signatures.
 //!
 //! Formats: <https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md>,
 //! <https://github.com/containers/image/blob/main/docs/containers-signature.5.md>.
@@ -165,9 +165,17 @@ struct Payload {
 
 #[derive(Deserialize)]
 struct Critical {
+    #[serde(default)]
+    identity: Identity,
     image: Image,
     #[serde(rename = "type")]
     kind: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Identity {
+    #[serde(default, rename = "docker-reference")]
+    reference: String,
 }
 
 #[derive(Deserialize)]
@@ -199,6 +207,11 @@ pub fn verify(key: &VerifyingKey, signed: &Signed, image: &Digest) -> Result<(),
         return Err("it is of another image");
     }
     Ok(())
+}
+
+/// The name that a signature was made for, where its payload parses. [`verify`] says whether that is the signer's word.
+pub fn identity(signed: &Signed) -> Option<String> {
+    serde_json::from_slice::<Payload>(&signed.payload).ok().map(|payload| payload.critical.identity.reference)
 }
 
 /// The manifest of these signatures of `image`, and its config.
@@ -239,6 +252,7 @@ mod tests {
         assert!(verify(&self::key().public(), &signed, &image).is_err());
         let text = String::from_utf8(signed.payload.clone()).unwrap();
         assert!(text.contains(r#""docker-reference":"a.b/c""#), "{text}");
+        assert_eq!(identity(&signed).as_deref(), Some("a.b/c"));
         for at in 0..signed.payload.len() {
             let mut payload = signed.payload.clone();
             payload[at] ^= 1;

@@ -8,11 +8,11 @@ use super::request::BuildRequest;
 use super::secrets::Secrets;
 use super::{Error, OpenContext, Surroundings, plan_request, pull, resolver};
 use crate::dockerfile::Location;
-use crate::error::Classified as _;
+use crate::error::Classified;
 use crate::lint::{self, Bases, Contexts, Fault, Findings, Meaning, Subject, compat, outline};
 use crate::oci::Platform;
 use crate::plan::{self, ContextId, Plan, PlanRequest, ResolveError, ResolvedImage, Resolver};
-use crate::source::{image::Images, policy::Policy};
+use crate::source::{image::Images, policy::Policy, signature_policy::SignaturePolicy};
 use crate::ui::{Event, Sink};
 use std::sync::Arc;
 
@@ -151,11 +151,16 @@ impl Read {
 
     /// The findings of a build that only checks: base images are looked up as a build would.
     pub fn check(&self, request: &BuildRequest, around: Surroundings<'_>) -> Findings {
-        let images = Images::new(around.store, around.client, pull(request.cache.pull), around.sink);
-        let (policy, unread) = match Policy::read(&request.target.source_policies) {
+        let unusable = |e: &dyn Classified| Some(Fault { message: e.to_string(), hint: e.hint(), location: None });
+        let (signatures, unread) = match SignaturePolicy::find(request.registry.signature_policy.as_deref()) {
             Ok(policy) => (policy, None),
-            Err(e) => (Policy::default(), Some(Fault { message: e.to_string(), hint: e.hint(), location: None })),
+            Err(e) => (SignaturePolicy::default(), unusable(&e)),
         };
+        let (policy, unread) = match Policy::read(&request.target.source_policies) {
+            Ok(policy) => (policy, unread),
+            Err(e) => (Policy::default(), unusable(&e)),
+        };
+        let images = Images::new(around.store, around.client, pull(request.cache.pull), &signatures, around.sink);
         let bases = resolver::BaseImages::new(&images, &request.context.named, policy);
         let Looked { plan, mut findings, .. } = look(&self.request, &self.context, &mut &bases, true);
         findings.fault = unread.or(findings.fault);

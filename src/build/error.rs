@@ -55,6 +55,9 @@ pub enum Error {
     /// The source policy.
     #[error(transparent)]
     Policy(#[from] source::policy::Error),
+    /// The signature policy.
+    #[error(transparent)]
+    SignaturePolicy(#[from] source::signature_policy::Error),
     /// What `--manifest` names is an image.
     #[error("`{0}` is an image and no manifest list")]
     NoIndex(String),
@@ -199,6 +202,7 @@ impl Error {
             Error::Registry(e) => e,
             Error::Image(e) => e,
             Error::Policy(e) => e,
+            Error::SignaturePolicy(e) => e,
             Error::Archive(e) => e,
             Error::Attest(e) => e,
             Error::Copy(e) => e,

@@ -52,6 +52,7 @@ use crate::plan::{self, Plan, PlanRequest, Step, StepKind};
 use crate::registry::Client;
 use crate::snapshot::Choice;
 use crate::source::image::{Images, Pull};
+use crate::source::signature_policy::SignaturePolicy;
 use crate::store::Store;
 use crate::sys::signal::Cancel;
 use crate::ui::{Event, Outline, Sink, StageOutline, StepOutline, Verb, printable};
@@ -122,7 +123,8 @@ fn one(
     label: Option<String>,
 ) -> Result<Built, Error> {
     let sink = around.sink;
-    let images = Images::new(around.store, around.client, pull(request.cache.pull), sink);
+    let signatures = SignaturePolicy::find(request.registry.signature_policy.as_deref())?;
+    let images = Images::new(around.store, around.client, pull(request.cache.pull), &signatures, sink);
     let policy = crate::source::policy::Policy::read(&request.target.source_policies)?;
     let bases = resolver::BaseImages::new(&images, &request.context.named, policy);
     let agents = agents::Agents::open(&request.security.ssh)?;

@@ -14,7 +14,7 @@ use crate::cache::{Elsewhere, SharedCaches};
 use crate::oci::{Descriptor, Digest, ImageConfig, Index, Location, ManifestFormat, Platform, media};
 use crate::plan::{self, ContextId, ResolveError, ResolvedImage, Resolver};
 use crate::registry::MAX_CONFIG_BYTES;
-use crate::source::image::Images;
+use crate::source::{image::Images, signature_policy::SignaturePolicy};
 use crate::store::Store;
 use crate::ui::{Event, Silent};
 use std::sync::Arc;
@@ -148,7 +148,8 @@ fn platforms_of_bases(
     context: &OpenContext,
     around: Surroundings<'_>,
 ) -> Result<Vec<Platform>, Error> {
-    let images = Images::new(around.store, around.client, super::pull(request.cache.pull), &Silent);
+    let signatures = SignaturePolicy::find(request.registry.signature_policy.as_deref())?;
+    let images = Images::new(around.store, around.client, super::pull(request.cache.pull), &signatures, &Silent);
     let policy = crate::source::policy::Policy::read(&request.target.source_policies)?;
     let mut inner = &resolver::BaseImages::new(&images, &request.context.named, policy);
     let mut bases = Bases { inner: &mut inner, platform: request.platform.target.clone(), names: vec![] };

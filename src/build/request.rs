@@ -351,6 +351,8 @@ pub struct RegistryOptions {
     pub tls_verify: Option<bool>,
     /// `--cert-dir`: `*.crt`, `*.cert` and `*.key` of the registry.
     pub cert_dir: Option<PathBuf>,
+    /// `--signature-policy`, in place of the usual files: which images may come from outside.
+    pub signature_policy: Option<PathBuf>,
     /// How often a failed transfer is tried again.
     pub retry: u32,
     /// Pause before the next try; `None`: grows from one second on.
@@ -366,6 +368,7 @@ impl Default for RegistryOptions {
             creds: None,
             tls_verify: None,
             cert_dir: None,
+            signature_policy: None,
             retry: 3,
             retry_delay: None,
             timeout: None,

@@ -7,12 +7,17 @@ use super::foreign::Foreign;
 use super::names::Naming;
 use super::values::{self, Var};
 use super::{
-    Error, Global, attest, bud_foreign::BudFlags, cache_flags::CacheArgs, delivery, names, platform::PlatformArgs,
-    registry_flags::RegistryArgs, steps::StepArgs,
+    Error, Global, attest,
+    bud_foreign::BudFlags,
+    cache_flags::CacheArgs,
+    delivery, names,
+    platform::PlatformArgs,
+    registry_flags::{PolicyArgs, RegistryArgs},
+    steps::StepArgs,
 };
 use crate::build::request::{
     BuildRequest, CacheOptions, Context, ContextOptions, DockerfileSource, FileOptions, MetadataOptions, OutputOptions,
-    PlatformOptions, ProgressOptions, PullPolicy, SecurityOptions, TargetOptions,
+    PlatformOptions, ProgressOptions, PullPolicy, RegistryOptions, SecurityOptions, TargetOptions,
 };
 use crate::oci::{Compression, Location, ManifestFormat, Platform};
 use crate::ui::{Buildah, IdForm, Quiet, Sink, Terminal};
@@ -228,6 +233,9 @@ pub struct BudArgs {
     /// How registries are spoken to.
     #[command(flatten)]
     pub registry: RegistryArgs,
+    /// Which images may be used.
+    #[command(flatten)]
+    pub signatures: PolicyArgs,
     /// Everything that buildah has beyond this.
     #[command(flatten)]
     pub foreign: Foreign<BudFlags>,
@@ -259,7 +267,10 @@ impl BudArgs {
             cache: self.cache(&output.destinations)?,
             security: self.security(output.layers, var, warn)?,
             metadata: self.metadata(var)?,
-            registry: self.registry.lower()?,
+            registry: RegistryOptions {
+                signature_policy: self.signatures.signature_policy.clone(),
+                ..self.registry.lower()?
+            },
             progress: ProgressOptions {
                 quiet: self.quiet == Some(true),
                 logfile: self.logfile.clone(),

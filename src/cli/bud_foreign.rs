@@ -15,7 +15,6 @@ const SBOM: Verdict = Verdict::Refused(
     "rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them",
 );
 const NO_RUNTIME: &str = "rbuild starts the commands of RUN itself";
-const POLICY: Verdict = Verdict::Refused("check the base image with `rbuild verify` before the build");
 
 impl Table for BudFlags {
     const FLAGS: &'static [Flag] = &[
@@ -67,7 +66,6 @@ impl Table for BudFlags {
             "sign-by",
             Verdict::Refused("sign with `--sign-key`, as cosign does, or with GPG by skopeo after the push"),
         ),
-        text("signature-policy", POLICY),
         text("decryption-key", Verdict::Refused("decrypt the base image with skopeo before the build")),
         text("sbom-scanner-image", SBOM),
         text("sbom-scanner-command", SBOM),

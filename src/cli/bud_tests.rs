@@ -387,7 +387,7 @@ const OF_OTHERS: &str = "blob-cache=a cache-from=type=gha cache-to=type=s3,bucke
     memory-profile=a memory-swap=5 memory=5 pid=host pid=private rm=true runtime-flag=a runtime=a \
     rusage-logfile=a save-stages=true sbom-image-output=a sbom-image-purl-output=a sbom-merge-strategy=a \
     sbom-output=a sbom-purl-output=a sbom-scanner-command=a sbom-scanner-image=a sbom=syft sign-by=a \
-    signature-policy=a stage-labels=true stdin=true userns-gid-map-group=a userns-gid-map=a \
+    stage-labels=true stdin=true userns-gid-map-group=a userns-gid-map=a \
     userns-uid-map-user=a userns-uid-map=a userns=auto userns=host uts=host network=private network=ns:/a \
     network=pasta volume=/a:/b:U compression-format=zstd:chunked format=v2s1 device=a.b/c=d allow=device";
 
@@ -442,7 +442,6 @@ fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
     sbom-scanner-image=a: `--sbom-scanner-image` is not supported | rbuild reads the packages itself: `--sbom` attaches them to the image, `rbuild sbom -o FILE` writes them
     sbom=syft: `--sbom=syft` is not supported | rbuild reads the packages itself: use `--sbom=spdx` or `--sbom=cyclonedx`
     sign-by=a: `--sign-by` is not supported | sign with `--sign-key`, as cosign does, or with GPG by skopeo after the push
-    signature-policy=a: `--signature-policy` is not supported | check the base image with `rbuild verify` before the build
     stage-labels=true: `--stage-labels` is not supported | put LABEL instructions into the stages
     stdin=true: `--stdin` is not supported | RUN steps read nothing: use a heredoc or COPY a file
     userns-gid-map-group=a: `--userns-gid-map-group` is not supported | rbuild chooses the user namespace itself, as wide as the pod allows: see `rbuild info`

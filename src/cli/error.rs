@@ -178,6 +178,7 @@ from_classified!(
     crate::snapshot::Error,
     crate::source::archives::Error,
     crate::source::image::Error,
+    crate::source::signature_policy::Error,
     crate::store::Error,
     crate::sys::userns::Error,
 );

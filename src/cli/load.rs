@@ -1,9 +1,11 @@
 //! `rbuild load`: images of an archive or a layout into the store.
 
 use super::names::Naming;
+use super::registry_flags::PolicyArgs;
 use super::{Error, Global, output, pull};
 use crate::oci::{Location, Platform};
 use crate::source::archives::{self, Loaded};
+use crate::source::signature_policy::SignaturePolicy;
 use crate::store::Store;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,13 +21,17 @@ pub struct LoadArgs {
     /// Print nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
+    /// Which images may be used.
+    #[command(flatten)]
+    pub signatures: PolicyArgs,
 }
 
 /// Loads images.
 pub fn run(args: &LoadArgs, naming: Naming, global: &Global) -> Result<(), Error> {
     let store = global.store()?;
     let path = args.path.as_deref().or(args.input.as_deref()).filter(|p| *p != Path::new("-"));
-    let loaded = load(&store, path)?;
+    let policy = SignaturePolicy::find(args.signatures.signature_policy.as_deref())?;
+    let loaded = load(&store, path, &policy)?;
     for image in &loaded {
         pull::name_loaded(&store, image, naming)?;
         if args.quiet {
@@ -43,16 +49,16 @@ pub fn run(args: &LoadArgs, naming: Naming, global: &Global) -> Result<(), Error
     Ok(())
 }
 
-fn load(store: &Store, path: Option<&Path>) -> Result<Vec<Loaded>, Error> {
+fn load(store: &Store, path: Option<&Path>, policy: &SignaturePolicy) -> Result<Vec<Loaded>, Error> {
     let host = Platform::host();
     Ok(match path {
-        None => archives::load(store, io::stdin(), &host)?,
+        None => archives::load(store, io::stdin(), Path::new("-"), &host, policy)?,
         Some(dir) if dir.is_dir() => {
-            archives::open(store, &Location::OciDir { path: dir.to_owned(), name: None }, &host)?
+            archives::open(store, &Location::OciDir { path: dir.to_owned(), name: None }, &host, policy)?
         }
         Some(file) => {
             let input = std::fs::File::open(file).map_err(Error::file("open", file))?;
-            archives::load(store, input, &host)?
+            archives::load(store, input, file, &host, policy)?
         }
     })
 }

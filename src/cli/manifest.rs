@@ -12,6 +12,7 @@ use crate::oci::{Descriptor, Digest, ImageConfig, Index, Location, Platform, med
 use crate::registry::MAX_CONFIG_BYTES;
 use crate::source::archives;
 use crate::source::image::Pull;
+use crate::source::signature_policy::SignaturePolicy;
 use crate::store::{NamedImage, Store};
 use crate::ui::{Buildah, Silent, Sink, Terminal};
 use std::path::PathBuf;
@@ -352,7 +353,7 @@ fn entries(
             return remote(store, &reference.to_string(), platform, all, registry, global);
         }
         place => {
-            let mut loaded = archives::open(store, place, platform)?;
+            let mut loaded = archives::open(store, place, platform, &SignaturePolicy::find(None)?)?;
             match (loaded.pop(), loaded.is_empty()) {
                 (Some(one), true) => (one.manifest, image.to_owned()),
                 _ => return Err(archives::Error::Several(image.to_owned()).into()),
@@ -382,7 +383,8 @@ fn remote(
 ) -> Result<Vec<Descriptor>, Error> {
     let options = registry.lower()?;
     let client = super::registry_flags::client(&options, global)?;
-    let images = crate::source::image::Images::new(store, &client, Pull::Always, &Silent);
+    let signatures = SignaturePolicy::find(None)?;
+    let images = crate::source::image::Images::new(store, &client, Pull::Always, &signatures, &Silent);
     let platforms = if all { images.platforms(name)? } else { vec![platform.clone()] };
     let mut found = vec![];
     for platform in &platforms {

@@ -5,13 +5,14 @@ use super::names::Naming;
 use super::{
     Error, Global, output,
     platform::PlatformArgs,
-    registry_flags::{self, RegistryArgs},
+    registry_flags::{self, PolicyArgs, RegistryArgs},
     store_limit::StoreLimit,
 };
 use crate::build::request::RegistryOptions;
 use crate::oci::{Digest, Location, Platform, Reference};
 use crate::source::archives;
 use crate::source::image::{Images, Pull};
+use crate::source::signature_policy::SignaturePolicy;
 use crate::store::Store;
 use crate::ui::{Buildah, Silent, Sink, Terminal};
 
@@ -32,6 +33,9 @@ pub struct PullArgs {
     /// How registries are spoken to.
     #[command(flatten)]
     pub registry: RegistryArgs,
+    /// Which images may be used.
+    #[command(flatten)]
+    pub signatures: PolicyArgs,
     /// What buildah has beyond this.
     #[command(flatten)]
     pub foreign: Foreign<PullFlags>,
@@ -45,7 +49,6 @@ impl Table for PullFlags {
     const FLAGS: &'static [Flag] = &[
         foreign::short('a', boolean("all-tags", Verdict::RefusedIfTrue("pull each tag by its name"))),
         text("decryption-key", Verdict::Refused("decrypt the image with skopeo first")),
-        text("signature-policy", Verdict::Refused("check the image with `rbuild verify` before the pull")),
         boolean("remove-signatures", Verdict::NoEffect),
         text("blob-cache", Verdict::NoEffect),
     ];
@@ -67,12 +70,14 @@ pub fn run(args: &PullArgs, global: &Global) -> Result<(), Error> {
     };
     let limit = StoreLimit::of(global)?;
     let store = global.store()?;
-    let registry = args.registry.lower()?;
+    let signature_policy = args.signatures.signature_policy.clone();
+    let registry = RegistryOptions { signature_policy, ..args.registry.lower()? };
     let id = match args.image.parse::<Location>()? {
         Location::Store(_) => from_registry(&store, &args.image, policy, &platform, &registry, global, &*sink)?.0,
         Location::Registry(r) => from_registry(&store, &r.to_string(), policy, &platform, &registry, global, &*sink)?.0,
         place => {
-            let loaded = archives::open(&store, &place, &platform).map_err(Error::from)?;
+            let signatures = SignaturePolicy::find(registry.signature_policy.as_deref())?;
+            let loaded = archives::open(&store, &place, &platform, &signatures).map_err(Error::from)?;
             if loaded.len() > 1 {
                 return Err(archives::Error::Several(place.to_string()).into());
             }
@@ -96,7 +101,8 @@ pub fn from_registry(
     sink: &dyn Sink,
 ) -> Result<(Digest, Reference), Error> {
     let client = registry_flags::client(registry, global)?;
-    let images = Images::new(store, &client, policy, sink);
+    let signatures = SignaturePolicy::find(registry.signature_policy.as_deref())?;
+    let images = Images::new(store, &client, policy, &signatures, sink);
     let image = images.resolve(name, platform)?;
     images.fetch(&image, &|_| ())?;
     Ok((image.manifest.config.digest, image.reference))

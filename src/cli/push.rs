@@ -68,7 +68,10 @@ impl Table for PushFlags {
             "sign-by",
             Verdict::Refused("sign with `--sign-key`, as cosign does, or with GPG by skopeo after the push"),
         ),
-        text("signature-policy", Verdict::Refused("check the signature of an image with `rbuild verify`")),
+        text(
+            "signature-policy",
+            Verdict::Refused("a policy is asked about what comes from outside: give it to the build or the pull"),
+        ),
         boolean("remove-signatures", Verdict::NoEffect),
         text("blob-cache", Verdict::NoEffect),
     ];

@@ -41,6 +41,14 @@ pub struct RegistryArgs {
     pub registry_timeout: Option<Duration>,
 }
 
+/// Which images may come from outside.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct PolicyArgs {
+    /// policy.json to read in place of the usual ones
+    #[arg(long, value_name = "FILE")]
+    pub signature_policy: Option<PathBuf>,
+}
+
 impl AccessArgs {
     /// The options that these flags ask for. A password that `--creds` leaves out is read from the terminal.
     pub fn lower(&self) -> Result<RegistryOptions, Error> {

@@ -1,7 +1,7 @@
 //! `rbuild run`: a command in an image of the store, in the sandbox that RUN steps have. What it changes is thrown away.
 
 use super::foreign::{self, Flag, Foreign, Table, Verdict, boolean, text};
-use super::registry_flags::{self, RegistryArgs};
+use super::registry_flags::{self, PolicyArgs, RegistryArgs};
 use super::{Error, Global, bud, delivery, output, steps, store_limit::StoreLimit, values};
 use crate::archive::merged::Merged;
 use crate::archive::upper::Upper;
@@ -10,6 +10,7 @@ use crate::plan::Network;
 use crate::sandbox::{self, Guard, HostEntry, Mount, MountKind, Recorded, Stdin, StepSpec, Stream};
 use crate::snapshot::{LayerRef, Links, RootSpec, Snapshots};
 use crate::source::image::{Images, Pull};
+use crate::source::signature_policy::SignaturePolicy;
 use crate::sys::{idmap::IdMap, passwd};
 use crate::ui::{Buildah, Terminal};
 use std::ffi::OsString;
@@ -64,6 +65,9 @@ pub struct RunArgs {
     /// How registries are spoken to.
     #[command(flatten)]
     pub registry: RegistryArgs,
+    /// Which images may be used.
+    #[command(flatten)]
+    pub signatures: PolicyArgs,
     /// What others have beyond this.
     #[command(flatten)]
     pub foreign: Foreign<RunFlags>,
@@ -116,7 +120,8 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
     let store = global.store()?;
     let client = registry_flags::client(&args.registry.lower()?, global)?;
     let sink = Buildah::new(Terminal::all_to_stderr(), true);
-    let images = Images::new(&store, &client, policy, &sink);
+    let signatures = SignaturePolicy::find(args.signatures.signature_policy.as_deref())?;
+    let images = Images::new(&store, &client, policy, &signatures, &sink);
     let image = images.resolve(&args.image, &Platform::host())?;
     images.fetch(&image, &|_| ())?;
 

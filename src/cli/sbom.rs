@@ -1,11 +1,12 @@
 //! `rbuild sbom`: what software an image holds, as a document.
 
-use super::registry_flags::{self, RegistryArgs};
+use super::registry_flags::{self, PolicyArgs, RegistryArgs};
 use super::{Error, Global, bud, output, platform::PlatformArgs, store_limit::StoreLimit, values};
 use crate::oci::ImageConfig;
 use crate::sbom::{self, Format, Subject};
 use crate::snapshot::{LayerRef, Snapshots};
 use crate::source::image::{Image, Images, Pull};
+use crate::source::signature_policy::SignaturePolicy;
 use crate::store::Store;
 use crate::sys::idmap::IdMap;
 use crate::ui::{Buildah, Stdout, Terminal};
@@ -34,6 +35,9 @@ pub struct SbomArgs {
     /// How registries are spoken to.
     #[command(flatten)]
     pub registry: RegistryArgs,
+    /// Which images may be used.
+    #[command(flatten)]
+    pub signatures: PolicyArgs,
     /// The image: name or id
     pub image: String,
 }
@@ -61,7 +65,8 @@ pub fn run(args: &SbomArgs, global: &Global) -> Result<(), Error> {
     let store = global.store()?;
     let client = registry_flags::client(&args.registry.lower()?, global)?;
     let sink = Buildah::new(Terminal::all_to_stderr(), true);
-    let images = Images::new(&store, &client, policy, &sink);
+    let signatures = SignaturePolicy::find(args.signatures.signature_policy.as_deref())?;
+    let images = Images::new(&store, &client, policy, &signatures, &sink);
     let image = images.resolve(&args.image, &platform)?;
     images.fetch(&image, &|_| ())?;
     let inventory = inventory(&store, &image)?;

@@ -2,7 +2,7 @@
 
 use crate::error::{Classified, Kind, kind_of_io};
 use crate::oci::{DiffId, Digest};
-use crate::{archive, attest, registry, snapshot, store};
+use crate::{archive, attest, registry, snapshot, source, store};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,9 @@ pub enum Error {
     /// The registry.
     #[error(transparent)]
     Registry(registry::Error),
+    /// The signatures of an image.
+    #[error(transparent)]
+    Signatures(#[from] source::signatures::Error),
     /// The layer directories.
     #[error(transparent)]
     Snapshot(#[from] snapshot::Error),
@@ -127,6 +130,7 @@ impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Store(e) => e.kind(),
+            Error::Signatures(e) => e.kind(),
             Error::Snapshot(e) => e.kind(),
             Error::Archive(e) => e.kind(),
             Error::Attest(e) => e.kind(),
@@ -142,6 +146,7 @@ impl Classified for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Store(e) => e.hint(),
+            Error::Signatures(e) => e.hint(),
             Error::Snapshot(e) => e.hint(),
             Error::Archive(e) => e.hint(),
             Error::Attest(e) => e.hint(),

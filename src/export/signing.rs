@@ -2,15 +2,10 @@
 
 use super::Error;
 use crate::attest::signature::{self, Signed, SigningKey, VerifyingKey};
-use crate::error::{Classified, Kind};
-use crate::oci::{Descriptor, Digest, Manifest, Reference, media};
+use crate::oci::{Descriptor, Digest, Reference, media};
 use crate::registry::{Client, Document, LayerSource, PushSource};
+use crate::source::signatures;
 use std::io::{self, Read};
-
-/// Longest payload that is read, in bytes.
-const MAX_PAYLOAD: u64 = 1 << 20;
-/// Most signatures of an image that are looked at.
-const MAX_SIGNATURES: usize = 64;
 
 /// Signs what was pushed, and puts the signature beside it: under the tag that cosign looks for, and as a referrer. Signatures that are
 /// there stay; where one of them was made with the same key, there is nothing to do.
@@ -18,7 +13,7 @@ const MAX_SIGNATURES: usize = 64;
 /// # Errors
 /// Where the registry does not answer or does not take it.
 pub fn sign(client: &Client, to: &Reference, image: &Descriptor, key: &SigningKey) -> Result<(), Error> {
-    let mut all = at_tag(client, to, &image.digest)?;
+    let mut all = signatures::at_tag(client, to, &image.digest)?;
     let public = key.public();
     if all.iter().any(|one| signature::verify(&public, one, &image.digest).is_ok()) {
         return Ok(());
@@ -37,27 +32,9 @@ pub fn sign(client: &Client, to: &Reference, image: &Descriptor, key: &SigningKe
 /// # Errors
 /// Where there is none, or the registry does not answer.
 pub fn verify(client: &Client, from: &Reference, image: &Digest, key: &VerifyingKey) -> Result<Vec<Vec<u8>>, Error> {
-    let mut all = at_tag(client, from, image)?;
-    for entry in client.referrers(from, image)?.into_iter().take(MAX_SIGNATURES) {
-        let is_signature = entry.artifact_type.as_deref() == Some(signature::ARTIFACT);
-        if is_signature {
-            let place = Reference { tag: None, digest: Some(entry.digest), ..from.clone() };
-            let document = match client.fetch_manifest(&place) {
-                Ok(document) => document,
-                // A list that clients keep can name what is gone.
-                Err(e) if e.kind() == Kind::NotFound => continue,
-                Err(e) => return Err(e.into()),
-            };
-            for one in read(client, from, &document)? {
-                if !all.contains(&one) {
-                    all.push(one);
-                }
-            }
-        }
-    }
     let mut reason = None;
     let mut good = vec![];
-    for one in all {
+    for one in signatures::all(client, from, image)? {
         match signature::verify(key, &one, image) {
             Ok(()) => good.push(one.payload),
             Err(why) => reason = Some(why),
@@ -68,31 +45,6 @@ pub fn verify(client: &Client, from: &Reference, image: &Digest, key: &Verifying
         return Err(Error::Signature { image: name.to_string(), why: reason.unwrap_or("it has none") });
     }
     Ok(good)
-}
-
-/// The signatures under the tag of a manifest; none where there is no such tag.
-fn at_tag(client: &Client, repository: &Reference, image: &Digest) -> Result<Vec<Signed>, Error> {
-    let place = Reference { tag: Some(signature::tag(image)), digest: None, ..repository.clone() };
-    match client.fetch_manifest(&place) {
-        Ok(document) => read(client, repository, &document),
-        Err(e) if e.kind() == Kind::NotFound => Ok(vec![]),
-        Err(e) => Err(e.into()),
-    }
-}
-
-fn read(client: &Client, repository: &Reference, document: &Document) -> Result<Vec<Signed>, Error> {
-    let manifest: Manifest =
-        serde_json::from_slice(&document.bytes).map_err(Error::json("cannot parse a manifest of signatures"))?;
-    let mut all = vec![];
-    for layer in manifest.layers.into_iter().take(MAX_SIGNATURES) {
-        if layer.size > MAX_PAYLOAD {
-            continue;
-        }
-        let mut payload = vec![];
-        client.fetch_blob(repository, &layer, &mut payload)?;
-        all.push(Signed { layer, payload });
-    }
-    Ok(all)
 }
 
 /// Signatures as the registry client asks for them.

@@ -4,6 +4,7 @@
 //! ([`Images::fetch`]), and at the latest when an image is committed on top of it.
 
 use super::archives;
+use super::signature_policy::{self, SignaturePolicy};
 use crate::error::{Classified, Kind};
 use crate::oci::{Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media};
 use crate::registry::{self, Client, Resolved};
@@ -51,6 +52,9 @@ pub enum Error {
     /// The registry failed.
     #[error(transparent)]
     Registry(#[from] registry::Error),
+    /// The signature policy.
+    #[error(transparent)]
+    Policy(#[from] signature_policy::Error),
     /// Not here, and it must not be pulled.
     #[error("image `{0}` is not in the store, and pulling is switched off")]
     NotHere(String),
@@ -120,6 +124,7 @@ impl Classified for Error {
         match self {
             Error::Store(e) => e.kind(),
             Error::Registry(e) => e.kind(),
+            Error::Policy(e) => e.kind(),
             Error::NoSpace { .. } => Kind::Exhausted,
             Error::NotHere(_) | Error::Platform { .. } => Kind::NotFound,
             Error::Layers { .. } | Error::Config { .. } => Kind::Corrupt,
@@ -132,6 +137,7 @@ impl Classified for Error {
         match self {
             Error::Store(e) => e.hint(),
             Error::Registry(e) => e.hint(),
+            Error::Policy(e) => e.hint(),
             Error::NotHere(_) => {
                 Some("leave `--pull=never` out, or bring it with `rbuild pull` or `rbuild load`".into())
             }
@@ -147,7 +153,11 @@ impl Classified for Error {
     }
 
     fn retryable(&self) -> bool {
-        matches!(self, Error::Registry(e) if e.retryable())
+        match self {
+            Error::Registry(e) => e.retryable(),
+            Error::Policy(e) => e.retryable(),
+            _ => false,
+        }
     }
 }
 
@@ -173,6 +183,7 @@ pub struct Images<'a> {
     store: &'a Store,
     client: &'a Client,
     pull: Pull,
+    policy: &'a SignaturePolicy,
     sink: &'a dyn Sink,
     /// For each manifest, whether its layers are all here. Whoever fetches an image holds its lock, so that nobody moves the
     /// same bytes at the same time.
@@ -180,9 +191,15 @@ pub struct Images<'a> {
 }
 
 impl<'a> Images<'a> {
-    /// Images of this store, and of the registries that `client` reaches.
-    pub fn new(store: &'a Store, client: &'a Client, pull: Pull, sink: &'a dyn Sink) -> Self {
-        Images { store, client, pull, sink, complete: Mutex::default() }
+    /// Images of this store, and those of the registries that `client` reaches which `policy` lets in.
+    pub fn new(
+        store: &'a Store,
+        client: &'a Client,
+        pull: Pull,
+        policy: &'a SignaturePolicy,
+        sink: &'a dyn Sink,
+    ) -> Self {
+        Images { store, client, pull, policy, sink, complete: Mutex::default() }
     }
 
     /// Finds the image that `name` means, for a platform.
@@ -219,6 +236,8 @@ impl<'a> Images<'a> {
             },
             Pull::Newer => match self.remote(name, platform) {
                 Ok(image) => Ok(image),
+                // What the policy refuses is no registry that does not answer.
+                Err(e @ Error::Policy(_)) => Err(e),
                 Err(e) => match self.local(name, platform) {
                     Ok(Some(image)) => {
                         let text = format!("using `{name}` as it is in the store: {e}");
@@ -306,7 +325,7 @@ impl<'a> Images<'a> {
         platform: &Platform,
     ) -> Result<Image, Error> {
         let failed = |source| Error::Layout { path: path.to_owned(), source };
-        let loaded = archives::open_layout(self.store, path, tag, digest, platform).map_err(failed)?;
+        let loaded = archives::open_layout(self.store, path, tag, digest, platform, self.policy).map_err(failed)?;
         let manifest = self.store.manifest(&loaded.manifest.digest)?;
         let config = self.config(name, &manifest)?;
         let reference = by_id(loaded.manifest.digest);
@@ -323,7 +342,10 @@ impl<'a> Images<'a> {
         for candidate in self.client.candidates(name)? {
             self.sink.event(&Event::ImageLookup { name: &candidate.to_string() });
             match self.client.resolve(&candidate, platform) {
-                Ok(resolved) => return Ok(from_registry(name, resolved)),
+                Ok(resolved) => {
+                    self.policy.judge(self.client, &resolved)?;
+                    return Ok(from_registry(name, resolved));
+                }
                 Err(e) => drop(first.get_or_insert(e)),
             }
         }

@@ -78,6 +78,9 @@ pub enum Error {
         /// The format.
         format: String,
     },
+    /// The signature policy.
+    #[error(transparent)]
+    Policy(#[from] crate::source::signature_policy::Error),
     /// A bound was exceeded.
     #[error("the archive has {0}")]
     TooMuch(&'static str),
@@ -93,6 +96,7 @@ impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Store(e) => e.kind(),
+            Error::Policy(e) => e.kind(),
             Error::Open { source, .. } => kind_of_io(source),
             Error::Write(e) => kind_of_io(e),
             Error::NoImage(_) => Kind::NotFound,
@@ -105,6 +109,7 @@ impl Classified for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Store(e) => e.hint(),
+            Error::Policy(e) => e.hint(),
             Error::NotAnImage => Some("a root file system is brought in with `rbuild import FILE NAME`".into()),
             Error::Several(_) => Some("say which: `TRANSPORT:PATH:NAME`".into()),
             _ => None,

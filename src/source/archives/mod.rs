@@ -16,6 +16,7 @@ mod rootfs;
 pub use error::Error;
 pub use rootfs::{RootFsOptions, import};
 
+use super::signature_policy::SignaturePolicy;
 use crate::archive::compress;
 use crate::oci::{
     Compression, Descriptor, DiffId, Digest, Hashing, ImageConfig, Location, Manifest, Platform, Reference, media,
@@ -42,21 +43,40 @@ pub struct Loaded {
     pub names: Vec<Reference>,
 }
 
-/// Brings the images of an archive into the store: a docker-archive or an oci-archive, compressed or not.
+/// Brings the images of an archive into the store: a docker-archive or an oci-archive, compressed or not. `path` is that of the
+/// archive, where it has one.
 ///
 /// # Errors
-/// Where the archive cannot be read, is none, or holds what contradicts itself.
-pub fn load(store: &Store, input: impl Read + Send, platform: &Platform) -> Result<Vec<Loaded>, Error> {
+/// Where the archive cannot be read, is none, holds what contradicts itself, or is not to be used.
+pub fn load(
+    store: &Store,
+    input: impl Read + Send,
+    path: &Path,
+    platform: &Platform,
+    policy: &SignaturePolicy,
+) -> Result<Vec<Loaded>, Error> {
     let input = compress::Decoder::new(io::BufReader::with_capacity(1 << 18, input)).map_err(Error::Read)?;
     let files = Files::of_tar(store, input)?;
-    from_files(store, &files, platform)
+    let path = path.to_owned();
+    if files.get("manifest.json").is_some() {
+        policy.judge_local(&Location::DockerArchive { path, reference: None })?;
+        return docker::images(store, &files);
+    }
+    policy.judge_local(&Location::OciArchive { path, name: None })?;
+    layout::images(store, &files, platform, None)
 }
 
 /// Brings the image that a location names into the store. Not for the store itself and registries.
 ///
 /// # Errors
 /// As [`load`]; where the location names an image that is not there, or does not say which of several.
-pub fn open(store: &Store, location: &Location, platform: &Platform) -> Result<Vec<Loaded>, Error> {
+pub fn open(
+    store: &Store,
+    location: &Location,
+    platform: &Platform,
+    policy: &SignaturePolicy,
+) -> Result<Vec<Loaded>, Error> {
+    policy.judge_local(location)?;
     let file = |path: &Path| File::open(path).map_err(|source| Error::Open { path: path.to_owned(), source });
     match location {
         Location::OciDir { path, name } => {
@@ -73,7 +93,7 @@ pub fn open(store: &Store, location: &Location, platform: &Platform) -> Result<V
             layout::images(store, &files, platform, name.as_deref())
         }
         Location::DockerArchive { path, reference } => {
-            let images = load(store, file(path)?, platform)?;
+            let images = load(store, file(path)?, path, platform, policy)?;
             let wanted = |l: &Loaded| reference.as_ref().is_none_or(|r| l.names.contains(r));
             let found: Vec<Loaded> = images.into_iter().filter(wanted).collect();
             if found.is_empty() { Err(Error::NoImage(location.to_string())) } else { Ok(found) }
@@ -93,15 +113,10 @@ pub fn open_layout(
     tag: Option<&str>,
     digest: Option<&Digest>,
     platform: &Platform,
+    policy: &SignaturePolicy,
 ) -> Result<Loaded, Error> {
+    policy.judge_local(&Location::OciDir { path: path.to_owned(), name: None })?;
     layout::one(store, &Files::of_layout(store, path)?, platform, tag, digest)
-}
-
-fn from_files(store: &Store, files: &Files, platform: &Platform) -> Result<Vec<Loaded>, Error> {
-    if files.get("manifest.json").is_some() {
-        return docker::images(store, files);
-    }
-    layout::images(store, files, platform, None)
 }
 
 /// Reads a document and parses it.

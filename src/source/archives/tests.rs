@@ -43,7 +43,7 @@ fn an_archive_of_docker_is_loaded_compressed_or_not() {
     let mut gzipped = vec![];
     compress::gzip(&archive[..], &mut gzipped, 1).unwrap();
     for input in [archive, gzipped] {
-        let loaded = load(&store, &input[..], &Platform::host()).unwrap();
+        let loaded = load(&store, &input[..], Path::new("-"), &Platform::host(), &SignaturePolicy::default()).unwrap();
         assert_eq!(loaded.len(), 1);
         assert_eq!(loaded[0].names[0].to_string(), "docker.io/a/b:1");
         assert_eq!(loaded[0].id, Digest::of(&config));
@@ -61,7 +61,9 @@ fn a_layer_said_again_by_a_link_is_found() {
     tar.append(&link).unwrap();
     tar.append_bytes(b"c.json", &config(&Digest::of(&layer).to_string())).unwrap();
     tar.append_bytes(b"manifest.json", br#"[{"Config":"c.json","RepoTags":null,"Layers":["l/layer.tar"]}]"#).unwrap();
-    let loaded = load(&store, &tar.finish().unwrap()[..], &Platform::host()).unwrap();
+    let loaded =
+        load(&store, &tar.finish().unwrap()[..], Path::new("-"), &Platform::host(), &SignaturePolicy::default())
+            .unwrap();
     assert!(loaded[0].names.is_empty());
 }
 
@@ -70,7 +72,8 @@ fn what_contradicts_itself_is_refused() {
     let (_dir, store) = store();
     let layer = layer();
     let wrong = config(&Digest::of("other").to_string());
-    let load = |bytes: &[u8]| load(&store, bytes, &Platform::host()).unwrap_err();
+    let load =
+        |bytes: &[u8]| load(&store, bytes, Path::new("-"), &Platform::host(), &SignaturePolicy::default()).unwrap_err();
     assert!(matches!(load(&docker_archive(&wrong, &layer)), Error::DiffId { .. }));
     assert!(matches!(load(&docker_archive(b"{", &layer)), Error::Json { .. }));
     assert!(matches!(load(b"not a tar at all"), Error::Tar(_) | Error::NotAnImage));
