@@ -108,6 +108,7 @@ fn attempt(request: &BuildRequest, around: Surroundings<'_>) -> Result<Built, Er
     }
     // What a failed build finished serves the next one.
     let written = shared.finish();
+    around.client.warnings().iter().for_each(|text| sink.event(&Event::Warning { text }));
     let mut built = built?;
     built.elsewhere.extend(&written);
     sink.event(&Event::Built { id: &built.id.hex() });

@@ -122,12 +122,21 @@ pub fn deliver(
         let Some(exporter) = index_exporter(to)? else { return Ok(None) };
         let index = StoredIndex::load(store, what)?;
         warn_of_losses(index.without_place(form), around);
-        return Ok(Some(exporter.export_index(&index, form, around)?.manifest));
+        let exported = exporter.export_index(&index, form, around);
+        show_warnings(around);
+        return Ok(Some(exported?.manifest));
     }
     let Some(exporter) = exporter(to, name) else { return Ok(None) };
     let image = StoredImage::load(store, what, &Platform::host())?;
     warn_of_losses(image.without_place(form), around);
-    Ok(Some(exporter.export(&image, form, around)?.manifest))
+    let exported = exporter.export(&image, form, around);
+    show_warnings(around);
+    Ok(Some(exported?.manifest))
+}
+
+/// Passes on what registries want users to know.
+fn show_warnings(around: Surroundings<'_>) {
+    around.client.warnings().iter().for_each(|text| around.sink.event(&Event::Warning { text }));
 }
 
 /// Says what the form that was asked for has no place for.

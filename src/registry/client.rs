@@ -36,6 +36,11 @@ impl Client {
         Ok(Client { options, core, runtime: Mutex::default() })
     }
 
+    /// What registries want users to know, and has not been taken yet: for showing.
+    pub fn warnings(&self) -> Vec<String> {
+        self.options.warnings.take()
+    }
+
     pub(super) fn options(&self) -> &Options {
         &self.options
     }

@@ -126,6 +126,7 @@ impl Host {
             payload: Payload::Empty,
         };
         let answer = self.transport.exchange(exchange, self.verify).await?;
+        self.transport.warnings.hear(&self.name, answer.headers());
         match answer.status() {
             StatusCode::UNAUTHORIZED => self.learn(answer.headers()),
             StatusCode::TOO_MANY_REQUESTS => return Err(answer.into_error().await),
@@ -211,6 +212,9 @@ impl Host {
                     answer = self.transport.exchange(ask(second, payload), self.verify).await?;
                 }
             }
+        }
+        if own {
+            self.transport.warnings.hear(&self.name, answer.headers());
         }
         if answer.status().is_redirection() && (method == Method::GET || method == Method::HEAD) {
             answer = self.follow(answer, doing, &method, headers).await?;

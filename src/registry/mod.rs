@@ -38,6 +38,7 @@ mod resolve;
 mod tls;
 mod transport;
 mod upload;
+mod warnings;
 mod within;
 
 #[cfg(test)]
@@ -50,3 +51,4 @@ pub use image::{Arrival, LayerSource, Open, Produce, PushEvent, PushSource};
 pub use options::{Environment, Options};
 pub use resolve::{Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Resolved};
 pub use transport::Timeouts;
+pub use warnings::Warnings;

@@ -1,6 +1,6 @@
 //! What a caller can decide about the client. Nothing here is read from the environment but by [`Options::default`].
 
-use super::Timeouts;
+use super::{Timeouts, Warnings};
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 /// Settings of a [`Client`](super::Client).
@@ -29,6 +29,8 @@ pub struct Options {
     pub parallel: usize,
     /// Value of the `User-Agent` header.
     pub user_agent: String,
+    /// Where the warnings of registries go; clients with the same one have one list.
+    pub warnings: Warnings,
     /// Variables and user that the search for configuration files depends on.
     pub environment: Environment,
 }
@@ -97,6 +99,7 @@ impl Default for Options {
             registries_conf_dir: None,
             parallel: 4,
             user_agent: concat!("rbuild/", env!("CARGO_PKG_VERSION")).into(),
+            warnings: Warnings::default(),
             environment: Environment::of_process(),
         }
     }

@@ -3,7 +3,7 @@
 //! Only HTTP/1.1 is spoken: each transfer has a connection of its own, so that one which breaks or stalls takes no other
 //! with it. Redirects are never followed here; see [`super::host`].
 
-use super::{ApiError, Error, Options, tls::Tls};
+use super::{ApiError, Error, Options, Warnings, tls::Tls};
 use reqwest::{
     Body, Method, StatusCode, Url,
     header::{HeaderMap, HeaderName, RETRY_AFTER},
@@ -174,6 +174,7 @@ pub(super) struct Transport {
     user_agent: String,
     pub(super) timeouts: Timeouts,
     pub(super) retry: Retry,
+    pub(super) warnings: Warnings,
 }
 
 impl Transport {
@@ -184,6 +185,7 @@ impl Transport {
             user_agent: options.user_agent.clone(),
             timeouts: options.timeouts,
             retry: Retry { retries: options.retries, delay: options.retry_delay },
+            warnings: options.warnings.clone(),
         }
     }
 

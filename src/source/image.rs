@@ -341,7 +341,9 @@ impl<'a> Images<'a> {
         let mut first = None;
         for candidate in self.client.candidates(name)? {
             self.sink.event(&Event::ImageLookup { name: &candidate.to_string() });
-            match self.client.resolve(&candidate, platform) {
+            let found = self.client.resolve(&candidate, platform);
+            self.show_warnings();
+            match found {
                 Ok(resolved) => {
                     self.policy.judge(self.client, &resolved)?;
                     return Ok(from_registry(name, resolved));
@@ -374,7 +376,9 @@ impl<'a> Images<'a> {
         let name = image.reference.to_string();
         if !missing.is_empty() {
             self.sink.event(&Event::TransferStarted { direction: Direction::Pull, name: &name });
-            self.fetch_missing(image, &missing, ready)?;
+            let fetched = self.fetch_missing(image, &missing, ready);
+            self.show_warnings();
+            fetched?;
         }
         if let Some((manifest, config)) = &image.documents {
             self.store.put_blob(config)?;
@@ -397,6 +401,10 @@ impl<'a> Images<'a> {
         }
         *complete = true;
         Ok(())
+    }
+
+    fn show_warnings(&self) {
+        self.client.warnings().iter().for_each(|text| self.sink.event(&Event::Warning { text }));
     }
 
     fn fetch_missing(&self, image: &Image, missing: &[usize], ready: &(dyn Fn(usize) + Sync)) -> Result<(), Error> {

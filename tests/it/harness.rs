@@ -441,12 +441,17 @@ pub struct Registry {
 impl Registry {
     /// Starts one with an empty storage. Needs the program `docker-registry`.
     pub fn start() -> Registry {
-        Registry::configured(|_| String::new())
+        Registry::configured("", |_| String::new())
+    }
+
+    /// One that adds these headers to its answers: a mapping of YAML from names to lists.
+    pub fn with_headers(headers: &str) -> Registry {
+        Registry::configured(&format!(", headers: {headers}"), |_| String::new())
     }
 
     /// One that wants `someone` with the password `secret`.
     pub fn guarded() -> Registry {
-        Registry::configured(|dir| {
+        Registry::configured("", |dir| {
             let file = dir.join("users");
             fs::write(&file, "someone:$2y$04$n4qq7d78DlY7DNyoA1pKp.xakXf50su.l6rXZeqbK5Kffo9JVKCau\n")
                 .expect("the users");
@@ -454,7 +459,7 @@ impl Registry {
         })
     }
 
-    fn configured(more: impl Fn(&Path) -> String) -> Registry {
+    fn configured(http: &str, more: impl Fn(&Path) -> String) -> Registry {
         let program = which("docker-registry").expect("`docker-registry` is installed");
         // Somebody else may take the port before the registry binds it: then another one is tried.
         for _ in 0..5 {
@@ -463,7 +468,7 @@ impl Registry {
             let storage = dir.path().join("storage");
             let config = format!(
                 "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
-                 delete: {{enabled: true}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
+                 delete: {{enabled: true}}\nhttp: {{addr: 127.0.0.1:{port}{http}}}\n",
                 storage.display()
             );
             fs::write(dir.path().join("config.yml"), config + &more(dir.path())).expect("the registry's configuration");
