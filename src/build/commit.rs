@@ -7,7 +7,7 @@ use super::{
     store_names,
 };
 use crate::archive::diff;
-use crate::cache::{Elsewhere, inline, spec::Place};
+use crate::cache::{Elsewhere, RemoteLayer, inline, spec::Place};
 use crate::oci::{
     Compression, ContainerConfig, Descriptor, Digest, History, ImageConfig, Location, Manifest, ManifestFormat, RootFs,
     media,
@@ -141,13 +141,9 @@ impl Executor<'_> {
 
     /// Layers of cached steps, fetched where they must be in the store; else as the blobs that the caches have.
     fn brought(&self, layers: Vec<Layer>) -> Result<Vec<Layer>, Error> {
-        let wanted = self.request.output.compression.unwrap_or(Compression::Gzip);
-        let (times, only_pushed) = (self.times(), self.request.output.only_pushed);
-        let untouched = times.set_to.is_none() && times.clamp_to.is_none();
         let stays = |layer: &Layer| -> Result<bool, Error> {
             let Some(remote) = &layer.remote else { return Ok(true) };
-            let fits = Compression::of_layer(&remote.blob.media_type) == Some(wanted);
-            Ok((only_pushed && untouched && fits) || self.around.store.blob_size(&layer.blob)? == Some(layer.size))
+            Ok(self.may_stay_away(remote) || self.around.store.blob_size(&layer.blob)? == Some(layer.size))
         };
         let mut missing = vec![];
         for layer in &layers {
@@ -165,6 +161,14 @@ impl Executor<'_> {
             Ok(Layer { blob: remote.blob.digest, size: remote.blob.size, media_type, ..layer.clone() })
         };
         layers.into_iter().map(stored).collect()
+    }
+
+    /// Whether a layer of a cache can be part of the image as the blob that the cache has.
+    pub(super) fn may_stay_away(&self, remote: &RemoteLayer) -> bool {
+        let output = &self.request.output;
+        let fits =
+            Compression::of_layer(&remote.blob.media_type) == Some(output.compression.unwrap_or(Compression::Gzip));
+        fits && output.only_pushed && self.times() == diff::Times::default()
     }
 
     /// Where those of the image's layers are that the store does not have.

@@ -29,7 +29,7 @@ use crate::source::image::Images;
 use crate::sys::idmap::IdMap;
 use crate::ui::{Event, FailedCommand, SourceExcerpt, StepKey};
 use std::collections::HashSet;
-use std::sync::{Mutex, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 
 /// Steps that run at once where the user does not say: a step mostly waits for the network, a disk or a compiler, and the
 /// pod's own limits hold whatever this number is.
@@ -97,6 +97,8 @@ pub(super) struct Executor<'a> {
     pub(super) secrets: &'a Secrets,
     pub(super) agents: Agents,
     pub(super) authorities: Authorities,
+    /// Held by whoever gives a layer other times.
+    pub(super) retiming: Arc<Mutex<()>>,
 }
 
 /// A place where a step changes files.
@@ -141,6 +143,7 @@ impl<'a> Executor<'a> {
             secrets,
             agents,
             authorities,
+            retiming: Arc::default(),
         })
     }
 
@@ -192,6 +195,7 @@ impl<'a> Executor<'a> {
         let done = done.map_err(|e| self.explain_shortage(e));
         match done {
             Ok(done) => {
+                self.tell_layers(step, &done);
                 let id = done.stack.chain().map(|c| c.0.hex());
                 sink.event(&Event::StepDone { step: key, id: id.as_deref() });
                 Ok(done)

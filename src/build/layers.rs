@@ -10,7 +10,8 @@ use crate::archive::{diff, retime, upper::Upper};
 use crate::oci::{Descriptor, DiffId, media};
 use crate::plan::Step;
 use crate::snapshot::Active;
-use std::sync::PoisonError;
+use crate::store::Store;
+use std::sync::{Mutex, PoisonError};
 
 impl Executor<'_> {
     /// The files of a stack.
@@ -72,29 +73,35 @@ impl Executor<'_> {
         Ok(made_layer(stats.diff_id, stats.size))
     }
 
-    /// The layer with its times as the user wants them. Steps and their cache work with the times as they were; only what
-    /// leaves the build is changed, so the cache serves builds of every `SOURCE_DATE_EPOCH`.
+    /// The layer with its times as the user wants them.
     pub(super) fn retimed(&self, layer: Layer) -> Result<Layer, Error> {
-        let times = self.times();
-        let memo = match (times.set_to, times.clamp_to) {
-            (None, None) => return Ok(layer),
-            (Some(t), _) => format!("set{t}"),
-            (None, Some(t)) => format!("clamp{t}"),
-        };
-        let store = self.around.store;
-        if let Some(known) = store.compressed(&layer.diff_id, &memo)
-            && store.blob_size(&known.digest)? == Some(known.size)
-        {
-            return Ok(made_layer(DiffId(known.digest), known.size));
-        }
-        let mut blob = store.hashed_blob_writer()?;
-        let stats = retime::retime(store.open_verified(&layer.blob, layer.size)?, &times, &mut blob)
-            .map_err(|e| self.explain_shortage(store.blame(&layer.blob, Error::from(e))))?;
-        let (digest, size) = (stats.diff_id.0, stats.size);
-        blob.commit(&digest)?;
-        store.remember_compressed(&layer.diff_id, &memo, &Descriptor::new(media::OCI_LAYER, digest, size))?;
-        Ok(made_layer(DiffId(digest), size))
+        let retimed = retimed(self.around.store, &self.retiming, &self.times(), layer);
+        retimed.map_err(|e| self.explain_shortage(e))
     }
+}
+
+/// A layer with its times as the user wants them. Steps and their cache work with the times as they were; only what leaves
+/// the build is changed, so the cache serves builds of every `SOURCE_DATE_EPOCH`. `one` is held meanwhile, so that nobody does
+/// the same beside it.
+pub(super) fn retimed(store: &Store, one: &Mutex<()>, times: &diff::Times, layer: Layer) -> Result<Layer, Error> {
+    let memo = match (times.set_to, times.clamp_to) {
+        (None, None) => return Ok(layer),
+        (Some(t), _) => format!("set{t}"),
+        (None, Some(t)) => format!("clamp{t}"),
+    };
+    let _one = one.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = store.compressed(&layer.diff_id, &memo)
+        && store.blob_size(&known.digest)? == Some(known.size)
+    {
+        return Ok(made_layer(DiffId(known.digest), known.size));
+    }
+    let mut blob = store.hashed_blob_writer()?;
+    let stats = retime::retime(store.open_verified(&layer.blob, layer.size)?, times, &mut blob)
+        .map_err(|e| store.blame(&layer.blob, Error::from(e)))?;
+    let (digest, size) = (stats.diff_id.0, stats.size);
+    blob.commit(&digest)?;
+    store.remember_compressed(&layer.diff_id, &memo, &Descriptor::new(media::OCI_LAYER, digest, size))?;
+    Ok(made_layer(DiffId(digest), size))
 }
 
 /// A layer that a step made: it lies uncompressed in the store.

@@ -15,6 +15,7 @@ mod agents;
 mod attest;
 mod authorities;
 pub mod checks;
+mod coming;
 mod commit;
 mod context;
 mod copy;
@@ -42,6 +43,7 @@ mod stack;
 mod surroundings;
 mod switches;
 
+pub use coming::{Coming, Watcher};
 pub use commit::Built;
 pub use error::Error;
 pub use shortage::Shortage;
@@ -75,6 +77,8 @@ pub struct Surroundings<'a> {
     pub sink: &'a dyn Sink,
     /// Raised to end the build; also raised by the build itself when a step fails.
     pub cancel: &'a Cancel,
+    /// Who is told, while later steps run, of layers that the image is certain to have.
+    pub coming: Option<Watcher<'a>>,
 }
 
 /// Builds, and enters the result into the store under the names of the request. Destinations outside the store are the

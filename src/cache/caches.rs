@@ -129,7 +129,10 @@ impl<'a> SharedCaches<'a> {
         }
         let writer = match targets.is_empty() {
             true => None,
-            false => Some(Writer::new(targets, store.temp_dir("cache")?, trust.clone(), patience.clone())),
+            false => {
+                let place = (store.temp_dir("cache")?, store.making().clone());
+                Some(Writer::new(targets, place, trust.clone(), patience.clone()))
+            }
         };
         Ok(SharedCaches { patience, from, writer, trust, ttl, ..SharedCaches::none(store, sink) })
     }

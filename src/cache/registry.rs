@@ -11,7 +11,7 @@ use super::entry::{Entry, Sealed};
 use super::inline::InlineEntries;
 use super::{CacheKey, document};
 use crate::oci::{Descriptor, Reference, media};
-use crate::registry::{Document, LayerSource, PushEvent, PushSource};
+use crate::registry::{Document, LayerSource, PushEvent, PushSource, UploadMemory};
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -95,6 +95,8 @@ struct Pushed<'a> {
     config: Vec<u8>,
     to: &'a Reference,
 }
+
+impl UploadMemory for Pushed<'_> {}
 
 impl PushSource for Pushed<'_> {
     fn layers(&self) -> Vec<LayerSource<'_>> {

@@ -13,7 +13,7 @@ use super::spec::Mode;
 use super::trust::Trust;
 use crate::archive::compress;
 use crate::oci::{Compression, Descriptor, DiffId, Hashing, ManifestFormat, Reference};
-use crate::store::TempDir;
+use crate::store::{Made, Making, TempDir, Turn};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write as _};
@@ -77,6 +77,7 @@ type Compressed = (DiffId, Compression, Descriptor);
 struct Shared {
     targets: Vec<Target>,
     dir: PathBuf,
+    making: Arc<Making>,
     trust: Arc<Trust>,
     patience: Arc<Patience>,
     state: Mutex<State>,
@@ -107,10 +108,16 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Writer {
-    pub fn new(targets: Vec<Target>, dir: TempDir, trust: Arc<Trust>, patience: Arc<Patience>) -> Writer {
+    pub fn new(
+        targets: Vec<Target>,
+        (dir, making): (TempDir, Arc<Making>),
+        trust: Arc<Trust>,
+        patience: Arc<Patience>,
+    ) -> Writer {
         let shared = Shared {
             targets,
             dir: dir.path().to_owned(),
+            making,
             trust,
             patience,
             state: Mutex::default(),
@@ -265,15 +272,19 @@ impl Shared {
             return place.backend.put(&job.key, &entry, &entry.seal(&self.trust), None);
         };
         let how = target.compression;
+        let turn = layer.turn(&self.making, how);
+        let made = turn.as_ref().and_then(Turn::made);
+        let near = place.backend.repository().and_then(|to| made.as_ref()?.near(to));
         let pack = match packs.entry(how) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(slot) => {
-                let pack = Pack::new(self, layer, how);
+                let pack = Pack::new(self, layer, how, made.as_ref());
                 slot.insert(pack.map_err(|e| Fault::Bad(format!("cannot compress its layer: {e}")))?)
             }
         };
         // What was compressed earlier, perhaps by another version, counts only where it is.
-        if pack.path().is_none() && pack.remote().is_none() && !place.backend.has_layer(&pack.blob, LOOK)? {
+        let linked = near.is_some() || pack.remote().is_some();
+        if pack.path().is_none() && !linked && !place.backend.has_layer(&pack.blob, LOOK)? {
             pack.make().map_err(|e| Fault::Bad(format!("cannot compress its layer: {e}")))?;
         }
         let blob =
@@ -290,14 +301,47 @@ impl Shared {
                     remote.fetch(&mut file).map_err(io::Error::other)?;
                     to
                 }
-                (None, None) => return Err(io::ErrorKind::NotFound.into()),
+                // It could not be linked after all.
+                (None, None) => {
+                    let (path, blob) = self.compress(layer, how)?;
+                    let file = File::open(&path)?;
+                    remove(&path);
+                    let same = (blob.digest, blob.size) == (pack.blob.digest, pack.blob.size);
+                    return if same { Ok(Box::new(file)) } else { Err(io::ErrorKind::InvalidData.into()) };
+                }
             };
             Ok(Box::new(File::open(path)?))
         };
         let sent = |_| self.moved();
-        let packed =
-            Packed { blob: &pack.blob, at: remote.and_then(RemoteLayer::repository), open: &open, sent: &sent };
-        place.backend.put(&job.key, &entry, &entry.seal(&self.trust), Some(&packed))
+        let at = remote.and_then(RemoteLayer::repository).or(near);
+        let packed = Packed { blob: &pack.blob, at, open: &open, sent: &sent };
+        place.backend.put(&job.key, &entry, &entry.seal(&self.trust), Some(&packed))?;
+        if let (Some(turn), Some(to)) = (&turn, place.backend.repository()) {
+            turn.is_at(&pack.blob, to);
+        }
+        Ok(())
+    }
+
+    /// Compresses a layer of the store into a file. The bytes that go in are compared with the layer's digest.
+    fn compress(&self, layer: &JobLayer, how: Compression) -> io::Result<(PathBuf, Descriptor)> {
+        let Content::File { path, .. } = &layer.content else { return Err(io::ErrorKind::NotFound.into()) };
+        let to = self.file();
+        let mut input = Hashing::new(Watched { file: File::open(path)?, shared: self });
+        let mut out = Hashing::new(BufWriter::with_capacity(1 << 18, File::create_new(&to)?));
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        match how {
+            Compression::Zstd => compress::zstd(&mut input, &mut out, threads)?,
+            _ => compress::gzip(&mut input, &mut out, threads)?,
+        }
+        out.flush()?;
+        let (_, digest, size) = out.finish();
+        let (_, read, length) = input.finish();
+        if (read, length) != (layer.diff_id.0, layer.size) {
+            return Err(io::Error::other("the layer in the store is damaged: see `rbuild check`"));
+        }
+        let blob = Descriptor::new(how.layer_type(ManifestFormat::Oci), digest, size);
+        lock(&self.state).compressed.push((layer.diff_id, how, blob.clone()));
+        Ok((to, blob))
     }
 
     /// Whether a cache has this step with this result.
@@ -328,6 +372,14 @@ impl Shared {
     }
 }
 
+impl JobLayer {
+    /// Keeps others from compressing this layer; `None` where there is nothing to compress.
+    fn turn(&self, making: &Arc<Making>, how: Compression) -> Option<Turn> {
+        let compressed = how != Compression::None && matches!(self.content, Content::File { .. });
+        compressed.then(|| making.turn(self.diff_id, how.name()))
+    }
+}
+
 /// A layer, compressed when that is needed.
 struct Pack<'a> {
     shared: &'a Shared,
@@ -338,8 +390,9 @@ struct Pack<'a> {
 }
 
 impl<'a> Pack<'a> {
-    fn new(shared: &'a Shared, layer: &'a JobLayer, how: Compression) -> io::Result<Pack<'a>> {
+    fn new(shared: &'a Shared, layer: &'a JobLayer, how: Compression, made: Option<&Made>) -> io::Result<Pack<'a>> {
         let known = match &layer.content {
+            Content::File { .. } if made.is_some() => made.map(|made| made.blob.clone()),
             Content::File { known, .. } => known.iter().find(|(k, _)| *k == how).map(|(_, blob)| blob.clone()),
             Content::Remote(remote) => Some(remote.blob.clone()),
         };
@@ -370,30 +423,16 @@ impl<'a> Pack<'a> {
         }
     }
 
-    /// Compresses the layer into a file. The bytes that go in are compared with the layer's digest.
+    /// Sees to it that there is a file of the blob.
     fn make(&mut self) -> io::Result<()> {
         let Content::File { path, .. } = &self.layer.content else { return Ok(()) };
         if self.how == Compression::None {
             self.path = Some(path.clone());
             return Ok(());
         }
-        let to = self.shared.file();
-        let mut input = Hashing::new(Watched { file: File::open(path)?, shared: self.shared });
-        let mut out = Hashing::new(BufWriter::with_capacity(1 << 18, File::create_new(&to)?));
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        match self.how {
-            Compression::Zstd => compress::zstd(&mut input, &mut out, threads)?,
-            _ => compress::gzip(&mut input, &mut out, threads)?,
-        }
-        out.flush()?;
-        let (_, digest, size) = out.finish();
-        let (_, read, length) = input.finish();
-        if (read, length) != (self.layer.diff_id.0, self.layer.size) {
-            return Err(io::Error::other("the layer in the store is damaged: see `rbuild check`"));
-        }
-        (self.blob.digest, self.blob.size) = (digest, size);
-        lock(&self.shared.state).compressed.push((self.layer.diff_id, self.how, self.blob.clone()));
-        self.path = Some(to);
+        let (path, blob) = self.shared.compress(self.layer, self.how)?;
+        (self.blob.digest, self.blob.size) = (blob.digest, blob.size);
+        self.path = Some(path);
         Ok(())
     }
 }
@@ -421,7 +460,8 @@ struct Watched<'a> {
 impl Read for Watched<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.shared.stop.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::Interrupted.into());
+            // Not `Interrupted`: after that, readers try again.
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
         self.shared.moved();
         self.file.read(into)

@@ -139,7 +139,8 @@ pub fn run(call: &Call, request: &BuildRequest, global: &Global) -> Result<(), E
     let client = registry_flags::client(&request.registry, global)?;
     let cancel = Cancel::new().map_err(Error::file("watch", "signals".as_ref()))?;
     let driver = global.storage_driver(&super::values::process_var)?;
-    let around = Surroundings { store: &store, client: &client, driver, sink: &Warnings, cancel: &cancel };
+    let around =
+        Surroundings { store: &store, client: &client, driver, sink: &Warnings, cancel: &cancel, coming: None };
     let read = Read::new(request, Some(around))?;
     if call.method != Method::Check {
         return offer(call, &read);

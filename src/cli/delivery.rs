@@ -5,16 +5,17 @@ use super::meter::Meter;
 use super::{Error, Global, registry_flags, store_limit::StoreLimit};
 use crate::attest::signature::SigningKey;
 use crate::build::{
-    self, Built,
+    self, Built, Coming, Watcher,
     request::{BuildRequest, CacheOptions, OutputOptions, RootfsOutput},
 };
-use crate::export::{self, Form, RootfsTo};
-use crate::oci::{Descriptor, Location, media};
+use crate::export::{self, Early, Form, RootfsTo};
+use crate::oci::{Descriptor, Location, Reference, media};
 use crate::registry::Client;
 use crate::store::Store;
 use crate::sys::signal::{self, Cancel};
-use crate::ui::Sink;
+use crate::ui::{Event, Sink};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Builds and delivers.
@@ -23,25 +24,36 @@ use std::time::Duration;
 /// Whatever kept the image from being built or delivered. What was delivered before stays.
 pub fn build(request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result<Built, Error> {
     let limit = StoreLimit::of(global)?;
-    let store = global.store()?;
+    let store = Arc::new(global.store()?);
     let delivered = build_in(&store, request, global, sink);
     limit.apply(&store);
     delivered
 }
 
-fn build_in(store: &Store, request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result<Built, Error> {
+fn build_in(store: &Arc<Store>, request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result<Built, Error> {
     let key = signing_key(&request.output)?;
     let client = registry_flags::client(&request.registry, global)?;
     check_destinations(&request.output, &client)?;
     let cancel = cancel_on_signals()?;
     let driver = global.storage_driver(&super::values::process_var)?;
     let meter = Meter::new(sink, request.output.step_usage);
-    let around = build::Surroundings { store, client: &client, driver, sink: &meter, cancel: &cancel };
+    let early = Early::new(store, (&client, &cancel), form(&request.output), registries(&request.output))?;
+    let send = early.as_ref().map(|early| |coming: Coming| send_early(early, coming, &meter));
+    let watcher = send.as_ref().map(|send| send as Watcher<'_>);
+    let around = build::Surroundings { store, client: &client, driver, sink: &meter, cancel: &cancel, coming: watcher };
     let request = &BuildRequest {
         output: OutputOptions { only_pushed: is_only_pushed(&request.output), ..request.output.clone() },
         ..request.clone()
     };
     let mut built = build::build(request, around)?;
+    if let Some(early) = &early {
+        let waiting = |layers: usize| {
+            let text = format!("{layers} layers are on their way to the registry");
+            sink.event(&Event::Note { text: &text });
+        };
+        early.finish(&waiting);
+        show_news(early, sink);
+    }
     // What was built is safe in the store, and a transfer can be left anywhere.
     end_on_signals()?;
     if let Some(code) = super::error::signal_code() {
@@ -107,6 +119,28 @@ fn check_destinations(output: &OutputOptions, client: &Client) -> Result<(), Err
     Ok(())
 }
 
+/// The form in which an image leaves.
+fn form(output: &OutputOptions) -> Form {
+    Form { format: Some(output.format), compression: output.compression }
+}
+
+/// The names that an image gets in registries.
+fn registries(output: &OutputOptions) -> impl Iterator<Item = Reference> {
+    output.destinations.iter().filter_map(|d| if let Location::Registry(to) = d { Some(to.clone()) } else { None })
+}
+
+/// Lets a layer leave before the rest of its image is there.
+fn send_early(early: &Early, coming: Coming, sink: &dyn Sink) {
+    early.layer(coming.layer, coming.diff_id, coming.at, coming.settle);
+    show_news(early, sink);
+}
+
+fn show_news(early: &Early, sink: &dyn Sink) {
+    for text in early.news() {
+        sink.event(&Event::Warning { text: &text });
+    }
+}
+
 /// Brings a built image to its destinations, and returns what it became at the last one.
 fn deliver(
     store: &Store,
@@ -116,7 +150,7 @@ fn deliver(
     sink: &dyn Sink,
 ) -> Result<Descriptor, Error> {
     let mut manifest = built.manifest.clone();
-    let form = Form { format: Some(request.output.format), compression: request.output.compression };
+    let form = form(&request.output);
     let name = built.names.first().and_then(|n| n.parse().ok());
     for destination in &request.output.destinations {
         let around = export::Surroundings { client, sink, elsewhere: &built.elsewhere };

@@ -103,7 +103,7 @@ fn fetched(request: &BuildRequest, global: &Global) -> Result<Read, Error> {
     let cancel = Cancel::new().map_err(Error::file("watch", Path::new("signals")))?;
     let driver = global.storage_driver(&super::values::process_var)?;
     let sink = &calls::Warnings;
-    let around = Surroundings { store: &store, client: &client, driver, sink, cancel: &cancel };
+    let around = Surroundings { store: &store, client: &client, driver, sink, cancel: &cancel, coming: None };
     Ok(Read::new(request, Some(around))?)
 }
 

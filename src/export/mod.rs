@@ -9,6 +9,7 @@
 
 mod dir;
 mod docker_archive;
+mod early;
 mod error;
 mod image;
 mod index;
@@ -16,11 +17,13 @@ mod oci_archive;
 mod oci_dir;
 mod registry;
 mod rootfs;
+mod route;
 mod signing;
 mod whole_file;
 
 pub use dir::Dir;
 pub use docker_archive::DockerArchive;
+pub use early::{Early, Settle};
 pub use error::Error;
 pub use image::{Form, StoredImage};
 pub use index::{IndexExporter, StoredIndex};

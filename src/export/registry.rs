@@ -1,11 +1,10 @@
 //! `docker://registry/name:tag`: a registry. Layers that lie uncompressed are compressed while they are sent; what they
 //! became is remembered, so that pushing again asks only whether the registry has it.
 
-use super::image::compress_into;
+use super::route::{Route, near};
 use super::{Error, Exported, Exporter, Form, StoredImage, Surroundings};
 use crate::oci::{Compression, Descriptor, Digest, Reference};
-use crate::registry::{Arrival, Document, LayerSource, PushEvent, PushSource};
-use crate::store::Store;
+use crate::registry::{Arrival, Document, LayerSource, PushEvent, PushSource, UploadMemory};
 use crate::ui::{BlobState, Direction, Event, Sink};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -90,21 +89,6 @@ struct Source<'a> {
     around: Surroundings<'a>,
 }
 
-/// Layers of images that the store knows under another name of the same registry: the registry may link them instead of
-/// taking them again.
-fn near(store: &Store, to: &Reference) -> BTreeMap<Digest, String> {
-    let mut found = BTreeMap::new();
-    for entry in store.list().unwrap_or_default() {
-        let Some(Ok(name)) = entry.name.as_deref().map(str::parse::<Reference>) else { continue };
-        if name.registry == to.registry && name.repository != to.repository {
-            for layer in store.manifest(&entry.descriptor.digest).map(|m| m.layers).unwrap_or_default() {
-                found.entry(layer.digest).or_insert_with(|| name.repository.clone());
-            }
-        }
-    }
-    found
-}
-
 impl Source<'_> {
     /// A repository of the same registry that has this blob.
     fn mount_from(&self, blob: &Digest) -> Option<String> {
@@ -130,44 +114,31 @@ impl Source<'_> {
         }
     }
 
-    fn wanted(&self) -> Compression {
-        self.form.compression.unwrap_or(Compression::Gzip)
+    fn route(&self) -> Route<'_> {
+        Route { store: self.image.store(), form: self.form, to: self.to }
+    }
+}
+
+impl UploadMemory for Source<'_> {
+    fn upload(&self, layer: usize) -> Option<String> {
+        self.route().upload(self.image.manifest.layers.get(layer)?)
     }
 
-    /// Names the upload of a layer: what is sent, in which form and by which version of this program, and where to.
-    fn upload_of(&self, layer: usize) -> Option<String> {
-        let layer = self.image.manifest.layers.get(layer)?;
-        let how = StoredImage::outgoing(layer, self.wanted()).name();
-        let place = Reference { tag: None, digest: None, ..self.to.clone() };
-        Some(format!("{} as {how} by {} to {place}", layer.digest, env!("CARGO_PKG_VERSION")))
+    fn remember_upload(&self, layer: usize, address: Option<&str>) {
+        if let Some(layer) = self.image.manifest.layers.get(layer) {
+            self.route().remember_upload(layer, address);
+        }
     }
 }
 
 impl PushSource for Source<'_> {
     fn layers(&self) -> Vec<LayerSource<'_>> {
-        let store = self.image.store();
+        let route = self.route();
         let source = |(layer, diff_id): (&Descriptor, crate::oci::DiffId)| {
-            let how = StoredImage::outgoing(layer, self.wanted());
-            let media_type = self.image.layer_type(layer, how, self.form);
-            let (digest, size) = (layer.digest, layer.size);
-            let mount_from = self.mount_from(&digest);
-            if Compression::of_layer(&layer.media_type).is_none_or(|have| have == how) {
-                // The client compares what it sends with the descriptor, before the last of it goes.
-                let (descriptor, blob) = (Descriptor { media_type, ..layer.clone() }, layer.clone());
-                return LayerSource::Known { descriptor, mount_from, open: Box::new(move || self.open(&blob)) };
-            }
-            let known =
-                store.compressed(&diff_id, how.name()).map(|d| Descriptor { media_type: media_type.clone(), ..d });
-            let mount_from = known.as_ref().and_then(|known| self.mount_from(&known.digest)).or(mount_from);
-            LayerSource::Stream {
-                media_type,
-                known,
-                mount_from,
-                write: Box::new(move |out| {
-                    let input = store.open_verified(&digest, size).map_err(io::Error::other)?;
-                    compress_into(input, how, out)
-                }),
-            }
+            let media_type = self.image.layer_type(layer, route.outgoing(layer), self.form);
+            let blob = layer.clone();
+            let open = Box::new(move || self.open(&blob));
+            route.source((layer, diff_id), media_type, |blob| self.mount_from(blob), open)
         };
         self.image.layers().map(source).collect()
     }
@@ -179,23 +150,9 @@ impl PushSource for Source<'_> {
         }
     }
 
-    fn upload(&self, layer: usize) -> Option<String> {
-        self.image.store().upload(&self.upload_of(layer)?)
-    }
-
-    fn remember_upload(&self, layer: usize, address: Option<&str>) {
-        if let Some(what) = self.upload_of(layer) {
-            self.image.store().remember_upload(&what, address);
-        }
-    }
-
     fn finish(&self, layers: &[Descriptor], _: &Descriptor) -> io::Result<Document> {
-        for ((stored, diff_id), sent) in self.image.layers().zip(layers) {
-            let how = StoredImage::outgoing(stored, self.wanted());
-            if stored.digest != sent.digest && how != Compression::None {
-                // Only saves work the next time: a store that cannot be written does not make the push fail.
-                let _ = self.image.store().remember_compressed(&diff_id, how.name(), sent);
-            }
+        for (stored, sent) in self.image.layers().zip(layers) {
+            self.route().remember(stored, sent);
         }
         let (descriptor, bytes) = self.image.manifest_for(layers.to_vec(), self.form).map_err(io::Error::other)?;
         Ok(Document { media_type: descriptor.media_type, bytes })

@@ -3,7 +3,7 @@
 use super::Error;
 use crate::attest::signature::{self, Signed, SigningKey, VerifyingKey};
 use crate::oci::{Descriptor, Digest, Reference, media};
-use crate::registry::{Client, Document, LayerSource, PushSource};
+use crate::registry::{Client, Document, LayerSource, PushSource, UploadMemory};
 use crate::source::signatures;
 use std::io::{self, Read};
 
@@ -53,6 +53,8 @@ struct Signatures {
     config: Vec<u8>,
     manifest: Vec<u8>,
 }
+
+impl UploadMemory for Signatures {}
 
 impl PushSource for Signatures {
     fn layers(&self) -> Vec<LayerSource<'_>> {

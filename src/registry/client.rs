@@ -2,7 +2,7 @@
 
 use super::fetch::Begun;
 use super::{
-    Document, Error, Options, PushEvent, PushSource, Resolved,
+    Arrival, Document, Error, LayerSource, Options, PushEvent, PushSource, Resolved, UploadMemory,
     core::Core,
     credentials::{self, Credentials},
     download::{self, Fetched, Wanted},
@@ -155,6 +155,22 @@ impl Client {
     ) -> Result<Descriptor, Error> {
         let to = Reference { tag: None, digest: None, ..to.clone() }.docker_normalized();
         push::push(&self.core, self.runtime()?, &to, image, self.options.parallel, progress)
+    }
+
+    /// Brings one layer to a repository ahead of its image: nothing names it yet. `memory` is asked for layer 0. When `stop`
+    /// says so the upload is ended, and the registry told to forget it.
+    ///
+    /// # Errors
+    /// Where it does not arrive.
+    pub fn push_layer(
+        &self,
+        to: &Reference,
+        layer: &LayerSource<'_>,
+        memory: &dyn UploadMemory,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(Descriptor, Arrival), Error> {
+        let to = Reference { tag: None, digest: None, ..to.clone() }.docker_normalized();
+        push::push_layer(&self.core, self.runtime()?, &to, layer, memory, stop)
     }
 
     /// Asks the registry whether an image may be pushed under this name, by beginning an upload that is given up at once.

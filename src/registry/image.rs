@@ -4,8 +4,19 @@ use super::Document;
 use crate::oci::{Descriptor, Digest};
 use std::io::{self, Read, Write};
 
+/// Where uploads that were begun are remembered, so that a later push goes on with them.
+pub trait UploadMemory: Sync {
+    /// The address of an upload of this layer (by its place) that an earlier push began, and that was cut short.
+    fn upload(&self, _layer: usize) -> Option<String> {
+        None
+    }
+
+    /// Told where a layer's upload was begun, and with `None` that there is none any more.
+    fn remember_upload(&self, _layer: usize, _address: Option<&str>) {}
+}
+
 /// An image to push. Asked once for layers and config, and for the manifest when all of them have arrived.
-pub trait PushSource: Sync {
+pub trait PushSource: UploadMemory {
     /// The layers, lowest first.
     fn layers(&self) -> Vec<LayerSource<'_>>;
 
@@ -15,15 +26,6 @@ pub trait PushSource: Sync {
     /// The manifest, given where the layers (in the order of [`layers`](Self::layers)) and the config went. The place to
     /// remember what a [`LayerSource::Stream`] became.
     fn finish(&self, layers: &[Descriptor], config: &Descriptor) -> io::Result<Document>;
-
-    /// The address of an upload of this layer (by its place) that an earlier push began, and that was cut short.
-    fn upload(&self, _layer: usize) -> Option<String> {
-        None
-    }
-
-    /// Told where a layer's upload was begun, and with `None` that there is none any more. The place to remember it for a
-    /// later push.
-    fn remember_upload(&self, _layer: usize, _address: Option<&str>) {}
 }
 
 /// Opens a blob's bytes anew; called again for each new try.

@@ -22,6 +22,7 @@
 //! <https://distribution.github.io/distribution/spec/auth/token/>.
 
 mod auth;
+mod chunks;
 mod client;
 mod conf;
 mod core;
@@ -47,7 +48,7 @@ mod tests;
 pub use client::Client;
 pub use error::{ApiError, Error};
 pub use fetch::Begun;
-pub use image::{Arrival, LayerSource, Open, Produce, PushEvent, PushSource};
+pub use image::{Arrival, LayerSource, Open, Produce, PushEvent, PushSource, UploadMemory};
 pub use options::{Environment, Options};
 pub use resolve::{Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Resolved};
 pub use transport::Timeouts;

@@ -5,7 +5,7 @@ use super::{
     auth::Access,
     core::{Core, Place},
     host::Request,
-    image::{Arrival, LayerSource, PushEvent, PushSource},
+    image::{Arrival, LayerSource, PushEvent, PushSource, UploadMemory},
     resolve::Document,
     transport::Payload,
     upload::{Blob, Memory, Uploads},
@@ -35,25 +35,27 @@ pub(super) fn push(
 ) -> Result<Descriptor, Error> {
     let doing = format!("cannot push `{to}`");
     let place = core.push_place(to)?;
-    let uploads = Uploads { runtime, place: place.clone(), doing: &doing, stop: AtomicBool::new(false) };
+    let stop = AtomicBool::new(false);
+    let stopped = || stop.load(Ordering::Relaxed);
+    let uploads = Uploads { runtime, place: place.clone(), doing: &doing, stop: &stopped, keeps: true };
     let layers = image.layers();
     let config = image.config();
     let config_descriptor = config.descriptor();
 
     // a mount works between repositories of one server, under the names that they have there
     let mounts: Vec<Option<String>> =
-        layers.iter().map(|layer| mount_repository(core, to, &place, layer)).collect::<Result<_, _>>()?;
+        layers.iter().map(|layer| mount_repository(core, to, &place, Blob::of(layer).1)).collect::<Result<_, _>>()?;
     let jobs = jobs(&layers);
     let done: Vec<Mutex<Option<Descriptor>>> = layers.iter().map(|_| Mutex::default()).collect();
     let failure: Mutex<Option<Error>> = Mutex::default();
     let next = AtomicUsize::new(0);
     let keep = |error: Error| {
-        uploads.stop.store(true, Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         // the first error is the cause; what follows is only interrupted
         failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     };
     let work = || {
-        while !uploads.stop.load(Ordering::Relaxed) {
+        while !stopped() {
             let turn = next.fetch_add(1, Ordering::Relaxed);
             let outcome = match jobs.get(turn) {
                 Some(same) => bring_layers(&uploads, image, &layers, &mounts, same, &done, progress),
@@ -110,15 +112,32 @@ fn jobs(layers: &[LayerSource<'_>]) -> Vec<Vec<usize>> {
     jobs
 }
 
+/// Brings one layer to a repository, without a manifest that names it. When `stop` says so the upload is ended, and
+/// nothing of it stays there.
+pub(super) fn push_layer(
+    core: &Core,
+    runtime: Handle,
+    to: &Reference,
+    layer: &LayerSource<'_>,
+    memory: &dyn UploadMemory,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<(Descriptor, Arrival), Error> {
+    let doing = format!("cannot push a layer to `{to}`");
+    let place = core.push_place(to)?;
+    let (blob, from) = Blob::of(layer);
+    let from = mount_repository(core, to, &place, from)?;
+    let uploads = Uploads { runtime, place, doing: &doing, stop, keeps: false };
+    uploads.bring(&blob, from.as_deref(), &Memory { of: Some((memory, 0)) }, &|_| ())
+}
+
 fn mount_repository(
     core: &Core,
     to: &Reference,
     place: &Place,
-    layer: &LayerSource<'_>,
+    repository: Option<&str>,
 ) -> Result<Option<String>, Error> {
-    let (LayerSource::Known { mount_from, .. } | LayerSource::Stream { mount_from, .. }) = layer;
-    let Some(repository) = mount_from else { return Ok(None) };
-    let name = Reference { registry: to.registry.clone(), repository: repository.clone(), tag: None, digest: None };
+    let Some(repository) = repository else { return Ok(None) };
+    let name = Reference { registry: to.registry.clone(), repository: repository.to_owned(), tag: None, digest: None };
     let from = core.conf.push_endpoint(&name)?;
     let useful = from.host == place.host.name && from.repository != place.repository;
     Ok(useful.then_some(from.repository))

@@ -11,35 +11,31 @@
 use super::{
     Error,
     auth::Access,
+    chunks::{CHANNEL_CHUNKS, CHUNK_BYTES, Chunks, Pipe, TICK, body_of},
     core::Place,
     host::{Request, Target},
-    image::{Arrival, LayerSource, Open, Produce, PushSource},
+    image::{Arrival, LayerSource, Open, Produce, UploadMemory},
     transport::{Answer, Flow, Payload},
 };
 use crate::{
     error::Classified as _,
     oci::{Descriptor, Digest, Hashing},
 };
-use futures_util::stream;
 use reqwest::{
-    Body, Method, StatusCode, Url,
+    Method, StatusCode, Url,
     header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE},
 };
 use std::{
     io::{self, Read, Write},
     ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
+    time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 use tokio_util::bytes::{Bytes, BytesMut};
 
-/// Bytes that go to the network at once.
-const CHUNK_BYTES: usize = 128 << 10;
-/// Chunks between the producer and the network.
-pub(super) const CHANNEL_CHUNKS: usize = 8;
+/// How long the registry may take to answer to the end of an upload that nobody wants any more.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Blobs below this many bytes are sent again as a whole: it is not known what becomes of a PUT that was cut short.
 const AT_ONCE_BYTES: u64 = 1 << 20;
@@ -77,7 +73,7 @@ impl<'a> Blob<'a> {
 /// Begins an upload and gives it up.
 pub(super) fn check(runtime: &Handle, place: Place, doing: &str) -> Result<(), Error> {
     let retry = place.retry();
-    let uploads = Uploads { runtime: runtime.clone(), place, doing, stop: AtomicBool::new(false) };
+    let uploads = Uploads { runtime: runtime.clone(), place, doing, stop: &|| false, keeps: false };
     let (_, session) = runtime.block_on(retry.run(|| uploads.begin(String::new())))?;
     runtime.block_on(uploads.give_up(session));
     Ok(())
@@ -86,7 +82,7 @@ pub(super) fn check(runtime: &Handle, place: Place, doing: &str) -> Result<(), E
 /// Where the uploads of one layer that were begun are remembered.
 pub(super) struct Memory<'a> {
     /// The image and the place of the layer; `None` for what is not worth it.
-    pub(super) of: Option<(&'a dyn PushSource, usize)>,
+    pub(super) of: Option<(&'a dyn UploadMemory, usize)>,
 }
 
 impl Memory<'_> {
@@ -120,8 +116,10 @@ pub(super) struct Uploads<'a> {
     pub(super) runtime: Handle,
     pub(super) place: Place,
     pub(super) doing: &'a str,
-    /// Set when the push has failed: no upload has a point any more.
-    pub(super) stop: AtomicBool,
+    /// Whether no upload has a point any more, since the push has failed.
+    pub(super) stop: &'a (dyn Fn() -> bool + Sync),
+    /// Whether an upload that is stopped is left for a later push to go on with. Else it is ended.
+    pub(super) keeps: bool,
 }
 
 impl Uploads<'_> {
@@ -150,12 +148,20 @@ impl Uploads<'_> {
             }
             let wait = retry.wait(failures, &error);
             tracing::info!("{error}: trying again in {wait:?}");
-            std::thread::sleep(wait);
+            self.pause(wait);
         }
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        (self.stop)()
+    }
+
+    /// Waits, but no longer than the push goes on.
+    fn pause(&self, wait: Duration) {
+        let until = Instant::now() + wait;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|_| !self.stopped()) {
+            std::thread::sleep(left.min(TICK));
+        }
     }
 
     fn try_once(
@@ -214,6 +220,10 @@ impl Uploads<'_> {
             Err(e) if matches!(e.status(), Some(404 | 416)) || (session.offset > 0 && e.status() == Some(400)) => {
                 memory.forget();
                 Err(self.lost(&e))
+            }
+            Err(e) if self.stopped() && !self.keeps => {
+                memory.forget();
+                Err(e)
             }
             // what the registry has got is of use to the next try
             Err(e) if self.stopped() || e.retryable() || e.status() == Some(401) => Err(e),
@@ -297,6 +307,18 @@ impl Uploads<'_> {
         self.runtime.spawn(given_up);
     }
 
+    /// Gives up an upload when the request that was writing to it has come to its end, in the time that the end of a build
+    /// has for it.
+    async fn end(&self, writing: JoinHandle<Result<Url, Error>>, begun: Url) {
+        let abort = writing.abort_handle();
+        let answered = tokio::time::timeout(ENDING, writing).await;
+        abort.abort();
+        let session = answered.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or(begun);
+        if tokio::time::timeout(ENDING, self.give_up(session)).await.is_err() {
+            tracing::debug!("an upload is left to the registry: it does not answer in time");
+        }
+    }
+
     /// The same. A registry that cannot do it forgets uploads after some time.
     fn give_up(&self, session: Url) -> impl Future<Output = ()> + Send + use<> {
         let (place, doing) = (self.place.clone(), self.doing.to_owned());
@@ -334,7 +356,7 @@ impl Uploads<'_> {
             }
             Ok(url)
         });
-        (task, Pipe { sender, closed: false })
+        (task, Pipe { runtime: self.runtime.clone(), sender, closed: false })
     }
 
     fn join(&self, task: JoinHandle<Result<Url, Error>>) -> Result<Url, Error> {
@@ -398,7 +420,7 @@ impl Uploads<'_> {
             skip: offset,
             count: offset,
             sent,
-            stop: &self.stop,
+            stop: self.stop,
         };
         let mut out = Hashing::new(chunks);
         let written = write(&mut out).and_then(|()| out.flush());
@@ -407,7 +429,17 @@ impl Uploads<'_> {
             if chunks.pipe.closed {
                 return self.join(task).and(Err(self.protocol("the upload was answered before its end")));
             }
-            task.abort();
+            if self.stopped() && !self.keeps {
+                // A body of unknown length may end here. After its answer nothing writes to the upload any more.
+                let open_ended = expected.is_none();
+                if !open_ended {
+                    task.abort();
+                }
+                drop(chunks);
+                self.runtime.block_on(self.end(task, session.url.clone()));
+            } else {
+                task.abort();
+            }
             return Err(self.local(e));
         }
         if let Some(Err(e)) = expected.map(|expected| self.compare(expected, digest, size)) {
@@ -487,106 +519,4 @@ fn with_digest(session: &Url, digest: &Digest) -> Url {
     };
     url.set_query(Some(&query));
     url
-}
-
-/// Up to [`CHUNK_BYTES`] bytes; fewer only at the end.
-pub(super) fn read_chunk(reader: &mut impl Read) -> io::Result<Bytes> {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let mut filled = 0;
-    while let Some(free) = chunk.get_mut(filled..).filter(|f| !f.is_empty()) {
-        match reader.read(free) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    chunk.truncate(filled);
-    Ok(chunk.into())
-}
-
-/// The body of a request, from a channel, watched.
-pub(super) fn body_of(receiver: mpsc::Receiver<io::Result<Bytes>>, flow: Arc<Flow>) -> Body {
-    Body::wrap_stream(stream::unfold((receiver, flow), |(mut receiver, flow)| async move {
-        let next = match receiver.try_recv() {
-            Ok(next) => Some(next),
-            Err(_) => {
-                flow.starve();
-                receiver.recv().await
-            }
-        };
-        match next {
-            Some(chunk) => {
-                flow.took();
-                Some((chunk, (receiver, flow)))
-            }
-            None => {
-                flow.done();
-                None
-            }
-        }
-    }))
-}
-
-/// The producer's end of a request's body.
-struct Pipe {
-    sender: mpsc::Sender<io::Result<Bytes>>,
-    /// The request ended before its body did.
-    closed: bool,
-}
-
-impl Pipe {
-    fn send(&mut self, chunk: Bytes) -> io::Result<()> {
-        self.sender.blocking_send(Ok(chunk)).map_err(|_| {
-            self.closed = true;
-            io::ErrorKind::BrokenPipe.into()
-        })
-    }
-}
-
-/// A writer that feeds a request's body.
-struct Chunks<'a> {
-    pipe: Pipe,
-    buffer: BytesMut,
-    /// Bytes to leave out.
-    skip: u64,
-    count: u64,
-    sent: &'a (dyn Fn(u64) + Sync),
-    stop: &'a AtomicBool,
-}
-
-impl Chunks<'_> {
-    fn pass_on(&mut self) -> io::Result<()> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        if !self.buffer.is_empty() {
-            let full = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(CHUNK_BYTES));
-            self.count += full.len() as u64;
-            self.pipe.send(full.freeze())?;
-            (self.sent)(self.count);
-        }
-        Ok(())
-    }
-}
-
-impl Write for Chunks<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.skip > 0 {
-            let left_out = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
-            self.skip -= left_out as u64;
-            return Ok(left_out);
-        }
-        let free = CHUNK_BYTES.saturating_sub(self.buffer.len());
-        let taken = bytes.get(..free.min(bytes.len())).unwrap_or(bytes);
-        self.buffer.extend_from_slice(taken);
-        if self.buffer.len() >= CHUNK_BYTES {
-            self.pass_on()?;
-        }
-        Ok(taken.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.pass_on()
-    }
 }

@@ -7,12 +7,13 @@
 use super::{
     Client, Document, Error, LayerSource, Options, Timeouts,
     auth::Access,
+    chunks::{CHANNEL_CHUNKS, body_of, read_chunk},
     core::Core,
     download::opened,
     host::Request,
     resolve,
     transport::{Answer, Exchange, Flow, Payload, authority},
-    upload::{Blob, CHANNEL_CHUNKS, Memory, Uploads, body_of, read_chunk},
+    upload::{Blob, Memory, Uploads},
 };
 use crate::oci::{Descriptor, Reference};
 use reqwest::{
@@ -21,7 +22,7 @@ use reqwest::{
 };
 use std::{
     io::{Read, Write},
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::Duration,
 };
 use tokio::sync::mpsc;
@@ -109,7 +110,7 @@ impl Client {
         let to = Reference { tag: None, digest: None, ..to.clone() }.docker_normalized();
         let doing = format!("cannot push a blob to `{to}`");
         let place = self.core().push_place(&to)?;
-        let uploads = Uploads { runtime: self.runtime()?, place, doing: &doing, stop: AtomicBool::new(false) };
+        let uploads = Uploads { runtime: self.runtime()?, place, doing: &doing, stop: &|| false, keeps: true };
         let (blob, from) = Blob::of(layer);
         uploads.bring(&blob, from, &Memory { of: None }, sent).map(drop)
     }

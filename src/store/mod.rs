@@ -37,6 +37,7 @@ mod error;
 mod gc;
 mod lease;
 mod limit;
+mod making;
 mod names;
 mod reserve;
 mod unfinished;
@@ -49,6 +50,7 @@ pub use error::Error;
 pub use gc::{Collected, GcOptions};
 pub use lease::{TempDir, remove_tree};
 pub use limit::{Limit, Shrunk};
+pub use making::{Made, Making, Turn};
 pub use names::NamedImage;
 pub use unfinished::PartialBlob;
 pub use verified::damage;
@@ -59,6 +61,7 @@ use std::{
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// The layout version of everything that is not an OCI image layout.
@@ -71,6 +74,7 @@ pub struct Store {
     lease: Lease,
     boot: String,
     uploads: unfinished::Uploads,
+    making: Arc<Making>,
 }
 
 impl Store {
@@ -102,7 +106,7 @@ impl Store {
         let lease = reserve::with(&root, || Lease::new(&root))?;
         reserve::make(&root);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        Ok(Store { root, lease, boot, uploads: Default::default() })
+        Ok(Store { root, lease, boot, uploads: Default::default(), making: Arc::default() })
     }
 
     /// The directory of the store, absolute.
@@ -186,6 +190,11 @@ impl Store {
     pub fn remember_compressed(&self, layer: &DiffId, algorithm: &str, result: &Descriptor) -> Result<(), Error> {
         let json = serde_json::to_vec(result).map_err(|e| Error::Json { path: "a descriptor".into(), source: e })?;
         self.write_file(&self.compressed_path(layer, algorithm), &json)
+    }
+
+    /// Who of this process compresses which layer.
+    pub fn making(&self) -> &Arc<Making> {
+        &self.making
     }
 
     fn compressed_path(&self, layer: &DiffId, algorithm: &str) -> PathBuf {

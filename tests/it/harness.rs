@@ -511,6 +511,11 @@ impl Registry {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
+    /// Where it keeps a repository.
+    pub fn storage(&self, repository: &str) -> PathBuf {
+        self._dir.path().join("storage/docker/registry/v2/repositories").join(repository)
+    }
+
     /// From now on it takes connections, and says nothing.
     pub fn hang(&self) {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);

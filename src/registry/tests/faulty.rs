@@ -319,6 +319,7 @@ fn every_wait_ends() {
 #[test]
 fn a_slow_producer_is_no_timeout() {
     struct Sleepy;
+    impl UploadMemory for Sleepy {}
     impl PushSource for Sleepy {
         fn layers(&self) -> Vec<LayerSource<'_>> {
             let write = Box::new(|out: &mut dyn Write| {

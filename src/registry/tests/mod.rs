@@ -85,6 +85,20 @@ impl Image {
     }
 }
 
+impl UploadMemory for Image {
+    fn upload(&self, layer: usize) -> Option<String> {
+        self.uploads.lock().unwrap().get(&layer).cloned()
+    }
+
+    fn remember_upload(&self, layer: usize, address: Option<&str>) {
+        let mut uploads = self.uploads.lock().unwrap();
+        match address {
+            Some(address) => uploads.insert(layer, address.to_owned()),
+            None => uploads.remove(&layer),
+        };
+    }
+}
+
 impl PushSource for Image {
     fn layers(&self) -> Vec<LayerSource<'_>> {
         let layer = |(i, bytes): (usize, &'_ Vec<u8>)| {
@@ -118,18 +132,6 @@ impl PushSource for Image {
     fn config(&self) -> Document {
         let media_type = media::OCI_CONFIG.into();
         Document { media_type, bytes: serde_json::to_vec(&Image::config(self)).unwrap() }
-    }
-
-    fn upload(&self, layer: usize) -> Option<String> {
-        self.uploads.lock().unwrap().get(&layer).cloned()
-    }
-
-    fn remember_upload(&self, layer: usize, address: Option<&str>) {
-        let mut uploads = self.uploads.lock().unwrap();
-        match address {
-            Some(address) => uploads.insert(layer, address.to_owned()),
-            None => uploads.remove(&layer),
-        };
     }
 
     fn finish(&self, layers: &[Descriptor], config: &Descriptor) -> io::Result<Document> {

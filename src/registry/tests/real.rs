@@ -147,6 +147,7 @@ fn a_failing_reader_or_writer_is_the_error_and_nothing_is_tagged() {
     struct Bad {
         stream: bool,
     }
+    impl UploadMemory for Bad {}
     impl PushSource for Bad {
         fn layers(&self) -> Vec<LayerSource<'_>> {
             let failing = || io::Error::other("disk on fire");
@@ -283,6 +284,7 @@ fn configuration_leads_elsewhere_and_mirrors_come_first() {
 fn memory_does_not_grow_with_a_blob() {
     const CHUNKS: usize = 3000;
     struct Large(Vec<u8>);
+    impl UploadMemory for Large {}
     impl PushSource for Large {
         fn layers(&self) -> Vec<LayerSource<'_>> {
             let write = Box::new(|out: &mut dyn Write| (0..CHUNKS).try_for_each(|_| out.write_all(&self.0)));
