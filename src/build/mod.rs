@@ -23,6 +23,7 @@ mod epoch;
 mod error;
 mod execute;
 mod explain;
+mod kept_mounts;
 mod keys;
 mod layers;
 mod logins;
@@ -48,7 +49,8 @@ pub use commit::Built;
 pub use error::Error;
 pub use shortage::Shortage;
 
-use crate::cache::{Clients, SharedCaches, Trust};
+use crate::cache::spec::{MountSpec, Spec};
+use crate::cache::{Clients, MountCache, SharedCaches, Trust};
 use crate::oci::{Location, Reference};
 use crate::plan::{self, Plan, PlanRequest, Step, StepKind};
 use crate::registry::Client;
@@ -145,7 +147,11 @@ fn one(
     sink.event(&Event::Planned(&outline));
     let given = (secrets, agents, authorities::Authorities::read(&request.security.authorities)?, shared);
     let executor = execute::Executor::new(request, around, &plan, context, &remotes, (&images, &bases), given);
-    let result = executor.and_then(|e| e.attested(e.run()?));
+    let result = executor.and_then(|e| {
+        let built = e.attested(e.run()?)?;
+        e.keep_cache_mounts();
+        Ok(built)
+    });
     checks::show(&findings, sink);
     if !plan.unused_build_args.is_empty() && result.is_ok() {
         sink.event(&Event::UnusedBuildArgs { names: &plan.unused_build_args });
@@ -156,16 +162,23 @@ fn one(
 /// The caches that the request names.
 fn shared_caches<'a>(request: &BuildRequest, around: Surroundings<'a>) -> Result<SharedCaches<'a>, Error> {
     let cache = &request.cache;
-    let trust = Trust::read(cache.sign_key.as_deref(), &cache.verify_keys)?;
-    if cache.from.is_empty() && cache.to.is_empty() {
+    let trust = || Trust::read(cache.sign_key.as_deref(), &cache.verify_keys);
+    let steps = !cache.from.is_empty() || !cache.to.is_empty();
+    if !steps && cache.mounts.is_empty() {
+        trust()?;
         return Ok(SharedCaches::none(around.store, around.sink));
     }
-    if !request.output.layers {
+    if steps && !request.output.layers {
         let text = "without layers of their own steps are not cached: `--cache-from` and `--cache-to` have no effect";
         around.sink.event(&Event::Warning { text });
     }
     let clients = Clients::like(around.client)?;
-    Ok(SharedCaches::new(around.store, around.sink, &clients, (&cache.from, &cache.to), trust, cache.ttl)?)
+    let caches = |from: &[Spec], to: &[Spec], ttl| -> Result<SharedCaches<'a>, Error> {
+        Ok(SharedCaches::new(around.store, around.sink, &clients, (from, to), trust()?, ttl)?)
+    };
+    let mount = |m: &MountSpec| Ok(MountCache::new(&m.id, caches(&m.from, &m.to, None)?));
+    let mounts = cache.mounts.iter().map(mount).collect::<Result<_, Error>>()?;
+    Ok(caches(&cache.from, &cache.to, cache.ttl)?.with_mounts(mounts))
 }
 
 fn plan_request(request: &BuildRequest, context: &OpenContext) -> PlanRequest {

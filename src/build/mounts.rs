@@ -429,7 +429,12 @@ impl Executor<'_> {
                 |strictest, sharing| if sharing == Sharing::Shared { strictest } else { sharing },
             );
             let Some(w) = wanted.get(*i) else { continue };
-            let mut make = |dir: &Path| self.make_cache(dir, w.mount, *from);
+            let kept = self.keeper_of(w.mount);
+            kept.inspect(|kept| kept.uses(key));
+            let mut make = |dir: &Path| match kept {
+                Some(kept) if self.restored(kept, key, dir)? => Ok(()),
+                _ => self.make_cache(dir, w.mount, *from),
+            };
             let taken = self.around.store.cache_mount(&map, key, sharing, &|| cancel.is_cancelled(), &mut make)?;
             let cache = taken.ok_or(Error::Cancelled)?;
             paths.insert(*i, cache.path.join("fs"));

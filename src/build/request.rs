@@ -6,7 +6,7 @@
 //! cannot do never got this far. Small structs by subject, so that a function takes the one it needs.
 
 use crate::attest::Wanted;
-use crate::cache::spec::Spec;
+use crate::cache::spec::{MountSpec, Spec};
 use crate::oci::{Compression, Digest, Location, ManifestFormat, Platform, Reference};
 use crate::source::GitUrl;
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
@@ -195,6 +195,8 @@ pub struct CacheOptions {
     pub from: Vec<Spec>,
     /// `--cache-to`: where finished steps go.
     pub to: Vec<Spec>,
+    /// `--cache-mount`: where the files of cache mounts are kept.
+    pub mounts: Vec<MountSpec>,
     /// `--cache-sign-key`: signs the entries that are written.
     pub sign_key: Option<PathBuf>,
     /// `--cache-verify-key`: only entries that one of these keys signed count.

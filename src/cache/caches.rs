@@ -14,6 +14,7 @@
 
 use super::backend::{self, Clients, Fault};
 use super::guard::{Guarded, Patience};
+use super::mounts::MountCache;
 use super::spec::{Mode, Spec};
 use super::trust::Trust;
 use super::writer::{Content, Job, JobLayer, Target, Writer};
@@ -23,7 +24,8 @@ use crate::oci::{Compression, Descriptor, DiffId, Digest, Hashing, Reference};
 use crate::store::{self, Store};
 use crate::ui::{Event, Sink};
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -91,6 +93,7 @@ pub struct SharedCaches<'a> {
     found: Mutex<HashMap<CacheKey, Option<Hit>>>,
     refused: Mutex<HashSet<Digest>>,
     bringing: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+    mounts: Vec<MountCache<'a>>,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -150,7 +153,24 @@ impl<'a> SharedCaches<'a> {
             found: Mutex::default(),
             refused: Mutex::default(),
             bringing: Mutex::default(),
+            mounts: vec![],
         }
+    }
+
+    /// The same, and caches of the files of mounts.
+    #[must_use]
+    pub fn with_mounts(self, mounts: Vec<MountCache<'a>>) -> Self {
+        SharedCaches { mounts, ..self }
+    }
+
+    /// Where the files of the cache mount with this id are kept.
+    pub fn mount(&self, id: &str) -> Option<&MountCache<'a>> {
+        self.mounts.iter().find(|m| m.id() == id)
+    }
+
+    /// All caches of the files of mounts.
+    pub fn mounts(&self) -> &[MountCache<'a>] {
+        &self.mounts
     }
 
     fn show_news(&self) {
@@ -244,41 +264,34 @@ impl<'a> SharedCaches<'a> {
 
     /// blob → network → decompressed → the store, in one pass.
     fn unpack(&self, layer: &RemoteLayer) -> Result<(), String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        let (reader, mut writer) = io::pipe().map_err(|e| text(&e))?;
-        let mut blob = self.store.hashed_blob_writer().map_err(|e| text(&e))?;
-        let mut out = Hashing::new(Limited { to: &mut blob, left: layer.size });
-        let (fetched, unpacked) = std::thread::scope(|scope| {
-            let fetching = scope.spawn(move || layer.place.fetch(&layer.blob, &mut writer));
-            let unpack = || -> io::Result<()> {
-                let mut reader = reader;
-                let mut tar = Decoder::new(&mut reader)?;
-                io::copy(&mut tar, &mut out)?;
-                drop(tar);
-                // The fetch must see its end, or it cannot say whether it was complete.
-                io::copy(&mut reader, &mut io::sink()).map(drop)
-            };
-            let unpacked = unpack();
-            let fetched = fetching.join().unwrap_or_else(|_| Err(Fault::Bad("it cannot be fetched".into())));
-            (fetched, unpacked)
-        });
-        // What broke the pipe comes first.
-        match (&fetched, &unpacked) {
-            (Err(Fault::Down(why) | Fault::Refused(why)), _) => return Err(why.clone()),
-            (_, Err(e)) if e.kind() != io::ErrorKind::UnexpectedEof || fetched.is_ok() => return Err(text(e)),
-            (Err(fault), _) => return Err(text(fault)),
-            _ => {}
-        }
-        let (_, digest, size) = out.finish();
-        if digest != layer.diff_id.0 || size != layer.size {
-            let wanted = (layer.diff_id, layer.size);
-            return Err(format!("it holds `{digest}` of {size} bytes, not `{}` of {}", wanted.0, wanted.1));
-        }
-        blob.commit(&digest).map_err(|e| text(&e))?;
+        let mut blob = self.store.hashed_blob_writer().map_err(|e| e.to_string())?;
+        stream(layer, &mut |tar| io::copy(tar, &mut blob).map(drop))?;
+        blob.commit(&layer.diff_id.0).map_err(|e| e.to_string())?;
         if let Some(how) = Compression::of_layer(&layer.blob.media_type) {
             let _ = self.store.remember_compressed(&layer.diff_id, how.name(), &layer.blob);
         }
         Ok(())
+    }
+
+    /// Hands a layer's tar to `take`, which reads all of it, and passes by the store. What was taken counts only where this
+    /// ends well: both digests are compared at the end.
+    ///
+    /// # Errors
+    /// [`Lost`] where it does not come, is not what it should be, or is not taken.
+    pub fn read(&self, layer: &RemoteLayer, take: &mut Take<'_>) -> Result<(), Lost> {
+        let done = stream(layer, take);
+        if let Err(why) = &done {
+            self.refuse(layer, why);
+        }
+        self.show_news();
+        done.map_err(|_| Lost)
+    }
+
+    /// Takes note of a tar that is no layer of the store. It must stay where it is until [`SharedCaches::finish`].
+    pub fn keep_file(&self, key: &CacheKey, created: &str, (diff_id, size): (DiffId, u64), path: PathBuf) {
+        let Some(writer) = &self.writer else { return };
+        let layer = Some(JobLayer { diff_id, size, content: Content::File { path, known: vec![] } });
+        writer.push(Job { key: key.clone(), created: created.to_owned(), layer, in_image: true });
     }
 
     /// Takes note of a step: what it made goes to the caches that are written. `in_image`: its layer is in the image.
@@ -370,24 +383,44 @@ impl<'a> SharedCaches<'a> {
     }
 }
 
-/// Takes no more bytes than a layer has.
-struct Limited<'a, W> {
-    to: &'a mut W,
-    left: u64,
-}
+/// Reads a tar to its end.
+pub type Take<'a> = dyn FnMut(&mut dyn Read) -> io::Result<()> + 'a;
 
-impl<W: Write> Write for Limited<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.len() as u64 > self.left {
-            return Err(io::Error::other("it holds more than its entry says"));
-        }
-        let n = self.to.write(bytes)?;
-        self.left -= n as u64;
-        Ok(n)
+/// blob → network → decompressed → `take`.
+fn stream(layer: &RemoteLayer, take: &mut Take<'_>) -> Result<(), String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let (reader, mut writer) = io::pipe().map_err(|e| text(&e))?;
+    let (fetched, taken) = std::thread::scope(|scope| {
+        let fetching = scope.spawn(move || layer.place.fetch(&layer.blob, &mut writer));
+        let take = || -> io::Result<(Digest, u64)> {
+            let mut reader = reader;
+            // One byte more than there should be tells that there are more.
+            let mut tar = Hashing::new(Decoder::new(&mut reader)?.take(layer.size.saturating_add(1)));
+            take(&mut tar)?;
+            let (rest, digest, size) = tar.finish();
+            drop(rest);
+            // The fetch must see its end, or it cannot say whether it was complete.
+            io::copy(&mut reader, &mut io::sink())?;
+            Ok((digest, size))
+        };
+        let taken = take();
+        let fetched = fetching.join().unwrap_or_else(|_| Err(Fault::Bad("it cannot be fetched".into())));
+        (fetched, taken)
+    });
+    // What broke the pipe comes first.
+    match (&fetched, &taken) {
+        (Err(Fault::Down(why) | Fault::Refused(why)), _) => return Err(why.clone()),
+        (_, Err(e)) if e.kind() != io::ErrorKind::UnexpectedEof || fetched.is_ok() => return Err(text(e)),
+        (Err(fault), _) => return Err(text(fault)),
+        _ => {}
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+    match taken {
+        Ok(found) if found == (layer.diff_id.0, layer.size) => Ok(()),
+        Ok((_, size)) if size > layer.size => Err("it holds more than its entry says".into()),
+        Ok((digest, size)) => {
+            Err(format!("it holds `{digest}` of {size} bytes, not `{}` of {}", layer.diff_id, layer.size))
+        }
+        Err(e) => Err(text(&e)),
     }
 }
 

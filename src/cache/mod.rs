@@ -8,7 +8,7 @@
 //! A record is a file in `steps/` of the store, named by the key. It counts only while the layer's blob is there.
 //!
 //! What a store does not know may be known to others: [`SharedCaches`] are the caches of `--cache-from` and `--cache-to`, each
-//! a [`Backend`] in a file of its own. The formats are in `docs/cache.md`.
+//! a [`Backend`] in a file of its own. The files of cache mounts go the same way: [`MountCache`]. The formats are in `docs/cache.md`.
 
 mod backend;
 mod caches;
@@ -21,6 +21,7 @@ mod http;
 pub mod inline;
 mod key;
 mod local;
+mod mounts;
 mod redis;
 mod registry;
 pub mod spec;
@@ -32,6 +33,7 @@ pub use caches::{Hit, Lost, RemoteLayer, SharedCaches};
 pub use elsewhere::Elsewhere;
 pub use explain::difference;
 pub use key::{CacheKey, Inputs, KeyBuilder};
+pub use mounts::MountCache;
 pub use trust::Trust;
 
 use crate::error::{Classified, Kind};

@@ -19,6 +19,17 @@ pub struct Spec {
     pub compression: Compression,
 }
 
+/// Where the files of cache mounts with one id are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountSpec {
+    /// The id.
+    pub id: String,
+    /// Where they are looked for.
+    pub from: Vec<Spec>,
+    /// Where they go.
+    pub to: Vec<Spec>,
+}
+
 /// Where a cache is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {

@@ -5,7 +5,7 @@
 
 use super::{Error, values};
 use crate::build::request::CacheOptions;
-use crate::cache::spec::{DEFAULT_TTL, Mode, Place, RedisServer, Spec};
+use crate::cache::spec::{DEFAULT_TTL, Mode, MountSpec, Place, RedisServer, Spec};
 use crate::oci::{Compression, Location, Reference};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +21,10 @@ pub struct CacheArgs {
     /// image alone
     #[arg(long, value_name = "CACHE")]
     pub cache_to: Vec<String>,
+    /// Keep the files of cache mounts with this id between stores: `id=ID,to=CACHE[,from=CACHE]`, with CACHE as for
+    /// `--cache-to`: a repository, or `"type=…,…"` in quotes; may be repeated
+    #[arg(long, value_name = "MOUNT")]
+    pub cache_mount: Vec<String>,
     /// Private key (PEM, Ed25519 or P-256) that signs what goes to caches
     #[arg(long, value_name = "PATH")]
     pub cache_sign_key: Option<PathBuf>,
@@ -70,12 +74,53 @@ impl CacheArgs {
         Ok(CacheOptions {
             from: all(&self.cache_from, Way::From)?,
             to: all(&self.cache_to, Way::To)?,
+            mounts: self.cache_mount.iter().map(|text| mount(text, destinations)).collect::<Result<_, _>>()?,
             sign_key: self.cache_sign_key.clone(),
             verify_keys: self.cache_verify_key.clone(),
             explain: self.explain_cache == Some(true),
             ..CacheOptions::default()
         })
     }
+}
+
+/// The fields of a line of comma-separated values. Quotes hold together what has commas in it.
+fn quoted_fields(text: &str) -> Vec<String> {
+    let (mut fields, mut quoted) = (vec![String::new()], false);
+    for c in text.chars() {
+        match (c, fields.last_mut()) {
+            ('"', _) => quoted = !quoted,
+            (',', _) if !quoted => fields.push(String::new()),
+            (c, Some(field)) => field.push(c),
+            _ => {}
+        }
+    }
+    fields
+}
+
+/// `id=ID,to=CACHE[,from=CACHE]`. Who says only where the files go finds them there, too.
+fn mount(text: &str, destinations: &[Location]) -> Result<MountSpec, Error> {
+    const WRITE: &str = "write `id=ID,to=REPOSITORY` or `id=ID,\"to=type=local,dest=DIR\"`, and `from=` likewise";
+    let wrong = |why: &str| Error::usage_hint(format!("invalid value `{text}` for `--cache-mount`: {why}"), WRITE);
+    let (mut id, mut from, mut to) = (None, vec![], vec![]);
+    for field in quoted_fields(text) {
+        match field.split_once('=') {
+            Some(("id", value)) if !value.is_empty() => id = Some(value.to_owned()),
+            Some(("from", value)) => from.push(spec(value, Way::From, destinations)?),
+            Some(("to", value)) => to.push(spec(value, Way::To, destinations)?),
+            _ => return Err(wrong(&format!("unknown `{field}`"))),
+        }
+    }
+    let id = id.ok_or_else(|| wrong("it has no id"))?;
+    if to.iter().chain(&from).any(|spec| spec.place == Place::Inline) {
+        return Err(wrong("an image has no place for it"));
+    }
+    if from.is_empty() && to.is_empty() {
+        return Err(wrong("it says neither `to` nor `from`"));
+    }
+    if from.is_empty() {
+        from = to.clone();
+    }
+    Ok(MountSpec { id, from, to })
 }
 
 /// The keys of one value.

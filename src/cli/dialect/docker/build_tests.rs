@@ -134,7 +134,7 @@ fn a_failed_command_ends_a_build_as_docker_words_it() {
 }
 
 /// A value of each flag that has one.
-const SAMPLES: &str = "add-host=a:1.2.3.4 allow=security.insecure annotation=a=b attest=type=sbom build-arg=A=b build-context=a=b \
+const SAMPLES: &str = "add-host=a:1.2.3.4 allow=security.insecure annotation=a=b attest=type=sbom build-arg=A=b build-context=a=b cache-mount=id=a,to=h:1/a \
     cpuset-cpus=0 file=f iidfile=i label=a=b metadata-file=m network=none no-cache-filter=a output=type=oci,dest=o \
     platform=linux/s390x progress=quiet secret=id=a,src=b security-opt=mask=/a shm-size=1m ssh=a=b tag=t target=t \
     trust-ca=c ulimit=core=0";
