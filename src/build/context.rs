@@ -98,7 +98,10 @@ impl OpenContext {
             NamedContext::Dir(dir) => directory(dir, Some(reach))?,
             NamedContext::Git(url) => repository(url, reach)?,
             NamedContext::Web(url) => Given::Files(web_files(url, reach)?),
-            NamedContext::Image(_) | NamedContext::Layout { .. } | NamedContext::Stage(_) => return Ok(None),
+            NamedContext::Image(_)
+            | NamedContext::OtherStore(_)
+            | NamedContext::Layout { .. }
+            | NamedContext::Stage(_) => return Ok(None),
         };
         Ok(match (given, place) {
             (Given::Files(context), _) => Some(context),
@@ -224,6 +227,7 @@ pub(super) fn for_plan(request: &BuildRequest) -> Vec<(String, plan::NamedContex
     let place = |context: &NamedContext| match context {
         NamedContext::Dir(_) | NamedContext::Git(_) | NamedContext::Web(_) => plan::NamedContext::Files,
         NamedContext::Image(reference) => plan::NamedContext::Image(reference.to_string()),
+        NamedContext::OtherStore(place) => plan::NamedContext::Image(place.to_string()),
         NamedContext::Layout { .. } => plan::NamedContext::Layout,
         NamedContext::Stage(name) => plan::NamedContext::Stage(name.clone()),
     };

@@ -82,6 +82,8 @@ pub enum NamedContext {
     Git(GitUrl),
     /// An image: `docker-image://NAME`, `container-image://NAME` or `docker://NAME`.
     Image(Reference),
+    /// An image in the store of podman or of a Docker daemon: `containers-storage:NAME`, `docker-daemon:NAME`.
+    OtherStore(Location),
     /// An image in an image layout directory: `oci-layout://DIR[:TAG|@DIGEST]`.
     Layout {
         /// The directory.

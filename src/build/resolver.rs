@@ -1,7 +1,7 @@
 //! Answers the plan's one question, "which image is this name?", from the store and from registries.
 
 use super::request::NamedContext;
-use crate::oci::{Digest, Platform};
+use crate::oci::{Digest, Location, Platform};
 use crate::plan::{ContextId, CopySource, Plan, ResolveError, ResolvedImage, Resolver, StepKind};
 use crate::source::{
     image::{self, Image, Images},
@@ -69,6 +69,9 @@ fn boxed(e: image::Error) -> ResolveError {
 
 impl Resolver for &BaseImages<'_> {
     fn image(&mut self, reference: &str, platform: &Platform) -> Result<Arc<ResolvedImage>, ResolveError> {
+        if Location::in_other_store(reference).is_some() {
+            self.policy.keep(reference).map_err(|e| -> ResolveError { Box::new(e) })?;
+        }
         let other = self.policy.image(reference).map_err(|e| -> ResolveError { Box::new(e) })?.map(|r| r.to_string());
         let image = self.images.resolve(other.as_deref().unwrap_or(reference), platform).map_err(boxed)?;
         Ok(self.keep(reference, image))

@@ -323,8 +323,8 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
     volume option `U` is not supported | change the owner of the directory yourself, or use `O`: then nothing of it changes
     `--allow device` is not supported | use `security.insecure` or `network.host`; `rbuild bud --device PATH` shows steps a device of the pod
     invalid git address `https://example/x.git`: unexpected `nonsense` in its query | 
-    invalid build context `a=s3://bucket/x` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]` or `target:STAGE`
-    invalid build context `a=oci-layout://` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]` or `target:STAGE`
+    invalid build context `a=s3://bucket/x` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]`, `containers-storage:IMAGE`, `docker-daemon:IMAGE` or `target:STAGE`
+    invalid build context `a=oci-layout://` | write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, `oci-layout://DIR[:TAG]`, `containers-storage:IMAGE`, `docker-daemon:IMAGE` or `target:STAGE`
     `dset` of `--output type=local,dset=x` is not supported | use `type=image`, `type=registry`, `type=local,dest=DIR`, or `type=tar`, `type=docker` or `type=oci` with `dest=FILE`
     what is pushed needs a name | name the image with `-t`, or with `name=`
     `--security-opt systempaths=unconfined` is not supported | use `seccomp=unconfined`, `seccomp=PROFILE`, `no-new-privileges`, `mask=PATHS` or `unmask=PATHS`

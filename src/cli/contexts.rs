@@ -2,6 +2,7 @@
 
 use super::Error;
 use crate::build::request::{BuildRequest, Context, DockerfileSource, NamedContext};
+use crate::oci::Location;
 use crate::source::{GitUrl, Written, download, split_login, unpacked};
 use std::path::Path;
 
@@ -41,13 +42,15 @@ pub(super) fn main_context(text: &str) -> Result<Context, Error> {
 /// `NAME=SOURCE` of `--build-context`.
 pub(super) fn named_context(text: &str) -> Result<(String, NamedContext), Error> {
     let hint = "write `NAME=` and a directory, a tar, a web or git address, `docker-image://IMAGE`, \
-                `oci-layout://DIR[:TAG]` or `target:STAGE`";
+                `oci-layout://DIR[:TAG]`, `containers-storage:IMAGE`, `docker-daemon:IMAGE` or `target:STAGE`";
     let (shown, _) = split_login(text);
     let bad = || Error::usage_hint(format!("invalid build context `{shown}`"), hint);
     let (name, source) = text.split_once('=').filter(|(n, s)| !n.is_empty() && !s.is_empty()).ok_or_else(bad)?;
     let image = ["docker-image://", "container-image://", "docker://"].iter().find_map(|p| source.strip_prefix(p));
     let context = if let Some(image) = image {
         NamedContext::Image(image.parse()?)
+    } else if let Some(place) = Location::in_other_store(source) {
+        NamedContext::OtherStore(place)
     } else if let Some(layout) = source.strip_prefix("oci-layout://") {
         image_layout(layout).ok_or_else(bad)?
     } else if let Some(stage) = source.strip_prefix("target:").filter(|s| !s.is_empty()) {

@@ -111,6 +111,9 @@ fn is_only_pushed(output: &OutputOptions) -> bool {
 fn check_destinations(output: &OutputOptions, client: &Client) -> Result<(), Error> {
     let checked = output.destinations.iter().filter(|_| !output.skip_push_check);
     for destination in checked {
+        if let Location::Containers(_) | Location::DockerDaemon(_) = destination {
+            crate::source::skopeo::check(&destination.to_string()).map_err(crate::export::Error::from)?;
+        }
         if let Location::Registry(to) = destination {
             let doing = format!("asking before the build whether `{destination}` takes an image");
             client.check_push(to).map_err(|e| Error::from(e).doing(doing))?;

@@ -194,7 +194,7 @@ impl From<crate::oci::LocationError> for Error {
         match e {
             crate::oci::LocationError::Transport(t) => Error::unsupported(
                 format!("transport `{t}:`"),
-                "use `docker://`, `oci:`, `oci-archive:`, `docker-archive:` or `dir:`",
+                "use `docker://`, `oci:`, `oci-archive:`, `docker-archive:`, `dir:`, `containers-storage:` or `docker-daemon:`",
             ),
             other => Error::usage(other.to_string()),
         }

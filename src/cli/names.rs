@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(destination("x").unwrap().to_string(), "localhost/x:latest");
         assert_eq!(destination("docker://x").unwrap().to_string(), "docker://docker.io/library/x:latest");
         assert_eq!(destination("oci-archive:/tmp/o.tar").unwrap().to_string(), "oci-archive:/tmp/o.tar");
-        let unknown = destination("docker-daemon:x:y").unwrap_err();
+        let unknown = destination("ostree:x:y").unwrap_err();
         assert!(unknown.hint().is_some(), "{unknown}");
         assert!(destination("oci-archive:-").is_err() && destination("docker-archive:-:x").is_err());
     }

@@ -18,6 +18,9 @@ pub enum Error {
     /// The signatures of an image.
     #[error(transparent)]
     Signatures(#[from] source::signatures::Error),
+    /// The store of another tool.
+    #[error(transparent)]
+    OtherStore(#[from] source::skopeo::Error),
     /// The layer directories.
     #[error(transparent)]
     Snapshot(#[from] snapshot::Error),
@@ -131,6 +134,7 @@ impl Classified for Error {
         match self {
             Error::Store(e) => e.kind(),
             Error::Signatures(e) => e.kind(),
+            Error::OtherStore(e) => e.kind(),
             Error::Snapshot(e) => e.kind(),
             Error::Archive(e) => e.kind(),
             Error::Attest(e) => e.kind(),
@@ -147,6 +151,7 @@ impl Classified for Error {
         match self {
             Error::Store(e) => e.hint(),
             Error::Signatures(e) => e.hint(),
+            Error::OtherStore(e) => e.hint(),
             Error::Snapshot(e) => e.hint(),
             Error::Archive(e) => e.hint(),
             Error::Attest(e) => e.hint(),

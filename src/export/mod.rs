@@ -15,6 +15,7 @@ mod image;
 mod index;
 mod oci_archive;
 mod oci_dir;
+mod other_store;
 mod registry;
 mod rootfs;
 mod route;
@@ -29,6 +30,7 @@ pub use image::{Form, StoredImage};
 pub use index::{IndexExporter, StoredIndex};
 pub use oci_archive::OciArchive;
 pub use oci_dir::OciDir;
+pub use other_store::OtherStore;
 pub use registry::Registry;
 pub use rootfs::{RootfsTo, write_rootfs};
 pub use signing::{sign, verify};
@@ -83,6 +85,7 @@ pub fn exporter(to: &Location, name: Option<&Reference>) -> Option<Box<dyn Expor
             Box::new(DockerArchive { path: Some(path.clone()), names })
         }
         Location::Dir { path } => Box::new(Dir { path: path.clone() }),
+        Location::Containers(_) | Location::DockerDaemon(_) => Box::new(OtherStore { to: to.clone() }),
     })
 }
 
@@ -96,7 +99,9 @@ pub fn index_exporter(to: &Location) -> Result<Option<Box<dyn IndexExporter>>, E
         Location::Registry(reference) => Box::new(Registry { to: reference.clone() }),
         Location::OciDir { path, name } => Box::new(OciDir { path: path.clone(), name: name.clone() }),
         Location::OciArchive { path, name } => Box::new(OciArchive { path: path.clone(), name: name.clone() }),
-        Location::DockerArchive { .. } | Location::Dir { .. } => return Err(Error::OnePlatform(to.to_string())),
+        Location::DockerArchive { .. } | Location::Dir { .. } | Location::Containers(_) | Location::DockerDaemon(_) => {
+            return Err(Error::OnePlatform(to.to_string()));
+        }
     }))
 }
 
@@ -114,7 +119,16 @@ pub fn deliver(
     around: Surroundings<'_>,
 ) -> Result<Option<Descriptor>, Error> {
     if media::is_index(&what.media_type) {
-        if matches!(to, Location::DockerArchive { .. } | Location::Dir { .. }) {
+        let for_one = |to: &Location| {
+            matches!(
+                to,
+                Location::DockerArchive { .. }
+                    | Location::Dir { .. }
+                    | Location::Containers(_)
+                    | Location::DockerDaemon(_)
+            )
+        };
+        if for_one(to) {
             let index = StoredIndex::load(store, what)?;
             if let Some(image) = index.only_image() {
                 let text = format!("`{to}` has no place for what is said about the image: attestations are left out");

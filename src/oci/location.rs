@@ -7,7 +7,9 @@
 //! | `oci-archive:FILE[:tag]` | the same in a tar |
 //! | `docker-archive:FILE[:reference]` | what `docker save` writes |
 //! | `dir:DIR` | manifest, config and layers side by side in a directory |
-//! | `containers-storage:name`, or a name alone | the local store |
+//! | `containers-storage:name` | the store of podman and buildah |
+//! | `docker-daemon:name` | the store of a Docker daemon |
+//! | a name alone | rbuild's own store |
 
 use super::{Reference, ReferenceError};
 use std::{fmt, path::PathBuf, str::FromStr};
@@ -22,7 +24,7 @@ pub enum LocationError {
     #[error("unsupported transport `{0}`")]
     Transport(String),
     /// `oci:` and the like, with no path behind it.
-    #[error("invalid location `{0}`: no path behind the transport")]
+    #[error("invalid location `{0}`: nothing behind the transport")]
     NoPath(String),
 }
 
@@ -54,6 +56,10 @@ pub enum Location {
         /// The name that the archive gives to the image.
         reference: Option<Reference>,
     },
+    /// The store of podman and buildah: a name in it, as those write it, with `[driver@root]` before it or not.
+    Containers(String),
+    /// The store of a Docker daemon: a name in it.
+    DockerDaemon(String),
     /// A directory of loose blobs with a `manifest.json`.
     Dir {
         /// The directory.
@@ -62,13 +68,23 @@ pub enum Location {
 }
 
 /// Transports that others have and rbuild refuses by name: a text that begins with one is never taken for a reference.
-const FOREIGN: &[&str] = &["docker-daemon", "ostree", "sif", "tarball", "atomic"];
+const FOREIGN: &[&str] = &["ostree", "sif", "tarball", "atomic"];
 
 impl Location {
+    /// The image that this text names, where it is one in the store of another tool.
+    pub fn in_other_store(text: &str) -> Option<Location> {
+        match text.split_once(':')? {
+            ("containers-storage" | "docker-daemon", _) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
     /// The name of the transport, without the colon.
     pub fn transport(&self) -> &'static str {
         match self {
-            Location::Store(_) => "containers-storage",
+            // As policies call it, which know no rbuild.
+            Location::Store(_) | Location::Containers(_) => "containers-storage",
+            Location::DockerDaemon(_) => "docker-daemon",
             Location::Registry(_) => "docker",
             Location::OciDir { .. } => "oci",
             Location::OciArchive { .. } => "oci-archive",
@@ -80,7 +96,7 @@ impl Location {
     /// Whether the text begins with the name of a transport, known to rbuild or not.
     pub fn has_transport(text: &str) -> bool {
         text.split_once(':').is_some_and(|(t, rest)| {
-            matches!(t, "oci" | "oci-archive" | "docker-archive" | "dir" | "containers-storage")
+            matches!(t, "oci" | "oci-archive" | "docker-archive" | "dir" | "containers-storage" | "docker-daemon")
                 // `docker:dind` is an image, `docker://…` is a transport.
                 || (t == "docker" && rest.starts_with("//"))
                 || FOREIGN.contains(&t)
@@ -108,11 +124,15 @@ impl FromStr for Location {
         let split = || path_and_name(rest).ok_or_else(|| LocationError::NoPath(s.to_owned()));
         Ok(match transport {
             "docker" => Location::Registry(rest.trim_start_matches("//").parse()?),
-            "containers-storage" => {
-                // `[driver@root]name`: the part in brackets is about another tool's store.
-                let name = rest.split_once(']').map_or(rest, |(_, name)| name);
-                Location::Store(name.parse()?)
+            "containers-storage" | "docker-daemon" if rest.is_empty() => {
+                return Err(LocationError::NoPath(s.to_owned()));
             }
+            "containers-storage" => Location::Containers(rest.to_owned()),
+            "docker-daemon" => Location::DockerDaemon(match rest.parse::<Reference>() {
+                Ok(name) => name.with_default_tag().to_string(),
+                // An id, which skopeo knows better.
+                Err(_) => rest.to_owned(),
+            }),
             "oci" => {
                 let (path, name) = split()?;
                 Location::OciDir { path, name: name.map(str::to_owned) }
@@ -146,6 +166,7 @@ impl fmt::Display for Location {
                 reference.as_ref().map_or(Ok(()), |r| write!(f, ":{r}"))
             }
             Location::Dir { path } => write!(f, "dir:{}", path.display()),
+            Location::Containers(name) | Location::DockerDaemon(name) => write!(f, "{}:{name}", self.transport()),
         }
     }
 }
@@ -172,10 +193,22 @@ mod tests {
             Location::DockerArchive { path: "x.tar".into(), reference: Some("a/b:1".parse().unwrap()) }
         );
         assert_eq!(at("dir:/x:y"), Location::Dir { path: "/x:y".into() });
-        assert_eq!("docker-daemon:x".parse::<Location>(), Err(LocationError::Transport("docker-daemon".into())));
+        assert_eq!(at("docker-daemon:x:1"), Location::DockerDaemon("x:1".into()));
+        assert_eq!(at("docker-daemon:x"), Location::DockerDaemon("x:latest".into()));
+        assert_eq!(at("containers-storage:[vfs@/a]x"), Location::Containers("[vfs@/a]x".into()));
+        assert_eq!("ostree:x".parse::<Location>(), Err(LocationError::Transport("ostree".into())));
+        assert!("docker-daemon:".parse::<Location>().is_err());
         assert!("oci:".parse::<Location>().is_err());
         assert!("oci::x".parse::<Location>().is_err());
-        for text in ["docker://a/b:c", "oci:/a:b", "oci-archive:a", "docker-archive:f:x:1", "dir:/q", "x:1"] {
+        for text in [
+            "docker://a/b:c",
+            "oci:/a:b",
+            "oci-archive:a",
+            "docker-archive:f:x:1",
+            "dir:/q",
+            "x:1",
+            "docker-daemon:a/b:1",
+        ] {
             assert_eq!(at(text).to_string(), text);
         }
     }

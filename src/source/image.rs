@@ -6,7 +6,7 @@
 use super::archives;
 use super::signature_policy::{self, SignaturePolicy};
 use crate::error::{Classified, Kind};
-use crate::oci::{Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media};
+use crate::oci::{Descriptor, Digest, ImageConfig, Index, Location, Manifest, Platform, Reference, media};
 use crate::registry::{self, Client, Resolved};
 use crate::store::{self, PartialBlob, Store};
 use crate::sys::limits::Space;
@@ -94,6 +94,14 @@ pub enum Error {
         /// What is wrong with it.
         source: archives::Error,
     },
+    /// The store of another tool.
+    #[error("cannot use image `{name}`: {source}")]
+    OtherStore {
+        /// The image.
+        name: String,
+        /// Why not.
+        source: archives::Error,
+    },
     /// The store's file system is full.
     #[error(
         "cannot fetch layer `{digest}` of {}: no space left: {} written so far, the file system of the store holds {}",
@@ -129,7 +137,7 @@ impl Classified for Error {
             Error::NotHere(_) | Error::Platform { .. } => Kind::NotFound,
             Error::Layers { .. } | Error::Config { .. } => Kind::Corrupt,
             Error::Write { source, .. } => crate::error::kind_of_io(source),
-            Error::Layout { source, .. } => source.kind(),
+            Error::Layout { source, .. } | Error::OtherStore { source, .. } => source.kind(),
         }
     }
 
@@ -142,7 +150,7 @@ impl Classified for Error {
                 Some("leave `--pull=never` out, or bring it with `rbuild pull` or `rbuild load`".into())
             }
             Error::Platform { .. } => Some("name another tag, or build for that platform with `--platform`".into()),
-            Error::Layout { source, .. } => source.hint(),
+            Error::Layout { source, .. } | Error::OtherStore { source, .. } => source.hint(),
             Error::NoSpace { .. } => Some(
                 "raise the `sizeLimit` of the emptyDir or the size of the volume that holds the store (`RBUILD_ROOT`), \
                  or free space with `rbuild prune`, and that of caches with `rbuild prune --all`"
@@ -216,6 +224,9 @@ impl<'a> Images<'a> {
     }
 
     fn find(&self, name: &str, platform: &Platform) -> Result<Image, Error> {
+        if let Some(place) = Location::in_other_store(name) {
+            return self.other_store(name, &place, platform);
+        }
         match self.pull {
             Pull::Never => self.local(name, platform)?.ok_or_else(|| Error::NotHere(name.to_owned())),
             Pull::Always => self.remote(name, platform),
@@ -329,6 +340,24 @@ impl<'a> Images<'a> {
         let manifest = self.store.manifest(&loaded.manifest.digest)?;
         let config = self.config(name, &manifest)?;
         let reference = by_id(loaded.manifest.digest);
+        Ok(Image { name: name.to_owned(), reference, descriptor: loaded.manifest, manifest, config, documents: None })
+    }
+
+    /// The image in the store of another tool. A Dockerfile may be anybody's, so that where such a store is, is not its to say.
+    fn other_store(&self, name: &str, place: &Location, platform: &Platform) -> Result<Image, Error> {
+        if name.contains('[') || self.pull == Pull::Never {
+            return Err(Error::NotHere(name.to_owned()));
+        }
+        self.sink.event(&Event::ImageLookup { name });
+        let failed = |source| Error::OtherStore { name: name.to_owned(), source };
+        let loaded = archives::open(self.store, place, platform, self.policy).map_err(failed)?;
+        let loaded = loaded.into_iter().next().ok_or_else(|| Error::NotHere(name.to_owned()))?;
+        let manifest = self.store.manifest(&loaded.manifest.digest)?;
+        let config = self.config(name, &manifest)?;
+        if !platform.accepts(&config.platform()) {
+            return Err(Error::Platform { name: name.to_owned(), found: config.platform(), wanted: platform.clone() });
+        }
+        let reference = loaded.names.into_iter().next().unwrap_or_else(|| by_id(loaded.manifest.digest));
         Ok(Image { name: name.to_owned(), reference, descriptor: loaded.manifest, manifest, config, documents: None })
     }
 

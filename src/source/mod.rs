@@ -6,6 +6,7 @@
 //! * [`download`]: files behind web addresses. [`git_url`]: addresses of repositories.
 //! * [`image`]: images, found in the store or in a registry; [`archives`]: images in files.
 //! * [`policy`]: which of all this a build may use; [`signature_policy`]: which images may come from outside; [`signatures`]: theirs.
+//! * [`skopeo`]: stores of other tools.
 //! * `beneath`: opening files below a directory, whatever links an attacker puts in the way.
 //!
 //! Whatever is fetched lies in the store: in its blobs, or in a directory of its `tmp/` that goes away with the value that
@@ -26,6 +27,7 @@ mod loose;
 pub mod policy;
 pub mod signature_policy;
 pub mod signatures;
+pub mod skopeo;
 pub mod unpacked;
 
 pub use context::{Context, Origin};

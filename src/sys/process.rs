@@ -259,6 +259,18 @@ pub fn spawn(what: &Spawn<'_>, prepare: &mut dyn FnMut(i32) -> io::Result<()>) -
     }
 }
 
+/// Makes what this command starts end when the thread that starts it does, however that comes.
+pub fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    // SAFETY: between fork and exec the closure makes one system call, and touches no memory.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+}
+
 /// The child of [`spawn`], on the builder's memory: raw system calls only.
 extern "C" fn child_main(arg: *const c_void) -> ! {
     // SAFETY: `spawn` passes a ChildArgs that outlives us; every call below is sound with any outcome.

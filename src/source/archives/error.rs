@@ -81,6 +81,9 @@ pub enum Error {
     /// The signature policy.
     #[error(transparent)]
     Policy(#[from] crate::source::signature_policy::Error),
+    /// The store of another tool.
+    #[error(transparent)]
+    OtherStore(#[from] crate::source::skopeo::Error),
     /// A bound was exceeded.
     #[error("the archive has {0}")]
     TooMuch(&'static str),
@@ -97,6 +100,7 @@ impl Classified for Error {
         match self {
             Error::Store(e) => e.kind(),
             Error::Policy(e) => e.kind(),
+            Error::OtherStore(e) => e.kind(),
             Error::Open { source, .. } => kind_of_io(source),
             Error::Write(e) => kind_of_io(e),
             Error::NoImage(_) => Kind::NotFound,
@@ -110,6 +114,7 @@ impl Classified for Error {
         match self {
             Error::Store(e) => e.hint(),
             Error::Policy(e) => e.hint(),
+            Error::OtherStore(e) => e.hint(),
             Error::NotAnImage => Some("a root file system is brought in with `rbuild import FILE NAME`".into()),
             Error::Several(_) => Some("say which: `TRANSPORT:PATH:NAME`".into()),
             _ => None,

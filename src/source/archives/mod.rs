@@ -17,6 +17,7 @@ pub use error::Error;
 pub use rootfs::{RootFsOptions, import};
 
 use super::signature_policy::SignaturePolicy;
+use super::skopeo;
 use crate::archive::compress;
 use crate::oci::{
     Compression, Descriptor, DiffId, Digest, Hashing, ImageConfig, Location, Manifest, Platform, Reference, media,
@@ -97,6 +98,17 @@ pub fn open(
             let wanted = |l: &Loaded| reference.as_ref().is_none_or(|r| l.names.contains(r));
             let found: Vec<Loaded> = images.into_iter().filter(wanted).collect();
             if found.is_empty() { Err(Error::NoImage(location.to_string())) } else { Ok(found) }
+        }
+        Location::Containers(name) | Location::DockerDaemon(name) => {
+            let dir = store.temp_dir("skopeo")?;
+            skopeo::read(location, dir.path())?;
+            let mut loaded = layout::dir(store, &Files::of_dir(store, dir.path())?)?;
+            // `[driver@root]name@id`: only what is a name goes on being one.
+            let name = name.rsplit_once(']').map_or(name.as_str(), |(_, name)| name);
+            let by_id = name.starts_with('@') || (name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()));
+            let named = name.parse::<Reference>().ok().filter(|r| !by_id && r.digest.is_none());
+            loaded.names = named.map(|r| r.docker_normalized().with_default_tag()).into_iter().collect();
+            Ok(vec![loaded])
         }
         Location::Store(_) | Location::Registry(_) => Err(Error::NoImage(location.to_string())),
     }

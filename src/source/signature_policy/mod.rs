@@ -155,6 +155,23 @@ impl SignaturePolicy {
         })
     }
 
+    /// Fails where the policy has scopes for this transport that cannot be told to apply or not: those of podman's store begin with its
+    /// driver and its place.
+    fn without_scopes(&self, place: &Location) -> Result<(), Error> {
+        let Some(loaded) = &self.0 else { return Ok(()) };
+        let all = loaded.rules.transports.get(place.transport());
+        match all.and_then(|all| all.keys().find(|scope| !scope.is_empty())) {
+            None => Ok(()),
+            Some(scope) => Err(Error::Unsupported {
+                image: place.to_string(),
+                path: loaded.path.clone(),
+                scope: self::place(place.transport(), scope),
+                what: "which images it is about depends on where podman's store is".into(),
+                hint: "give this transport the empty scope only".into(),
+            }),
+        }
+    }
+
     /// Whether an image may be used that lies somewhere else than in a registry. There are no signatures in such places.
     ///
     /// # Errors
@@ -164,6 +181,14 @@ impl SignaturePolicy {
             Location::OciDir { path, .. } | Location::OciArchive { path, .. } | Location::Dir { path } => {
                 let real = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path));
                 scopes::of_path(&real.unwrap_or_else(|_| path.clone()))
+            }
+            Location::DockerDaemon(name) => match name.parse::<Reference>() {
+                Ok(name) => scopes::of_name(&identity::complete(name.with_default_tag())),
+                Err(_) => vec![],
+            },
+            Location::Containers(_) => {
+                self.without_scopes(place)?;
+                vec![]
             }
             Location::Store(_) | Location::Registry(_) | Location::DockerArchive { .. } => vec![],
         };
