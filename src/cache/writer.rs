@@ -272,7 +272,7 @@ impl Shared {
             return place.backend.put(&job.key, &entry, &entry.seal(&self.trust), None);
         };
         let how = target.compression;
-        let turn = layer.turn(&self.making, how);
+        let turn = self.turn(layer, how);
         let made = turn.as_ref().and_then(Turn::made);
         let near = place.backend.repository().and_then(|to| made.as_ref()?.near(to));
         let pack = match packs.entry(how) {
@@ -322,6 +322,13 @@ impl Shared {
         Ok(())
     }
 
+    /// Keeps others from compressing this layer; `None` where there is nothing to compress, or nobody waits any more.
+    fn turn(&self, layer: &JobLayer, how: Compression) -> Option<Turn> {
+        let compressed = how != Compression::None && matches!(layer.content, Content::File { .. });
+        let stop = || self.stop.load(Ordering::Relaxed);
+        compressed.then(|| self.making.turn(layer.diff_id, how.name(), &stop)).flatten()
+    }
+
     /// Compresses a layer of the store into a file. The bytes that go in are compared with the layer's digest.
     fn compress(&self, layer: &JobLayer, how: Compression) -> io::Result<(PathBuf, Descriptor)> {
         let Content::File { path, .. } = &layer.content else { return Err(io::ErrorKind::NotFound.into()) };
@@ -369,14 +376,6 @@ impl Shared {
     /// A new name for a file.
     fn file(&self) -> PathBuf {
         self.dir.join(format!("layer-{}", self.number.fetch_add(1, Ordering::Relaxed)))
-    }
-}
-
-impl JobLayer {
-    /// Keeps others from compressing this layer; `None` where there is nothing to compress.
-    fn turn(&self, making: &Arc<Making>, how: Compression) -> Option<Turn> {
-        let compressed = how != Compression::None && matches!(self.content, Content::File { .. });
-        compressed.then(|| making.turn(self.diff_id, how.name()))
     }
 }
 

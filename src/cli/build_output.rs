@@ -16,6 +16,8 @@ pub struct Output {
     pub names: Vec<Reference>,
     /// Whether all its names go to their registries.
     pub push: bool,
+    /// Whether an image is asked for that is neither pushed nor a file: one of the store.
+    pub stored: bool,
     /// An archive or a directory of the image; `-` as its path is standard output.
     pub file: Option<Location>,
     /// The root file system as plain files.
@@ -113,7 +115,8 @@ impl Output {
         };
         let stored = file.is_none();
         let push = push.unwrap_or(kind == "registry");
-        Ok(Output { names: if stored { names } else { vec![] }, push, file, rootfs: None })
+        let names = if stored { names } else { vec![] };
+        Ok(Output { names, push, stored: stored && !push, file, rootfs: None })
     }
 }
 

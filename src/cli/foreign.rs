@@ -122,6 +122,12 @@ impl<T: Table> FromArgMatches for Foreign<T> {
 }
 
 impl<T> Foreign<T> {
+    /// Whether a boolean flag was given, and not as `false`.
+    pub fn is_on(&self, long: &str) -> bool {
+        let given = self.given.iter().find(|(flag, _)| flag.long == long).and_then(|(_, values)| values.last());
+        given.is_some_and(|value| super::values::boolean(value) == Ok(true))
+    }
+
     /// Refuses what must be refused, and hands the name of each flag without effect to `warn`.
     ///
     /// # Errors

@@ -14,7 +14,7 @@
 use super::Form;
 use super::route::{Route, near};
 use crate::oci::{Compression, Descriptor, DiffId, Digest, ManifestFormat, Reference};
-use crate::registry::{self, Arrival, Client, LayerSource, Timeouts, UploadMemory};
+use crate::registry::{self, Client, LayerSource, Timeouts, UploadMemory};
 use crate::store::{Made, Store, Turn};
 use crate::sys::signal::Cancel;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -248,10 +248,18 @@ impl Shared {
             Some(None) => return,
         };
         let here = self.has(&layer);
-        let turn = self.destinations.first().and_then(|d| self.route(&d.to).turn((&layer, diff_id)));
-        // Whoever made it, the push at the end is to find it.
-        if let (Some(made), Some(first)) = (turn.as_ref().and_then(Turn::made), self.destinations.first()) {
-            self.route(&first.to).remember((&layer, diff_id), &made.blob);
+        let Some(first) = self.destinations.first().map(|first| self.route(&first.to)) else { return };
+        let turn = match first.compresses(&layer) {
+            false => None,
+            // At the end, the push does not wait for a cache that does not get on.
+            true => match first.turn((&layer, diff_id), &|| self.stopped() || lock(&self.state).closed) {
+                None => return,
+                turn => turn,
+            },
+        };
+        // Whoever made it, the push is to find it.
+        if let Some(made) = turn.as_ref().and_then(Turn::made) {
+            first.remember((&layer, diff_id), &made.blob);
         }
         for destination in &self.destinations {
             if self.stopped() || !destination.is_up() {
@@ -261,7 +269,7 @@ impl Shared {
             let made = turn.as_ref().and_then(Turn::made);
             let done = self.send(route, (&layer, diff_id), destination.near(&self.store), (at.as_ref(), made.as_ref()));
             match done {
-                Ok((blob, _)) => {
+                Ok(blob) => {
                     route.remember((&layer, diff_id), &blob);
                     if let Some(turn) = &turn {
                         turn.is_at(&blob, &destination.to);
@@ -286,7 +294,7 @@ impl Shared {
         (layer, diff_id): (&Descriptor, DiffId),
         near: &BTreeMap<Digest, String>,
         (at, made): (Option<&Reference>, Option<&Made>),
-    ) -> Result<(Descriptor, Arrival), registry::Error> {
+    ) -> Result<Descriptor, registry::Error> {
         let same = |at: &&Reference| at.registry == route.to.registry && at.repository != route.to.repository;
         let mount_from = |blob: &Digest| {
             let made = made.filter(|made| made.blob.digest == *blob).and_then(|made| made.near(route.to));

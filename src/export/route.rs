@@ -28,9 +28,9 @@ impl<'a> Route<'a> {
         Compression::of_layer(&layer.media_type).is_some_and(|have| have != self.outgoing(layer))
     }
 
-    /// Waits until nobody else compresses this layer, and keeps others from it; `None` where it goes as it lies.
-    pub fn turn(&self, (layer, diff_id): (&Descriptor, DiffId)) -> Option<Turn> {
-        self.compresses(layer).then(|| self.store.making().turn(diff_id, self.outgoing(layer).name()))
+    /// Waits until nobody else compresses this layer, and keeps others from it; `None` where `stop` ended the wait.
+    pub fn turn(&self, (layer, diff_id): (&Descriptor, DiffId), stop: &dyn Fn() -> bool) -> Option<Turn> {
+        self.store.making().turn(diff_id, self.outgoing(layer).name(), stop)
     }
 
     /// A layer as the registry client takes it. `mount_from` knows repositories of the same registry that have a blob, and

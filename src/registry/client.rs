@@ -2,7 +2,7 @@
 
 use super::fetch::Begun;
 use super::{
-    Arrival, Document, Error, LayerSource, Options, PushEvent, PushSource, Resolved, UploadMemory,
+    Document, Error, LayerSource, Options, PushEvent, PushSource, Resolved, UploadMemory,
     core::Core,
     credentials::{self, Credentials},
     download::{self, Fetched, Wanted},
@@ -168,7 +168,7 @@ impl Client {
         layer: &LayerSource<'_>,
         memory: &dyn UploadMemory,
         stop: &(dyn Fn() -> bool + Sync),
-    ) -> Result<(Descriptor, Arrival), Error> {
+    ) -> Result<Descriptor, Error> {
         let to = Reference { tag: None, digest: None, ..to.clone() }.docker_normalized();
         push::push_layer(&self.core, self.runtime()?, &to, layer, memory, stop)
     }

@@ -6,6 +6,10 @@
 use crate::oci::{Descriptor, DiffId, Reference};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How often whoever waits looks whether to go on with it.
+const TICK: Duration = Duration::from_millis(50);
 
 /// A layer and a form.
 type What = (DiffId, &'static str);
@@ -40,14 +44,18 @@ struct State {
 }
 
 impl Making {
-    /// Waits until nobody else compresses this layer in this form, and keeps others from it.
-    pub fn turn(self: &Arc<Self>, layer: DiffId, form: &'static str) -> Turn {
+    /// Waits until nobody else compresses this layer in this form, and keeps others from it; `None` where `stop` says that the
+    /// wait has become too long.
+    pub fn turn(self: &Arc<Self>, layer: DiffId, form: &'static str, stop: &dyn Fn() -> bool) -> Option<Turn> {
         let what = (layer, form);
         let mut state = self.lock();
         while !state.busy.insert(what) {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if stop() {
+                return None;
+            }
+            state = self.changed.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner).0;
         }
-        Turn { making: self.clone(), what }
+        Some(Turn { making: self.clone(), what })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -102,13 +110,14 @@ mod tests {
         let layer = DiffId(Digest::of("layer"));
         let (blob, other) = (Descriptor::of(media::OCI_LAYER_GZIP, b"x"), Descriptor::of(media::OCI_LAYER_GZIP, b"y"));
         let place = |text: &str| text.parse::<Reference>().unwrap();
-        let first = making.turn(layer, "gzip");
+        let first = making.turn(layer, "gzip", &|| false).unwrap();
         assert_eq!(first.made(), None);
-        let _another_form = making.turn(layer, "zstd");
+        let _another_form = making.turn(layer, "zstd", &|| false).unwrap();
+        assert!(making.turn(layer, "gzip", &|| true).is_none());
         let (sender, told) = mpsc::channel();
         let second = std::thread::spawn({
             let making = making.clone();
-            move || sender.send(making.turn(layer, "gzip").made()).unwrap()
+            move || sender.send(making.turn(layer, "gzip", &|| false).unwrap().made()).unwrap()
         });
         first.is_at(&blob, &place("h:1/a:tag"));
         assert!(told.try_recv().is_err());
@@ -118,7 +127,7 @@ mod tests {
         assert_eq!(made, Made { blob: blob.clone(), at: vec![place("h:1/a")] });
         assert_eq!(made.near(&place("h:1/b:2")), Some(&place("h:1/a")));
         assert_eq!((made.near(&place("h:1/a:2")), made.near(&place("h:2/b"))), (None, None));
-        let third = making.turn(layer, "gzip");
+        let third = making.turn(layer, "gzip", &|| false).unwrap();
         third.is_at(&blob, &place("h:1/a"));
         assert_eq!(third.made(), Some(made));
         third.is_at(&other, &place("h:1/c"));

@@ -210,6 +210,7 @@ fn an_image_with_its_own_entries() {
     docker("three", &["--cache-to", "type=inline", "--no-cache"]);
     let again = docker("four", &["--cache-from", &farm.at("app:3")]);
     assert!(shown(&again).contains("CACHED") && executed(&again) == 0, "{again}");
+    assert!(farm.blobs("four") < 50_000, "{} bytes came for an image that is only pushed", farm.blobs("four"));
     // The image that is built on top has the entries of its own steps only.
     farm.lab.context("next", &[("Dockerfile", "ARG BASE=localhost/busybox\nFROM $BASE\nRUN true\n")]);
     let next = farm.lab.rbuild(["bud", "-t", "next", "--build-arg", &format!("BASE={}", farm.at("app:1")), "next"]);

@@ -4,6 +4,7 @@ use super::{server::Server, *};
 use crate::error::{Classified, Kind};
 use crate::oci::Index;
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 
 #[test]
 fn an_image_goes_there_and_comes_back() {
@@ -186,6 +187,52 @@ fn a_failing_reader_or_writer_is_the_error_and_nothing_is_tagged() {
     let e = client.push(&name, &Bad { stream: false }, &|_| ()).unwrap_err();
     assert_eq!(e.kind(), Kind::Corrupt, "{e}");
     assert_eq!(client.resolve_digest(&name).unwrap_err().kind(), Kind::NotFound);
+}
+
+/// Two layers: one without an end, and one that cannot be read once that is under way.
+struct Endless {
+    begun: AtomicBool,
+}
+
+impl UploadMemory for Endless {}
+impl PushSource for Endless {
+    fn layers(&self) -> Vec<LayerSource<'_>> {
+        let stream =
+            |write| LayerSource::Stream { media_type: media::OCI_LAYER.into(), known: None, mount_from: None, write };
+        let endless = |out: &mut dyn Write| {
+            loop {
+                out.write_all(&[0; 1 << 16])?;
+                self.begun.store(true, Ordering::SeqCst);
+            }
+        };
+        let failing = |_: &mut dyn Write| {
+            while !self.begun.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(io::Error::other("disk on fire"))
+        };
+        vec![stream(Box::new(endless)), stream(Box::new(failing))]
+    }
+    fn config(&self) -> Document {
+        Document { media_type: media::OCI_CONFIG.into(), bytes: b"{}".to_vec() }
+    }
+    fn finish(&self, _: &[Descriptor], _: &Descriptor) -> io::Result<Document> {
+        panic!("a push that failed must not be finished")
+    }
+}
+
+#[test]
+fn an_upload_ends_when_nobody_wants_it_any_more() {
+    let Some(server) = Server::open() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let client = client(dir.path());
+    let name = reference(&format!("{}/endless", server.host));
+    let image = Endless { begun: AtomicBool::new(false) };
+    let e = client.push(&name, &image, &|_| ()).unwrap_err();
+    assert!(e.to_string().contains("disk on fire"), "{e}");
+    let image = Endless { begun: AtomicBool::new(false) };
+    let layer = image.layers().swap_remove(0);
+    client.push_layer(&name, &layer, &image, &|| image.begun.load(Ordering::SeqCst)).unwrap_err();
 }
 
 #[test]

@@ -188,9 +188,9 @@ impl BuildArgs {
 
     fn output(&self, annotated: bool) -> Result<OutputOptions, Error> {
         let mut names = self.tag.iter().map(|t| Naming::Docker.full(t)).collect::<Result<Vec<_>, _>>()?;
-        let mut destinations: Vec<Location> = names.iter().cloned().map(Location::Store).collect();
         let mut push = self.push == Some(true);
-        let mut rootfs = vec![];
+        let mut stored = self.foreign.is_on("load");
+        let (mut files, mut rootfs) = (vec![], vec![]);
         for output in &self.output {
             let output = Output::parse(output, Naming::Docker)?;
             if !output.names.is_empty() && !self.tag.is_empty() {
@@ -199,16 +199,25 @@ impl BuildArgs {
                     "name the image with `--tag`, as often as it has names",
                 ));
             }
-            destinations.extend(output.names.iter().cloned().map(Location::Store));
             names.extend(output.names);
             push |= output.push;
-            destinations.extend(output.file);
+            // A file takes all layers, too, and the name of the image.
+            stored |= output.stored || output.file.is_some();
+            files.extend(output.file);
             rootfs.extend(output.rootfs);
         }
+        if push && names.is_empty() {
+            return Err(Error::usage_hint("tag is needed when pushing to registry", "name the image with `-t`"));
+        }
+        // Builders of buildx that are containers or pods keep nothing of what they push, unless `--load` or another output asks for
+        // it. A name in the store would have to have every layer behind it: with all steps in a shared cache, all of the
+        // image would be fetched for it.
+        let mut destinations = vec![];
+        if stored || !push {
+            destinations.extend(names.iter().cloned().map(Location::Store));
+        }
+        destinations.extend(files);
         if push {
-            if names.is_empty() {
-                return Err(Error::usage_hint("tag is needed when pushing to registry", "name the image with `-t`"));
-            }
             destinations.extend(names.into_iter().map(Location::Registry));
         }
         // Unlike buildx, nothing is said unless asked for: a single manifest is what other tools expect.

@@ -18,7 +18,7 @@ impl Table for BuildFlags {
         boolean("disable-content-trust", Verdict::NoEffect),
         text("builder", Verdict::Ignored("there is one builder, rbuild itself")),
         text("cgroup-parent", Verdict::Ignored("RUN steps stay in the pod's own cgroup")),
-        // Docker's own store is where a build ends up anyway.
+        // Docker's own store is where a build ends up anyway. Only `--push` asks for this one, in `BuildArgs::output`.
         boolean("load", Verdict::AsIs),
         text("isolation", Verdict::Only(&["", "default"], "leave it out: rbuild takes the strongest there is")),
         short('m', text("memory", LIMITS)),

@@ -45,7 +45,13 @@ fn names_are_docker_s_and_so_is_the_format() {
 fn outputs_and_push() {
     let places =
         |line: &[&str]| lower(line).output.destinations.iter().map(Location::to_string).collect::<Vec<_>>().join(" ");
-    assert_eq!(places(&["build", "--push", "-t", "h:1/x", "."]), "h:1/x:latest docker://h:1/x:latest");
+    let both = "h:1/x:latest docker://h:1/x:latest";
+    assert_eq!(places(&["build", "--push", "-t", "h:1/x", "."]), "docker://h:1/x:latest");
+    assert_eq!(places(&["build", "-o", "type=image,push=true,name=h:1/x", "."]), "docker://h:1/x:latest");
+    assert_eq!(places(&["build", "--push", "--load=false", "-t", "h:1/x", "."]), "docker://h:1/x:latest");
+    assert_eq!(places(&["build", "--push", "--load", "-t", "h:1/x", "."]), both);
+    assert_eq!(places(&["build", "--push", "-o", "type=docker", "-t", "h:1/x", "."]), both);
+    assert_eq!(places(&["build", "-o", "type=cacheonly", "-t", "h:1/x", "."]), "h:1/x:latest");
     assert_eq!(places(&["buildx", "build", "-o", "type=oci,dest=o.tar", "."]), "oci-archive:o.tar");
     assert_eq!(places(&["build", "-o", "type=docker,dest=d.tar", "--load", "."]), "docker-archive:d.tar");
     assert!(lower_in(&[], &["build", "--push", "."]).is_err());
