@@ -6,11 +6,12 @@
 
 use flate2::{Compress, Compression, FlushCompress, bufread::GzDecoder};
 use std::{
-    collections::BTreeMap,
     io::{self, BufReader, Chain, Cursor, Read, Write},
-    sync::{Condvar, Mutex, PoisonError, mpsc},
+    sync::mpsc,
     thread::JoinHandle,
 };
+
+use super::ordered::ordered;
 
 /// Uncompressed bytes in one block of gzip.
 pub const BLOCK: usize = 1 << 20;
@@ -20,6 +21,8 @@ const GZIP_LEVEL: u32 = 6;
 const ZSTD_LEVEL: i32 = 3;
 /// Largest window that a zstd stream may ask for, as a power of two: what `zstd -d` allows without `--long`.
 const ZSTD_WINDOW_LOG: u32 = 27;
+/// The header of a member of gzip: no name, no time, and "unknown" as operating system, so nothing of this machine.
+pub(super) const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 /// Memory that an xz stream may ask for, in KiB.
 const XZ_MEMORY_KIB: u32 = 128 << 10;
 
@@ -196,84 +199,43 @@ impl Read for Decoder<'_> {
     }
 }
 
-/// Compresses `input` to `output` as one gzip member, with `threads` threads (at least one). Holds a few blocks a thread
-/// in memory.
+/// Compresses `input` to `output` as one gzip member, with `threads` threads (at least one), at this level, 0 to 9, or
+/// gzip's own. Holds a few blocks a thread in memory.
 ///
 /// # Errors
 /// Reading or writing fails.
-pub fn gzip(mut input: impl Read, mut output: impl Write, threads: usize) -> io::Result<()> {
-    let threads = threads.clamp(1, 64);
-    // No name, no time, and "unknown" as operating system: nothing of this machine.
-    output.write_all(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255])?;
+pub fn gzip(mut input: impl Read, mut output: impl Write, level: Option<u32>, threads: usize) -> io::Result<()> {
+    output.write_all(&GZIP_HEADER)?;
     let mut crc = crc32fast::Hasher::new();
     let mut total: u64 = 0;
-    let done = Finished::default();
-    let (sender, receiver) = mpsc::sync_channel::<(u64, Vec<u8>)>(threads);
-    let receiver = Mutex::new(receiver);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((number, block)) = next else { return };
-                    done.put(number, deflate(&block, FlushCompress::Sync));
+    let compress = |stream: &mut Compress, block: Vec<u8>| deflate(stream, &block, FlushCompress::Sync);
+    ordered(
+        threads,
+        || deflater(level),
+        compress,
+        |lane| {
+            loop {
+                let block = read_block(&mut input)?;
+                if block.is_empty() {
+                    break;
                 }
-            });
-        }
-        // The channel must be closed on every way out, or the threads would wait for ever.
-        let sender = sender;
-        let (mut read, mut written) = (0, 0);
-        loop {
-            let block = read_block(&mut input)?;
-            if block.is_empty() {
-                break;
+                crc.update(&block);
+                total += block.len() as u64;
+                if let Some(done) = lane.put(block)? {
+                    output.write_all(&done?)?;
+                }
             }
-            crc.update(&block);
-            total += block.len() as u64;
-            if sender.send((read, block)).is_err() {
-                return Err(io::ErrorKind::BrokenPipe.into());
+            while let Some(done) = lane.take()? {
+                output.write_all(&done?)?;
             }
-            read += 1;
-            while read - written > 2 * threads as u64 {
-                output.write_all(&done.take(written)?)?;
-                written += 1;
-            }
-        }
-        while written < read {
-            output.write_all(&done.take(written)?)?;
-            written += 1;
-        }
-        io::Result::Ok(())
-    })?;
+            io::Result::Ok(())
+        },
+    )?;
     // An empty last block, and the trailer: checksum and length, both modulo 2³².
-    output.write_all(&deflate(&[], FlushCompress::Finish)?)?;
+    output.write_all(&deflate(&mut deflater(level), &[], FlushCompress::Finish)?)?;
     output.write_all(&crc.finalize().to_le_bytes())?;
     output.write_all(&(total as u32).to_le_bytes())?;
     output.flush()
-}
-
-/// Compressed blocks that wait for their turn.
-#[derive(Default)]
-struct Finished {
-    blocks: Mutex<BTreeMap<u64, io::Result<Vec<u8>>>>,
-    changed: Condvar,
-}
-
-impl Finished {
-    fn put(&self, number: u64, block: io::Result<Vec<u8>>) {
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).insert(number, block);
-        self.changed.notify_all();
-    }
-
-    fn take(&self, number: u64) -> io::Result<Vec<u8>> {
-        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(block) = blocks.remove(&number) {
-                return block;
-            }
-            blocks = self.changed.wait(blocks).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
 }
 
 /// Reads a whole block, a shorter one at the end of the input, and an empty one after that.
@@ -283,9 +245,14 @@ fn read_block(input: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(block)
 }
 
-/// Raw deflate of one block.
-fn deflate(block: &[u8], flush: FlushCompress) -> io::Result<Vec<u8>> {
-    let mut stream = Compress::new(Compression::new(GZIP_LEVEL), false);
+/// Raw deflate at a level, 0 to 9, or gzip's own.
+pub(super) fn deflater(level: Option<u32>) -> Compress {
+    Compress::new(Compression::new(level.unwrap_or(GZIP_LEVEL).min(9)), false)
+}
+
+/// Raw deflate of one block; `stream` forgets what it had before.
+pub(super) fn deflate(stream: &mut Compress, block: &[u8], flush: FlushCompress) -> io::Result<Vec<u8>> {
+    stream.reset();
     // Deflate adds at most 5 bytes for each 16 KiB; what is beyond that is for the flush.
     let mut out = Vec::with_capacity(block.len() + block.len() / 1024 + 64);
     loop {
@@ -302,16 +269,21 @@ fn deflate(block: &[u8], flush: FlushCompress) -> io::Result<Vec<u8>> {
 }
 
 /// Compresses `input` to `output` as one zstd frame, with `threads` worker threads (at least one: without workers the bytes
-/// would differ).
+/// would differ), at this level, 0 to 22, or zstd's own.
 ///
 /// # Errors
 /// Reading or writing fails.
-pub fn zstd(mut input: impl Read, output: impl Write, threads: usize) -> io::Result<()> {
-    let mut encoder = zstd::stream::write::Encoder::new(output, ZSTD_LEVEL)?;
+pub fn zstd(mut input: impl Read, output: impl Write, level: Option<u32>, threads: usize) -> io::Result<()> {
+    let mut encoder = zstd::stream::write::Encoder::new(output, zstd_level(level))?;
     encoder.include_checksum(true)?;
     encoder.multithread(u32::try_from(threads.clamp(1, 64)).unwrap_or(1))?;
     io::copy(&mut input, &mut encoder)?;
     encoder.finish()?.flush()
+}
+
+/// A level as zstd takes it; 0 is its own.
+pub(super) fn zstd_level(level: Option<u32>) -> i32 {
+    level.and_then(|l| i32::try_from(l).ok()).map_or(ZSTD_LEVEL, |l| l.min(22))
 }
 
 #[cfg(test)]
@@ -340,7 +312,7 @@ mod tests {
             let input = sample(len);
             let of = |threads| {
                 let mut out = vec![];
-                gzip(&input[..], &mut out, threads).unwrap();
+                gzip(&input[..], &mut out, None, threads).unwrap();
                 out
             };
             let one = of(1);
@@ -362,7 +334,7 @@ mod tests {
             })
             .collect();
         let mut out = vec![];
-        gzip(&input[..], &mut out, 2).unwrap();
+        gzip(&input[..], &mut out, None, 2).unwrap();
         assert!(decode(&out) == input);
     }
 
@@ -371,7 +343,7 @@ mod tests {
         let input = sample(2 * BLOCK + 5);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.gz");
-        gzip(&input[..], std::fs::File::create(&path).unwrap(), 2).unwrap();
+        gzip(&input[..], std::fs::File::create(&path).unwrap(), None, 2).unwrap();
         let out = std::process::Command::new("gzip").arg("-dc").arg(&path).output().unwrap();
         assert!(out.status.success() && out.stdout == input, "{}", String::from_utf8_lossy(&out.stderr));
     }
@@ -381,7 +353,7 @@ mod tests {
         let input = sample(5 * BLOCK);
         let of = |threads| {
             let mut out = vec![];
-            zstd(&input[..], &mut out, threads).unwrap();
+            zstd(&input[..], &mut out, None, threads).unwrap();
             out
         };
         assert_eq!(of(1), of(2));
@@ -416,7 +388,7 @@ mod tests {
     fn members_follow_each_other_and_what_is_none_is_ignored() {
         let member = |data: &[u8]| {
             let mut out = vec![];
-            gzip(data, &mut out, 1).unwrap();
+            gzip(data, &mut out, None, 1).unwrap();
             out
         };
         for tail in [&b""[..], b"\0", &[0; 1000], b"garbage", b"\x1f"] {
@@ -458,7 +430,7 @@ mod tests {
     #[test]
     fn damage_is_an_error() {
         let mut out = vec![];
-        gzip(&sample(100_000)[..], &mut out, 1).unwrap();
+        gzip(&sample(100_000)[..], &mut out, None, 1).unwrap();
         out.truncate(out.len() - 9);
         assert!(Decoder::new(&out[..]).unwrap().read_to_end(&mut vec![]).is_err());
     }

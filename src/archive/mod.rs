@@ -14,7 +14,7 @@
 //! * [`tarfile`] and [`reader`]: the tar format. [`extract`]: tar to layer directory. [`diff`]: the way back.
 //! * [`plain`]: a stack of layer directories as a copy, and what a step changed in it.
 //! * [`copy`]: the engine of COPY and ADD; [`content`]: the digest of what it would read.
-//! * [`compress`]: gzip, zstd, bzip2 and xz.
+//! * [`compress`]: gzip, zstd, bzip2 and xz. [`indexed`]: eStargz and zstd:chunked, from which single files can be read.
 
 mod attrs;
 pub mod compress;
@@ -26,8 +26,10 @@ mod emit;
 pub mod error;
 pub mod extract;
 mod hashed;
+pub mod indexed;
 pub mod merged;
 pub mod node;
+mod ordered;
 pub mod plain;
 pub mod reader;
 pub mod record;

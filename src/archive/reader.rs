@@ -83,7 +83,7 @@ pub struct Reader<R> {
     ended: bool,
 }
 
-type Pax = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type Pax = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// What precedes an entry and changes it.
 #[derive(Default)]
@@ -102,7 +102,12 @@ fn malformed<T>(what: impl Into<String>) -> Result<T, Error> {
 impl<R: Read> Reader<R> {
     /// Starts reading.
     pub fn new(input: R) -> Self {
-        let input = BufReader::with_capacity(BUFFER, input);
+        Reader::with_buffer(BUFFER, input)
+    }
+
+    /// Starts reading, with a buffer of so many bytes.
+    pub(super) fn with_buffer(bytes: usize, input: R) -> Self {
+        let input = BufReader::with_capacity(bytes, input);
         Reader { input, left: 0, padding: 0, global: Pax::new(), ended: false }
     }
 
@@ -500,7 +505,7 @@ fn text(field: &[u8]) -> &[u8] {
 }
 
 /// A number of a header: octal digits, or base 256 where the first bit is set. `None` where it is neither.
-fn number(field: &[u8]) -> Option<i64> {
+pub(super) fn number(field: &[u8]) -> Option<i64> {
     let (first, rest) = field.split_first()?;
     if first & 0x80 != 0 {
         let negative = first & 0x40 != 0;
@@ -531,7 +536,7 @@ fn decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// Seconds with an optional sign and fraction; digits beyond nanoseconds are cut off.
-fn pax_time(value: &[u8]) -> Option<Time> {
+pub(super) fn pax_time(value: &[u8]) -> Option<Time> {
     let text = std::str::from_utf8(value).ok()?;
     let (negative, text) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -552,7 +557,7 @@ fn pax_time(value: &[u8]) -> Option<Time> {
 }
 
 /// Adds the records `LENGTH KEY=VALUE\n`; an empty value takes a key back.
-fn parse_pax(data: &[u8], into: &mut Pax, sparse_numbers: &mut Vec<u64>) -> Result<(), Error> {
+pub(super) fn parse_pax(data: &[u8], into: &mut Pax, sparse_numbers: &mut Vec<u64>) -> Result<(), Error> {
     let bad = || malformed("invalid pax header");
     let mut rest = data;
     // Some writers pad the records with NULs.

@@ -166,9 +166,8 @@ impl Executor<'_> {
     /// Whether a layer of a cache can be part of the image as the blob that the cache has.
     pub(super) fn may_stay_away(&self, remote: &RemoteLayer) -> bool {
         let output = &self.request.output;
-        let fits =
-            Compression::of_layer(&remote.blob.media_type) == Some(output.compression.unwrap_or(Compression::Gzip));
-        fits && output.only_pushed && self.times() == diff::Times::default()
+        let fits = Compression::of(&remote.blob) == Some(output.compression.unwrap_or(Compression::Gzip));
+        fits && output.compression_level.is_none() && output.only_pushed && self.times() == diff::Times::default()
     }
 
     /// Where those of the image's layers are that the store does not have.
@@ -253,7 +252,14 @@ fn write(
     let docker = format == ManifestFormat::Docker;
     let layer = |l: &Layer| {
         let media_type = if docker { docker_layer_type(&l.media_type) } else { &l.media_type };
-        Descriptor::new(media_type, l.blob, l.size)
+        let mut descriptor = Descriptor::new(media_type, l.blob, l.size);
+        // What makes a layer of the base more than a compressed tar goes where it goes.
+        let of_base = parts.base.into_iter().flat_map(|b| &b.manifest.layers).find(|b| b.digest == l.blob);
+        if let Some(base) = of_base.filter(|_| !docker) {
+            let kept = base.annotations.iter().filter(|(name, _)| media::OF_LAYERS.contains(&name.as_str()));
+            descriptor.annotations.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
+        }
+        descriptor
     };
     let manifest = Manifest {
         schema_version: 2,

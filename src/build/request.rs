@@ -258,6 +258,10 @@ pub struct OutputOptions {
     pub step_usage: bool,
     /// Compression of layers that leave the store; `None`: what the destination wants.
     pub compression: Option<Compression>,
+    /// Its level; `None`: its own.
+    pub compression_level: Option<u32>,
+    /// Whether layers that are compressed otherwise are compressed anew on their way out.
+    pub force_compression: bool,
 }
 
 impl Default for OutputOptions {
@@ -280,6 +284,8 @@ impl Default for OutputOptions {
             skip_push_check: false,
             step_usage: false,
             compression: None,
+            compression_level: None,
+            force_compression: false,
         }
     }
 }

@@ -337,8 +337,8 @@ impl Shared {
         let mut out = Hashing::new(BufWriter::with_capacity(1 << 18, File::create_new(&to)?));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         match how {
-            Compression::Zstd => compress::zstd(&mut input, &mut out, threads)?,
-            _ => compress::gzip(&mut input, &mut out, threads)?,
+            Compression::Zstd => compress::zstd(&mut input, &mut out, None, threads)?,
+            _ => compress::gzip(&mut input, &mut out, None, threads)?,
         }
         out.flush()?;
         let (_, digest, size) = out.finish();

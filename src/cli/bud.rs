@@ -2,6 +2,7 @@
 
 use super::build_output::{self, Output};
 use super::calls::{self, Call};
+use super::compression::CompressionArgs;
 use super::contexts::{context_may_be_a_file, dockerfile_source, main_context, named_context};
 use super::foreign::Foreign;
 use super::names::Naming;
@@ -19,7 +20,7 @@ use crate::build::request::{
     BuildRequest, CacheOptions, Context, ContextOptions, DockerfileSource, FileOptions, MetadataOptions, OutputOptions,
     PlatformOptions, ProgressOptions, PullPolicy, RegistryOptions, SecurityOptions, TargetOptions,
 };
-use crate::oci::{Compression, Location, ManifestFormat, Platform};
+use crate::oci::{Location, ManifestFormat, Platform};
 use crate::ui::{Buildah, IdForm, Quiet, Sink, Terminal};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -135,9 +136,9 @@ pub struct BudArgs {
     /// Format of manifest and config: oci, docker [env: BUILDAH_FORMAT]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Compression of layers that are pushed or written to an archive: gzip, zstd, none
-    #[arg(long, value_name = "FORMAT")]
-    pub compression_format: Option<String>,
+    /// How layers are compressed on their way out.
+    #[command(flatten)]
+    pub compression: CompressionArgs,
     /// File for the image id
     #[arg(long, value_name = "PATH")]
     pub iidfile: Option<PathBuf>,
@@ -361,11 +362,13 @@ impl BudArgs {
     fn output(&self, var: &Var<'_>) -> Result<OutputOptions, Error> {
         let mut destinations = self.tag.iter().map(|t| names::destination(t)).collect::<Result<Vec<Location>, _>>()?;
         let (mut rootfs, mut push) = (vec![], false);
+        let mut wanted = self.compression.lower()?;
         for output in &self.output {
             let output = Output::parse(output, Naming::Buildah)?;
             destinations.extend(output.names.into_iter().map(Location::Store).chain(output.file));
             rootfs.extend(output.rootfs);
             push |= output.push;
+            wanted = wanted.and(output.compression)?;
         }
         if push {
             let named = |d: &Location| {
@@ -403,7 +406,9 @@ impl BudArgs {
             metadata_file: self.metadata_file.clone(),
             skip_push_check: self.skip_push_check == Some(true),
             step_usage: self.step_usage == Some(true),
-            compression: self.compression_format.as_deref().map(compression).transpose()?,
+            compression: wanted.how,
+            compression_level: wanted.level,
+            force_compression: wanted.force,
             ..OutputOptions::default()
         })
     }
@@ -471,19 +476,6 @@ pub(super) fn manifest_format(text: &str) -> Result<ManifestFormat, Error> {
         "docker" | "v2s2" | crate::oci::media::DOCKER_MANIFEST => Ok(ManifestFormat::Docker),
         "v2s1" => Err(Error::unsupported("`--format v2s1`", "use `docker` or `oci`: schema 1 is obsolete")),
         _ => Err(Error::usage_hint(format!("unrecognized image type `{text}`"), "use `oci` or `docker`")),
-    }
-}
-
-/// Values of `--compression-format`.
-pub(super) fn compression(text: &str) -> Result<Compression, Error> {
-    match text {
-        "none" => Ok(Compression::None),
-        "gzip" => Ok(Compression::Gzip),
-        "zstd" => Ok(Compression::Zstd),
-        "zstd:chunked" | "bzip2" | "xz" | "estargz" => {
-            Err(Error::unsupported(format!("compression `{text}`"), "use `gzip`, `zstd` or `none`"))
-        }
-        _ => Err(Error::usage_hint(format!("unknown compression `{text}`"), "use `gzip`, `zstd` or `none`")),
     }
 }
 

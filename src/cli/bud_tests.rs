@@ -342,7 +342,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
 /// A value of each flag that has one, and that no default of this test's has.
 const SAMPLES: &str = "output=a add-host=a:1.2.3.4 allow=security.insecure annotation=a=b arch=s390x attest=type=sbom authfile=Cargo.toml \
     build-arg-file=rustfmt.toml build-arg=A=b build-context=a=b cache-mount=id=a,to=h:1/a cache-ttl=5h cap-add=net_raw cap-drop=chown cert-dir=src \
-    compression-format=zstd cpp-flag=-DA cpuset-cpus=0 creds=u:p device=/dev/fuse dns-option=a dns-search=a dns=1.1.1.1 \
+    compression-format=zstd compression-level=9 force-compression cpp-flag=-DA cpuset-cpus=0 creds=u:p device=/dev/fuse dns-option=a dns-search=a dns=1.1.1.1 \
     emulator=e env=A=b file=f format=docker from=f group-add=5 ignorefile=i iidfile-raw=i iidfile=i jobs=3 label=a=b \
     layers=false logfile=l manifest=m metadata-file=m mount=type=tmpfs,dst=/t network=none os-feature=f os-version=1 os=plan9 \
     platform=linux/s390x pull=newer registry-timeout=9s retry-delay=7s retry=9 secret=id=a,src=b security-opt=mask=/a shm-size=1m sign-key=k \
@@ -389,7 +389,7 @@ const OF_OTHERS: &str = "blob-cache=a cache-from=type=gha cache-to=type=s3,bucke
     sbom-output=a sbom-purl-output=a sbom-scanner-command=a sbom-scanner-image=a sbom=syft sign-by=a \
     stage-labels=true stdin=true userns-gid-map-group=a userns-gid-map=a \
     userns-uid-map-user=a userns-uid-map=a userns=auto userns=host uts=host network=private network=ns:/a \
-    network=pasta volume=/a:/b:U compression-format=zstd:chunked format=v2s1 device=a.b/c=d allow=device";
+    network=pasta volume=/a:/b:U compression-format=xz format=v2s1 device=a.b/c=d allow=device";
 
 #[test]
 fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
@@ -455,7 +455,7 @@ fn every_flag_of_others_is_known_and_refused_or_said_to_do_nothing() {
     network=ns:/a: `--network=ns:/a` is not supported | use `host` (the network of the pod) or `none`: a pod cannot make networks
     network=pasta: `--network=pasta` is not supported | use `host` (the network of the pod) or `none`: a pod cannot make networks
     volume=/a:/b:U: volume option `U` is not supported | change the owner of the directory yourself, or use `O`: then nothing of it changes
-    compression-format=zstd:chunked: compression `zstd:chunked` is not supported | use `gzip`, `zstd` or `none`
+    compression-format=xz: compression `xz` is not supported | use `gzip`, `zstd`, `estargz`, `zstd:chunked` or `none`
     format=v2s1: `--format v2s1` is not supported | use `docker` or `oci`: schema 1 is obsolete
     device=a.b/c=d: `--device a.b/c=d` is not supported | write the path of a device that the pod has: CDI names are not known here
     allow=device: `--allow device` is not supported | use `security.insecure` or `network.host`; `rbuild bud --device PATH` shows steps a device of the pod

@@ -2,10 +2,11 @@
 //!
 //! Every key and every type that buildx knows is acted on or refused by its name; none is dropped.
 
+use super::compression::{self, Wanted};
 use super::names::Naming;
 use super::{Error, values};
 use crate::build::request::RootfsOutput;
-use crate::oci::{Location, Reference};
+use crate::oci::{Compression, Location, Reference};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,8 @@ pub struct Output {
     pub file: Option<Location>,
     /// The root file system as plain files.
     pub rootfs: Option<RootfsOutput>,
+    /// How layers are compressed on their way out.
+    pub compression: Wanted,
 }
 
 impl Output {
@@ -32,6 +35,7 @@ impl Output {
     pub fn parse(text: &str, naming: Naming) -> Result<Output, Error> {
         let hint = "use `type=image`, `type=registry`, `type=local,dest=DIR`, or `type=tar`, `type=docker` or `type=oci` with \
             `dest=FILE`";
+        let (mut how, mut level, mut force) = (None, None, None);
         let (mut kind, mut dest, mut name, mut push, mut tar) = (None, None, None, None, None);
         if !text.contains(',') && !text.contains('=') {
             let path = PathBuf::from(text);
@@ -53,6 +57,18 @@ impl Output {
                 "name" => name = Some(naming.full(value)?),
                 "push" => push = truth()?,
                 "tar" => tar = truth()?,
+                "compression" => {
+                    how = Some(match value {
+                        "uncompressed" => Compression::None,
+                        other => compression::compression(other)?,
+                    });
+                }
+                "compression-level" => {
+                    let wrong =
+                        |e| Error::usage(format!("invalid value `{value}` for `{key}` of `--output {text}`: {e}"));
+                    level = Some(value.parse::<u32>().map_err(wrong)?);
+                }
+                "force-compression" => force = truth()?,
                 _ => return Err(Error::unsupported(format!("`{key}` of `--output {text}`"), hint)),
             }
         }
@@ -61,6 +77,10 @@ impl Output {
         match kind {
             "image" | "registry" | "docker" | "oci" | "local" | "tar" | "cacheonly" => {}
             _ => return Err(Error::unsupported(format!("`--output {text}`"), hint)),
+        }
+        let compressed = how.is_some() || level.is_some() || force.is_some();
+        if matches!(kind, "local" | "tar" | "cacheonly" | "docker") && compressed {
+            return key("compression", "what is written there is never compressed");
         }
         if matches!(kind, "local" | "tar" | "cacheonly") {
             if name.is_some() {
@@ -98,6 +118,7 @@ impl Output {
         if push == Some(false) && kind == "registry" {
             return key("push=false", "use `type=image`");
         }
+        let compression = Wanted::new(how, level, force == Some(true))?;
         let names = name.iter().cloned().collect();
         let file = match (kind, dest) {
             ("docker", Some(path)) => Some(Location::DockerArchive { path, reference: name }),
@@ -116,7 +137,7 @@ impl Output {
         let stored = file.is_none();
         let push = push.unwrap_or(kind == "registry");
         let names = if stored { names } else { vec![] };
-        Ok(Output { names, push, stored: stored && !push, file, rootfs: None })
+        Ok(Output { names, push, stored: stored && !push, file, rootfs: None, compression })
     }
 }
 
@@ -153,7 +174,10 @@ mod tests {
                 let names: Vec<String> = o.names.iter().map(Reference::to_string).collect();
                 let file = o.file.map(|f| f.to_string());
                 let rootfs = o.rootfs.map(|r| format!("{r:?}"));
-                format!("{text} -> {names:?} push={} {}", o.push, file.or(rootfs).unwrap_or_default())
+                let c = o.compression;
+                let how = (c != Wanted::default()).then(|| format!(" {:?} {:?} force={}", c.how, c.level, c.force));
+                let (place, how) = (file.or(rootfs).unwrap_or_default(), how.unwrap_or_default());
+                format!("{text} -> {names:?} push={} {place}{how}", o.push)
             }
             Err(e) => format!("{text} -> {e} | {}", e.hint().unwrap_or_default()),
         };
@@ -178,6 +202,13 @@ mod tests {
             "type=image,dest=x",
             "type=image,tar=true",
             "type=image,compression=zstd",
+            "type=registry,compression=estargz,compression-level=9,force-compression=true",
+            "type=oci,compression=uncompressed",
+            "type=image,compression=lz4",
+            "type=image,compression=gzip,compression-level=10",
+            "type=image,compression-level=high",
+            "type=docker,compression=gzip",
+            "type=local,dest=x,force-compression=true",
             "type=image,push=perhaps",
             "type=tar",
             "type=tar,dest=-",
@@ -214,7 +245,14 @@ mod tests {
         type=oci,push=true,dest=o -> `push=true` with `--output type=oci` is not supported | push with a further `--output type=registry`
         type=image,dest=x -> `dest` with `--output type=image` is not supported | `type=docker` and `type=oci` write files
         type=image,tar=true -> `tar` with `--output type=image` is not supported | it is about `type=oci`
-        type=image,compression=zstd -> `compression` of `--output type=image,compression=zstd` is not supported | use `type=image`, `type=registry`, `type=local,dest=DIR`, or `type=tar`, `type=docker` or `type=oci` with `dest=FILE`
+        type=image,compression=zstd -> [] push=false  Some(Zstd) None force=false
+        type=registry,compression=estargz,compression-level=9,force-compression=true -> [] push=true  Some(Estargz) Some(9) force=true
+        type=oci,compression=uncompressed -> [] push=false oci-archive:- Some(None) None force=false
+        type=image,compression=lz4 -> unknown compression `lz4` | use `gzip`, `zstd`, `estargz`, `zstd:chunked` or `none`
+        type=image,compression=gzip,compression-level=10 -> compression level 10 of gzip does not exist | use 0 to 9
+        type=image,compression-level=high -> invalid value `high` for `compression-level` of `--output type=image,compression-level=high`: invalid digit found in string | 
+        type=docker,compression=gzip -> `compression` with `--output type=docker` is not supported | what is written there is never compressed
+        type=local,dest=x,force-compression=true -> `compression` with `--output type=local` is not supported | what is written there is never compressed
         type=image,push=perhaps -> invalid value `perhaps` for `push` of `--output type=image,push=perhaps`: expected `true` or `false` | 
         type=tar -> [] push=false Tar("-")
         type=tar,dest=- -> [] push=false Tar("-")

@@ -8,8 +8,9 @@ use crate::build::{
     self, Built, Coming, Watcher,
     request::{BuildRequest, CacheOptions, OutputOptions, RootfsOutput},
 };
+use crate::cache::spec::Place;
 use crate::export::{self, Early, Form, RootfsTo};
-use crate::oci::{Descriptor, Location, Reference, media};
+use crate::oci::{Compression, Descriptor, Location, Reference, media};
 use crate::registry::Client;
 use crate::store::Store;
 use crate::sys::signal::{self, Cancel};
@@ -32,6 +33,7 @@ pub fn build(request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result
 
 fn build_in(store: &Arc<Store>, request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result<Built, Error> {
     let key = signing_key(&request.output)?;
+    check_forms(request)?;
     let client = registry_flags::client(&request.registry, global)?;
     check_destinations(&request.output, &client)?;
     let cancel = cancel_on_signals()?;
@@ -122,11 +124,6 @@ fn check_destinations(output: &OutputOptions, client: &Client) -> Result<(), Err
     Ok(())
 }
 
-/// The form in which an image leaves.
-fn form(output: &OutputOptions) -> Form {
-    Form { format: Some(output.format), compression: output.compression }
-}
-
 /// The names that an image gets in registries.
 fn registries(output: &OutputOptions) -> impl Iterator<Item = Reference> {
     output.destinations.iter().filter_map(|d| if let Location::Registry(to) = d { Some(to.clone()) } else { None })
@@ -142,6 +139,29 @@ fn show_news(early: &Early, sink: &dyn Sink) {
     for text in early.news() {
         sink.event(&Event::Warning { text: &text });
     }
+}
+
+/// How the image leaves.
+fn form(output: &OutputOptions) -> Form {
+    Form {
+        format: Some(output.format),
+        compression: output.compression,
+        level: output.compression_level,
+        force: output.force_compression,
+    }
+}
+
+/// Refuses forms that have no place where the image or its cache goes, while that has cost nothing yet.
+fn check_forms(request: &BuildRequest) -> Result<(), Error> {
+    let inline = request.cache.to.iter().any(|spec| spec.place == Place::Inline);
+    if inline && request.output.compression == Some(Compression::Estargz) {
+        return Err(Error::unsupported(
+            "`--cache-to type=inline` with layers in eStargz",
+            "their diff IDs are not those of the steps: write the cache with `type=registry`",
+        ));
+    }
+    let form = form(&request.output);
+    request.output.destinations.iter().try_for_each(|to| Ok(export::check_form(to, &form)?))
 }
 
 /// Brings a built image to its destinations, and returns what it became at the last one.
@@ -222,8 +242,9 @@ fn write_files(request: &BuildRequest, built: &Built, manifest: &Descriptor, met
             },
             "containerimage.digest": manifest.digest.to_string(),
         });
-        // An index has a config for each of its images.
-        if !media::is_index(&manifest.media_type) {
+        // An index has a config for each of its images, and eStargz another one than the image in the store.
+        let other = request.output.compression == Some(Compression::Estargz) && *manifest != built.manifest;
+        if !media::is_index(&manifest.media_type) && !other {
             metadata["containerimage.config.digest"] = built.id.to_string().into();
         }
         if !names.is_empty() {

@@ -3,11 +3,11 @@
 //! A list lives in the store with all its images, which have no names of their own. Every change writes a new index and
 //! moves the name, so what was pushed before is never half changed.
 
+use super::compression::CompressionArgs;
 use super::foreign::{self, Flag, Foreign, Table, Verdict, boolean, text};
 use super::names::Naming;
 use super::template::Template;
 use super::{Error, Global, bud, output, platform::PlatformArgs, push, registry_flags::RegistryArgs, rmi, values};
-use crate::export::Form;
 use crate::oci::{Descriptor, Digest, ImageConfig, Index, Location, Platform, media};
 use crate::registry::MAX_CONFIG_BYTES;
 use crate::source::archives;
@@ -152,9 +152,8 @@ struct PushArgs {
     /// Format of the list and the images: oci, docker (v2s2); left out, their own
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
-    /// Compression of layers: gzip, zstd, none
-    #[arg(long, value_name = "FORMAT")]
-    compression_format: Option<String>,
+    #[command(flatten)]
+    compression: CompressionArgs,
     /// File for the digest of the list
     #[arg(long, value_name = "PATH")]
     digestfile: Option<PathBuf>,
@@ -507,10 +506,7 @@ fn inspect_remote(args: &InspectArgs, global: &Global) -> Result<(), Error> {
 fn push_list(store: &Store, args: &PushArgs, global: &Global) -> Result<(), Error> {
     args.foreign.check(foreign::warn)?;
     let list = List::open(store, &args.list)?;
-    let form = Form {
-        format: args.format.as_deref().map(bud::manifest_format).transpose()?,
-        compression: args.compression_format.as_deref().map(bud::compression).transpose()?,
-    };
+    let form = args.compression.lower()?.form(args.format.as_deref().map(bud::manifest_format).transpose()?);
     let sink: Box<dyn Sink> = match args.quiet {
         true => Box::new(Silent),
         false => Box::new(Buildah::new(Terminal::stdio(), true)),

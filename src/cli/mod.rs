@@ -28,6 +28,7 @@ mod build_output;
 mod cache_flags;
 mod calls;
 mod check;
+mod compression;
 mod contexts;
 mod debug_table;
 mod delivery;

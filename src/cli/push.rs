@@ -4,6 +4,7 @@ use super::foreign::{self, Flag, Foreign, Table, Verdict, boolean, text};
 use super::names::{self, Naming};
 use super::{
     Error, Global, bud,
+    compression::{CompressionArgs, Wanted},
     registry_flags::{self, RegistryArgs},
 };
 use crate::attest::signature::SigningKey;
@@ -24,9 +25,9 @@ pub struct PushArgs {
     /// Format of the manifest: oci, docker (v2s2); left out, the image's own
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Compression of layers: gzip, zstd, none
-    #[arg(long, value_name = "FORMAT")]
-    pub compression_format: Option<String>,
+    /// How layers are compressed.
+    #[command(flatten)]
+    pub compression: CompressionArgs,
     /// Send layers as they lie in the store
     #[arg(short = 'D', long)]
     pub disable_compression: bool,
@@ -60,8 +61,6 @@ impl Table for PushFlags {
     const FLAGS: &'static [Flag] = &[
         boolean("all", Verdict::Only(&["true"], "leave it out: an index is pushed with all its images")),
         text("add-compression", Verdict::Refused("push twice, under two tags, with `--compression-format`")),
-        boolean("force-compression", Verdict::RefusedIfTrue("layers that are compressed already stay as they are")),
-        text("compression-level", Verdict::Refused("the level is fixed, so that a layer has one digest everywhere")),
         text("encryption-key", ENCRYPT),
         text("encrypt-layer", ENCRYPT),
         text(
@@ -80,11 +79,11 @@ impl Table for PushFlags {
 /// Pushes an image.
 pub fn run(args: &PushArgs, global: &Global) -> Result<(), Error> {
     args.foreign.check(foreign::warn)?;
-    let compression = args.compression_format.as_deref().map(bud::compression).transpose()?;
-    let form = Form {
-        format: args.format.as_deref().map(bud::manifest_format).transpose()?,
-        compression: if args.disable_compression { Some(Compression::None) } else { compression },
+    let wanted = match args.disable_compression {
+        true => Wanted::new(Some(Compression::None), args.compression.compression_level, false)?,
+        false => args.compression.lower()?,
     };
+    let form = wanted.form(args.format.as_deref().map(bud::manifest_format).transpose()?);
     let sink: Box<dyn Sink> = match args.quiet {
         true => Box::new(Silent),
         false => Box::new(Buildah::new(Terminal::stdio(), true)),

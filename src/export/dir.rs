@@ -3,6 +3,7 @@
 use super::registry::Progress;
 use super::whole_file::{self, WholeFile};
 use super::{Error, Exported, Exporter, Form, StoredImage, Surroundings};
+use crate::oci::Compression;
 use crate::ui::Direction;
 use std::path::PathBuf;
 use std::{fs, io};
@@ -21,6 +22,7 @@ impl Exporter for Dir {
 
     fn export(&self, image: &StoredImage<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
         let progress = Progress::start(around.sink, Direction::Push, &self.name());
+        let (image, form) = &image.packed(form, Compression::None, false, around)?;
         fs::create_dir_all(&self.path).map_err(Error::file("create", &self.path))?;
         whole_file::write(&self.path.join("version"), b"Directory Transport Version: 1.1\n")?;
         let mut layers = vec![];

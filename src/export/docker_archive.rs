@@ -86,7 +86,7 @@ fn archive(
     progress: Option<&Progress<'_>>,
 ) -> Result<Vec<Descriptor>, Error> {
     let failed = || Error::file("write", path);
-    let form = Form { format: Some(ManifestFormat::Oci), compression: Some(Compression::None) };
+    let form = Form { format: Some(ManifestFormat::Oci), compression: Some(Compression::None), ..Form::default() };
     let (mut tar, mut written) = (TarWriter::new(out), BTreeSet::new());
     let (mut items, mut index, mut manifests) = (vec![], empty_index(), vec![]);
     tar.append(&Entry::dir(b"blobs")).map_err(failed())?;

@@ -111,7 +111,8 @@ impl Early {
             }
         }
         let impossible = form.format == Some(ManifestFormat::Docker) && form.compression == Some(Compression::Zstd);
-        if destinations.is_empty() || impossible {
+        // What is packed as a whole has no form before that.
+        if destinations.is_empty() || impossible || form.is_packed(Compression::Gzip) {
             return Ok(None);
         }
         let seconds = Duration::from_secs;

@@ -1,16 +1,18 @@
 //! An image of the store on its way out: its documents, and its layers in the compression that is wanted.
 
 use super::Error;
+use super::packed::{PackedFile, Recipe, annotations_of_layers};
 use crate::archive::compress;
 use crate::oci::{
     Compression, Descriptor, DiffId, Digest, Hashing, ImageConfig, Manifest, ManifestFormat, Platform, media,
 };
 use crate::registry::MAX_CONFIG_BYTES;
 use crate::store::{Store, TempDir};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How an image is to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +22,10 @@ pub struct Form {
     /// Compression of layers that lie uncompressed in the store; `None`: what the destination takes by default. Layers
     /// that are compressed already stay as they are, so that a base image is recognised elsewhere.
     pub compression: Option<Compression>,
+    /// Level of gzip (to 9) or zstd (to 22); `None`: its own.
+    pub level: Option<u32>,
+    /// Compresses layers anew that are compressed otherwise.
+    pub force: bool,
 }
 
 /// An image of the store, for one platform.
@@ -34,6 +40,17 @@ pub struct StoredImage<'a> {
     pub config: ImageConfig,
     /// The config's bytes.
     pub config_bytes: Vec<u8>,
+    /// Layers of the manifest that the store does not have: they were packed for this export.
+    pub(super) beside: BTreeMap<Digest, LayerBytes>,
+}
+
+/// Where a layer is that is not in the store.
+#[derive(Clone, Debug)]
+pub(super) enum LayerBytes {
+    /// In a file.
+    File(Arc<PackedFile>),
+    /// Nowhere any more.
+    Again(Arc<Recipe>),
 }
 
 /// A layer, ready to be read at the destination's pace.
@@ -47,6 +64,8 @@ pub(super) struct LayerFile {
 #[derive(Debug)]
 enum PathOrBlob {
     Blob,
+    /// A file that others may read as well.
+    Beside(Arc<PackedFile>),
     /// A file in a directory that goes when this value does.
     Temp(PathBuf, #[expect(dead_code, reason = "removes the directory when dropped")] TempDir),
 }
@@ -73,7 +92,7 @@ impl<'a> StoredImage<'a> {
         if layers != diff_ids {
             return Err(Error::Layers(descriptor.digest, layers, diff_ids));
         }
-        Ok(StoredImage { store, descriptor, manifest, config, config_bytes })
+        Ok(StoredImage { store, descriptor, manifest, config, config_bytes, beside: BTreeMap::new() })
     }
 
     /// Reads the documents of an image. Of an index, the image for `platform`, or another one where there is none for it.
@@ -131,7 +150,11 @@ impl<'a> StoredImage<'a> {
         if Compression::of_layer(&layer.media_type).is_none_or(|have| have == wanted) {
             let media_type = self.layer_type(layer, wanted, form);
             let descriptor = Descriptor { media_type, ..layer.clone() };
-            return Ok(LayerFile { descriptor, path: PathOrBlob::Blob });
+            let path = match self.beside.get(&layer.digest) {
+                Some(LayerBytes::File(file)) => PathOrBlob::Beside(Arc::clone(file)),
+                _ => PathOrBlob::Blob,
+            };
+            return Ok(LayerFile { descriptor, path });
         }
         let dir = self.store.temp_dir("export")?;
         let path = dir.path().join("layer");
@@ -178,13 +201,18 @@ impl<'a> StoredImage<'a> {
     /// pulled keeps its digest.
     pub(super) fn manifest_for(&self, layers: Vec<Descriptor>, form: Form) -> Result<(Descriptor, Vec<u8>), Error> {
         let format = form.format.unwrap_or(self.format());
-        if format == self.format() && layers == self.manifest.layers {
+        if format == self.format() && layers == self.manifest.layers && self.beside.is_empty() {
             let bytes = self.store.read_blob(&self.descriptor.digest, crate::registry::MAX_MANIFEST_BYTES)?;
             let media_type =
                 if self.manifest.media_type.is_empty() { media::OCI_MANIFEST } else { &self.manifest.media_type };
             return Ok((Descriptor::of(media_type, &bytes), bytes));
         }
         let docker = format == ManifestFormat::Docker;
+        let mut layers = layers;
+        if docker {
+            // Docker's format has no place for them.
+            layers.iter_mut().for_each(|l| l.annotations.clear());
+        }
         let zstd = |l: &Descriptor| Compression::of_layer(&l.media_type) == Some(Compression::Zstd);
         if docker && layers.iter().any(zstd) {
             return Err(Error::Form("a manifest of Docker's format cannot hold layers in zstd"));
@@ -206,15 +234,22 @@ impl<'a> StoredImage<'a> {
     /// What a manifest of the wanted form cannot hold: names of annotations and of other members. The time in the usual
     /// annotation is in the config, too.
     pub(super) fn without_place(&self, form: &Form) -> BTreeSet<String> {
-        if form.format != Some(ManifestFormat::Docker) || self.format() == ManifestFormat::Docker {
-            return BTreeSet::new();
-        }
+        let docker = form.format.unwrap_or(self.format()) == ManifestFormat::Docker;
         let manifest = &self.manifest;
+        let of_layers = annotations_of_layers(&manifest.layers, form);
+        match (docker, self.format()) {
+            (false, _) => return BTreeSet::new(),
+            // What it has stays, unless it is written anew.
+            (true, ManifestFormat::Docker) if form.compression != Some(Compression::Estargz) => return BTreeSet::new(),
+            (true, ManifestFormat::Docker) => return of_layers.into_iter().collect(),
+            (true, ManifestFormat::Oci) => {}
+        }
         let kept = |(name, value): &(&String, &String)| {
             *name == "org.opencontainers.image.created" && self.config.created.as_ref() == Some(*value)
         };
         let mut names: BTreeSet<String> =
             manifest.annotations.iter().filter(|a| !kept(a)).map(|(name, _)| name.clone()).collect();
+        names.extend(of_layers);
         names.extend(manifest.subject.is_some().then(|| "subject".to_owned()));
         names.extend(manifest.artifact_type.is_some().then(|| "artifactType".to_owned()));
         names
@@ -236,6 +271,7 @@ impl LayerFile {
     pub fn open(&self, store: &Store) -> Result<Box<dyn Read + Send>, Error> {
         match &self.path {
             PathOrBlob::Blob => Ok(store.open_verified(&self.descriptor.digest, self.descriptor.size)?),
+            PathOrBlob::Beside(file) => Ok(Box::new(file.open().map_err(Error::layer(&self.descriptor.digest))?)),
             PathOrBlob::Temp(path, _) => Ok(Box::new(File::open(path).map_err(Error::file("open", path))?)),
         }
     }
@@ -252,9 +288,9 @@ fn finish(mut file: BufWriter<File>, path: &std::path::Path) -> Result<(), Error
 /// Copies a layer, compressed on the way.
 pub(super) fn compress_into(input: impl Read, how: Compression, output: &mut dyn Write) -> io::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    match how {
+    match how.without_index() {
         Compression::None => io::copy(&mut BufReader::with_capacity(1 << 18, input), output).map(drop),
-        Compression::Gzip => compress::gzip(input, output, threads),
-        Compression::Zstd => compress::zstd(input, output, threads),
+        Compression::Gzip => compress::gzip(input, output, None, threads),
+        _ => compress::zstd(input, output, None, threads),
     }
 }

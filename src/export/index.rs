@@ -203,7 +203,7 @@ impl IndexExporter for OciArchive {
     fn export_index(&self, index: &StoredIndex<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
         let mut ready = vec![];
         let written = index.write_each(|image| {
-            let one = Ready::of(image.clone(), form)?;
+            let one = Ready::of(image, form, around)?;
             let manifest = one.manifest.clone();
             ready.push(one);
             Ok(manifest)

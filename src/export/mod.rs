@@ -1,8 +1,8 @@
 //! Where images go: registries, archives, directories.
 //!
 //! An [`Exporter`] is one kind of place, in one file. What it is given is a [`StoredImage`]: manifest and config as the
-//! store has them, and layers that can be had as they lie or in another compression. The image id never changes on the
-//! way out; the manifest's digest is that of the form that was written ([`Exported`]).
+//! store has them, and layers that can be had as they lie or in another compression. The image id does not change on the
+//! way out, but for eStargz; the manifest's digest is that of the form that was written ([`Exported`]).
 //!
 //! A name becomes visible only when everything behind it is complete: files and index entries are written beside their
 //! place and renamed. What is written depends on nothing but the image: no times, no machine, no thread count.
@@ -16,6 +16,7 @@ mod index;
 mod oci_archive;
 mod oci_dir;
 mod other_store;
+mod packed;
 mod registry;
 mod rootfs;
 mod route;
@@ -31,6 +32,7 @@ pub use index::{IndexExporter, StoredIndex};
 pub use oci_archive::OciArchive;
 pub use oci_dir::OciDir;
 pub use other_store::OtherStore;
+pub use packed::check_form;
 pub use registry::Registry;
 pub use rootfs::{RootfsTo, write_rootfs};
 pub use signing::{sign, verify};
@@ -118,6 +120,7 @@ pub fn deliver(
     form: &Form,
     around: Surroundings<'_>,
 ) -> Result<Option<Descriptor>, Error> {
+    check_form(to, form)?;
     if media::is_index(&what.media_type) {
         let for_one = |to: &Location| {
             matches!(

@@ -7,7 +7,7 @@ use super::registry::Progress;
 use super::whole_file::WholeFile;
 use super::{Error, Exported, Exporter, Form, StoredImage, Surroundings};
 use crate::archive::tarfile::{Entry, TarWriter};
-use crate::oci::{Descriptor, Digest};
+use crate::oci::{Compression, Descriptor, Digest};
 use crate::registry::Document;
 use crate::ui::Direction;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +28,7 @@ impl Exporter for OciArchive {
     }
 
     fn export(&self, image: &StoredImage<'_>, form: &Form, around: Surroundings<'_>) -> Result<Exported, Error> {
-        write_archive(&self.path, self.name.as_deref(), &[Ready::of(image.clone(), form)?], None, around)
+        write_archive(&self.path, self.name.as_deref(), &[Ready::of(image, form, around)?], None, around)
     }
 }
 
@@ -43,12 +43,14 @@ pub(super) struct Ready<'a> {
 
 impl<'a> Ready<'a> {
     /// Compresses what has to be.
-    pub fn of(image: StoredImage<'a>, form: &Form) -> Result<Ready<'a>, Error> {
+    pub fn of(image: &StoredImage<'a>, form: &Form, around: Surroundings<'_>) -> Result<Ready<'a>, Error> {
+        let (image, form) = image.packed(form, Compression::None, false, around)?;
+        let image = image.into_owned();
         let layers = image
             .layers()
-            .map(|(layer, diff_id)| image.layer_file(layer, diff_id, *form))
+            .map(|(layer, diff_id)| image.layer_file(layer, diff_id, form))
             .collect::<Result<Vec<_>, _>>()?;
-        let (manifest, bytes) = image.manifest_for(layers.iter().map(|f| f.descriptor.clone()).collect(), *form)?;
+        let (manifest, bytes) = image.manifest_for(layers.iter().map(|f| f.descriptor.clone()).collect(), form)?;
         Ok(Ready { image, layers, manifest, bytes })
     }
 }

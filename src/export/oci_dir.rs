@@ -5,7 +5,7 @@
 
 use super::whole_file::{self, WholeFile};
 use super::{Error, Exported, Exporter, Form, StoredImage, Surroundings, registry::Progress};
-use crate::oci::{Descriptor, Digest, Index, media};
+use crate::oci::{Compression, Descriptor, Digest, Index, media};
 use crate::registry::Document;
 use crate::ui::Direction;
 use std::fs::{self, File};
@@ -49,6 +49,7 @@ impl OciDir {
         around: Surroundings<'_>,
     ) -> Result<Descriptor, Error> {
         let progress = Progress::start(around.sink, Direction::Push, &Exporter::name(self));
+        let (image, form) = &image.packed(form, Compression::None, false, around)?;
         let blobs = self.path.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(Error::file("create", &blobs))?;
         let mut layers = vec![];

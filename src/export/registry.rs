@@ -1,6 +1,7 @@
 //! `docker://registry/name:tag`: a registry. Layers that lie uncompressed are compressed while they are sent; what they
 //! became is remembered, so that pushing again asks only whether the registry has it.
 
+use super::image::LayerBytes;
 use super::route::{Route, near};
 use super::{Error, Exported, Exporter, Form, StoredImage, Surroundings};
 use crate::oci::{Compression, Descriptor, Digest, Reference};
@@ -36,6 +37,7 @@ impl Registry {
         tagged: bool,
     ) -> Result<Descriptor, Error> {
         let progress = Progress::start(around.sink, Direction::Push, &self.to.to_string());
+        let (image, form) = &image.packed(form, Compression::Gzip, true, around)?;
         let source = Source { image, form: *form, to: &self.to, near: near(image.store(), &self.to), around };
         for layer in &image.manifest.layers {
             progress.blob(&layer.digest, layer.size, BlobState::Waiting);
@@ -60,10 +62,6 @@ impl Registry {
             PushEvent::ConfigDone { .. } => progress.config(&image.id()),
             PushEvent::LayerStarted { .. } | PushEvent::ManifestDone { .. } => {}
         };
-        // The format is checked before anything is sent.
-        if form.format == Some(crate::oci::ManifestFormat::Docker) && form.compression == Some(Compression::Zstd) {
-            return Err(Error::Form("a manifest of Docker's format cannot hold layers in zstd"));
-        }
         let pushed = match tagged {
             true => around.client.push(&self.to, &source, &news),
             false => around.client.push_untagged(&self.to, &source, &news),
@@ -100,6 +98,14 @@ impl Source<'_> {
     /// Opens a blob: in the store, or as a copy of it where only somebody else has it.
     fn open(&self, blob: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
         let store = self.image.store();
+        match self.image.beside.get(&blob.digest) {
+            Some(LayerBytes::File(file)) => return Ok(Box::new(file.open()?)),
+            Some(LayerBytes::Again(recipe)) => {
+                let file = recipe.again(&blob.digest, store, self.around).map_err(io::Error::other)?;
+                return Ok(Box::new(file.open()?));
+            }
+            None => {}
+        }
         match store.open_blob(&blob.digest) {
             Err(_) if self.around.elsewhere.has(&blob.digest) => {
                 let dir = store.temp_dir("copy").map_err(io::Error::other)?;

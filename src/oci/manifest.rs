@@ -31,6 +31,20 @@ pub mod media {
     /// Docker layer, zstd (no registry promises to take it).
     pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
 
+    /// Annotation: digest of the table of contents of an eStargz layer.
+    pub const ESTARGZ_TOC: &str = "containerd.io/snapshot/stargz/toc.digest";
+    /// Annotation: length of an eStargz layer's tar.
+    pub const ESTARGZ_SIZE: &str = "io.containers.estargz.uncompressed-size";
+    /// Annotation: digest of the compressed table of contents of a zstd:chunked layer.
+    pub const ZSTD_CHECKSUM: &str = "io.github.containers.zstd-chunked.manifest-checksum";
+    /// Annotation: where that is, as `offset:length:length of the text:1`.
+    pub const ZSTD_POSITION: &str = "io.github.containers.zstd-chunked.manifest-position";
+    /// Annotation: where what is kept of the headers is, as `offset:length:length of the text`.
+    pub const ZSTD_TAR_SPLIT: &str = "io.github.containers.zstd-chunked.tarsplit-position";
+
+    /// Annotations that belong to the bytes of a layer.
+    pub const OF_LAYERS: [&str; 5] = [ESTARGZ_TOC, ESTARGZ_SIZE, ZSTD_CHECKSUM, ZSTD_POSITION, ZSTD_TAR_SPLIT];
+
     /// Whether this media type is an index (OCI) or a manifest list (Docker).
     pub fn is_index(m: &str) -> bool {
         m == OCI_INDEX || m == DOCKER_LIST
@@ -62,9 +76,50 @@ pub enum Compression {
     Gzip,
     /// zstd.
     Zstd,
+    /// gzip with a table of contents, in a form that makes it another tar: eStargz.
+    Estargz,
+    /// zstd with a table of contents: zstd:chunked.
+    ZstdChunked,
 }
 
 impl Compression {
+    /// The words that flags know.
+    pub const NAMES: &str = "use `gzip`, `zstd`, `estargz`, `zstd:chunked` or `none`";
+
+    /// How a flag calls it; `None` for words that mean nothing here.
+    pub fn of_name(name: &str) -> Option<Compression> {
+        use Compression::{Estargz, Gzip, None, Zstd, ZstdChunked};
+        [None, Gzip, Zstd, Estargz, ZstdChunked].into_iter().find(|c| c.name() == name)
+    }
+
+    /// How a layer is compressed, by its media type and annotations; `None` for what is no layer.
+    pub fn of(layer: &Descriptor) -> Option<Compression> {
+        let has = |name| layer.annotations.contains_key(name);
+        match Compression::of_layer(&layer.media_type)? {
+            Compression::Gzip if has(media::ESTARGZ_TOC) => Some(Compression::Estargz),
+            Compression::Zstd if has(media::ZSTD_CHECKSUM) => Some(Compression::ZstdChunked),
+            other => Some(other),
+        }
+    }
+
+    /// What it is for who knows nothing of tables of contents.
+    pub fn without_index(self) -> Compression {
+        match self {
+            Compression::Estargz => Compression::Gzip,
+            Compression::ZstdChunked => Compression::Zstd,
+            other => other,
+        }
+    }
+
+    /// The highest level.
+    pub fn most(self) -> u32 {
+        match self.without_index() {
+            Compression::Gzip => 9,
+            Compression::Zstd => 22,
+            _ => 0,
+        }
+    }
+
     /// How a layer of this media type is compressed; `None` for a media type that is no layer's.
     pub fn of_layer(media_type: &str) -> Option<Compression> {
         match media_type {
@@ -77,22 +132,25 @@ impl Compression {
 
     /// The media type of a layer that is compressed so.
     pub fn layer_type(self, format: ManifestFormat) -> &'static str {
-        match (self, format) {
-            (Compression::None, ManifestFormat::Oci) => media::OCI_LAYER,
-            (Compression::Gzip, ManifestFormat::Oci) => media::OCI_LAYER_GZIP,
-            (Compression::Zstd, ManifestFormat::Oci) => media::OCI_LAYER_ZSTD,
-            (Compression::None, ManifestFormat::Docker) => media::DOCKER_LAYER,
-            (Compression::Gzip, ManifestFormat::Docker) => media::DOCKER_LAYER_GZIP,
-            (Compression::Zstd, ManifestFormat::Docker) => media::DOCKER_LAYER_ZSTD,
+        let docker = format == ManifestFormat::Docker;
+        match self {
+            Compression::None if docker => media::DOCKER_LAYER,
+            Compression::None => media::OCI_LAYER,
+            Compression::Gzip | Compression::Estargz if docker => media::DOCKER_LAYER_GZIP,
+            Compression::Gzip | Compression::Estargz => media::OCI_LAYER_GZIP,
+            Compression::Zstd | Compression::ZstdChunked if docker => media::DOCKER_LAYER_ZSTD,
+            Compression::Zstd | Compression::ZstdChunked => media::OCI_LAYER_ZSTD,
         }
     }
 
-    /// The name that flags and the store use: `none`, `gzip`, `zstd`.
+    /// The name that flags and the store use: `none`, `gzip`, `zstd`, `estargz`, `zstd:chunked`.
     pub fn name(self) -> &'static str {
         match self {
             Compression::None => "none",
             Compression::Gzip => "gzip",
             Compression::Zstd => "zstd",
+            Compression::Estargz => "estargz",
+            Compression::ZstdChunked => "zstd:chunked",
         }
     }
 }

@@ -167,7 +167,10 @@ fn bring_layers(
             _ => {
                 let sent = |bytes| progress(PushEvent::LayerSent { layer: index, bytes });
                 let memory = Memory { of: Some((image, index)) };
-                uploads.bring(&blob, mounts.get(index).and_then(Option::as_deref), &memory, &sent)?
+                let (brought, arrival) =
+                    uploads.bring(&blob, mounts.get(index).and_then(Option::as_deref), &memory, &sent)?;
+                // What was known of it says more: annotations.
+                (known.filter(|k| k.digest == brought.digest).cloned().unwrap_or(brought), arrival)
             }
         };
         arrived = Some(());

@@ -452,7 +452,7 @@ fn archives_are_told_by_content_and_unpacked() {
     let none = Merged::open::<PathBuf>(&[], &IdMap::Plain).unwrap();
     let mut upper = Upper::create(&dir.path().join("layer"), &none).unwrap();
     let mut packed = Vec::new();
-    crate::archive::compress::gzip(archive().as_slice(), &mut packed, 1).unwrap();
+    crate::archive::compress::gzip(archive().as_slice(), &mut packed, None, 1).unwrap();
     let mut cut = archive();
     cut.truncate(1024 + 513);
     let put = |upper: &mut Upper<'_>, name: &str, bytes: &[u8]| {

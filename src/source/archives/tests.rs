@@ -41,7 +41,7 @@ fn an_archive_of_docker_is_loaded_compressed_or_not() {
     let config = config(&Digest::of(&layer).to_string());
     let archive = docker_archive(&config, &layer);
     let mut gzipped = vec![];
-    compress::gzip(&archive[..], &mut gzipped, 1).unwrap();
+    compress::gzip(&archive[..], &mut gzipped, None, 1).unwrap();
     for input in [archive, gzipped] {
         let loaded = load(&store, &input[..], Path::new("-"), &Platform::host(), &SignaturePolicy::default()).unwrap();
         assert_eq!(loaded.len(), 1);
@@ -96,7 +96,7 @@ fn a_root_file_system_becomes_an_image() {
     let manifest = store.manifest(&loaded.manifest.digest).unwrap();
     assert_eq!(manifest.layers[0].digest, Digest::of(&layer));
     let mut gzipped = vec![];
-    compress::gzip(&layer[..], &mut gzipped, 1).unwrap();
+    compress::gzip(&layer[..], &mut gzipped, None, 1).unwrap();
     assert_eq!(import(&store, &gzipped[..], options.clone()).unwrap().id, loaded.id);
     assert!(import(&store, &b"junk"[..], options.clone()).is_err());
     assert!(import(&store, &[0u8; 1024][..], options).is_err());

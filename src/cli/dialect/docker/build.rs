@@ -10,13 +10,14 @@ use crate::build::request::{
 use crate::cli::build_output::{self, Output};
 use crate::cli::cache_flags::CacheArgs;
 use crate::cli::calls::{self, Call};
+use crate::cli::compression::Wanted;
 use crate::cli::foreign::Foreign;
 use crate::cli::names::Naming;
 use crate::cli::platform::PlatformArgs;
 use crate::cli::steps::{self, CommonStepArgs};
 use crate::cli::values::{self, Var};
 use crate::cli::{Error, Global, attest, bud, contexts, delivery, error, foreign};
-use crate::oci::{Location, ManifestFormat, Platform};
+use crate::oci::{Compression, Location, ManifestFormat, Platform};
 use crate::ui::{Buildkit, Classic, Event, IdForm, Quiet, Sink, Terminal, buildkit_failure};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -191,6 +192,7 @@ impl BuildArgs {
         let mut push = self.push == Some(true);
         let mut stored = self.foreign.is_on("load");
         let (mut files, mut rootfs) = (vec![], vec![]);
+        let mut wanted = Wanted::default();
         for output in &self.output {
             let output = Output::parse(output, Naming::Docker)?;
             if !output.names.is_empty() && !self.tag.is_empty() {
@@ -201,6 +203,7 @@ impl BuildArgs {
             }
             names.extend(output.names);
             push |= output.push;
+            wanted = wanted.and(output.compression)?;
             // A file takes all layers, too, and the name of the image.
             stored |= output.stored || output.file.is_some();
             files.extend(output.file);
@@ -220,6 +223,7 @@ impl BuildArgs {
         if push {
             destinations.extend(names.into_iter().map(Location::Registry));
         }
+        let for_oci = !matches!(wanted.how, None | Some(Compression::None | Compression::Gzip));
         // Unlike buildx, nothing is said unless asked for: a single manifest is what other tools expect.
         let attest = attest::wanted(self.sbom.as_deref(), self.provenance.as_deref(), &self.attest)?;
         Ok(OutputOptions {
@@ -228,7 +232,11 @@ impl BuildArgs {
             // Docker squashes the new layers, and leaves those of the base.
             layers: self.squash != Some(true),
             // Docker's own store writes Docker's format, which has no place for annotations and attestations.
-            format: if annotated || attest.any() { ManifestFormat::Oci } else { ManifestFormat::Docker },
+            // Nor for zstd and the annotations of eStargz: BuildKit writes these in OCI's as well.
+            format: if annotated || attest.any() || for_oci { ManifestFormat::Oci } else { ManifestFormat::Docker },
+            compression: wanted.how,
+            compression_level: wanted.level,
+            force_compression: wanted.force,
             attest,
             iidfile: self.iidfile.clone(),
             metadata_file: self.metadata_file.clone(),
