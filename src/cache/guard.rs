@@ -101,10 +101,11 @@ impl Guarded {
         let started = Instant::now();
         let fetched = self.backend.fetch(blob, to);
         if let Err(fault) = &fetched {
-            self.patience.charge(started.elapsed());
+            let lost = started.elapsed();
             if !matches!(fault, Fault::Bad(_)) {
                 self.faulted(fault);
             }
+            self.patience.charge(lost);
         }
         fetched
     }
@@ -124,20 +125,19 @@ impl Guarded {
         }
         let (started, limit) = (Instant::now(), self.patience.left().min(LONGEST));
         let answer = question(limit);
-        self.patience.charge(started.elapsed().saturating_sub(PROMPT));
+        let lost = started.elapsed().saturating_sub(PROMPT);
+        // Before the time is taken off: who finds none left must find out that it was this one that is down.
+        if let Err(fault) = &answer {
+            self.faulted(fault);
+        }
+        self.patience.charge(lost);
         if !self.noted.load(Ordering::Relaxed)
             && let Some(note) = self.backend.note()
             && !self.noted.swap(true, Ordering::Relaxed)
         {
             self.patience.tell(format!("cache `{}`: {note}", self.backend.name()));
         }
-        match answer {
-            Ok(answer) => Some(answer),
-            Err(fault) => {
-                self.faulted(&fault);
-                None
-            }
-        }
+        answer.ok()
     }
 
     /// Whether it says anything at all.

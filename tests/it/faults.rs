@@ -1,10 +1,10 @@
 //! Whole builds against a registry that misbehaves: each fault with what must come of it. A build succeeds, or fails with
 //! the cause and in time; no tag points at half an image; and once the fault is over, the same store builds and pushes.
 
-use crate::harness::{Lab, Registry, port, require};
+use crate::harness::{Lab, Registry, listener, require};
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -52,8 +52,7 @@ struct State {
 
 impl Faulty {
     fn before(registry: &Registry, fault: Fault, at: (&'static str, &'static str), times: usize) -> Faulty {
-        let port = port();
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
+        let (listener, port) = listener();
         let state = Arc::new(State {
             upstream: registry.port(),
             fault: Some(fault),

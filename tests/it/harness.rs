@@ -417,16 +417,21 @@ fn collect(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
 }
 
 /// A port of the loopback interface that no other test gets, neither now nor after whoever listens there has ended.
+pub fn port() -> u16 {
+    listener().1
+}
+
+/// Somebody who listens on such a port.
 ///
 /// The kernel gives out ports at and above 32768 where one asks for any; these are below.
-pub fn port() -> u16 {
+pub fn listener() -> (TcpListener, u16) {
     static NEXT: OnceLock<AtomicU32> = OnceLock::new();
     // Processes that run tests at the same time begin at different places.
     let next = NEXT.get_or_init(|| AtomicU32::new(std::process::id().wrapping_mul(601)));
     loop {
         let port = 10_000 + (next.fetch_add(1, Ordering::Relaxed) % 20_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return (listener, port);
         }
     }
 }

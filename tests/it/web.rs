@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,8 +49,7 @@ pub struct Web {
 
 impl Web {
     pub fn start() -> Web {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
+        let (listener, port) = crate::harness::listener();
         let state = Arc::new(State::default());
         let shared = state.clone();
         let thread = std::thread::spawn(move || {
