@@ -8,11 +8,11 @@ use super::backend::{Backend, Fault, Packed, copy_checked};
 use super::entry::{Entry, Sealed};
 use super::{CacheKey, document};
 use crate::oci::{Descriptor, Digest, Hashing, Index, media};
+use crate::sys::fs::unique_word;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -28,7 +28,6 @@ pub(super) struct Local {
     dir: PathBuf,
     scope: String,
     names: Mutex<Option<Names>>,
-    next: AtomicU64,
 }
 
 /// The names of an index.
@@ -45,7 +44,7 @@ fn down(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Fault {
 
 impl Local {
     pub fn new(dir: PathBuf, scope: &str) -> Local {
-        Local { dir, scope: scope.to_owned(), names: Mutex::default(), next: AtomicU64::new(0) }
+        Local { dir, scope: scope.to_owned(), names: Mutex::default() }
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
@@ -82,9 +81,8 @@ impl Local {
 
     /// Writes a file beside its place and renames it.
     fn publish(&self, path: &Path, fill: impl FnOnce(&mut File) -> Result<(), Fault>) -> Result<(), Fault> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let tmp = self.dir.join(format!(".tmp-{}-{number}", std::process::id()));
-        let mut file = File::create(&tmp).map_err(down("create", &tmp))?;
+        let tmp = self.dir.join(format!(".tmp-{}", unique_word()));
+        let mut file = File::create_new(&tmp).map_err(down("create", &tmp))?;
         let done = fill(&mut file).and_then(|()| fs::rename(&tmp, path).map_err(down("rename to", path)));
         if done.is_err() {
             let _ = fs::remove_file(&tmp);

@@ -33,7 +33,7 @@ pub fn build(request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result
 
 fn build_in(store: &Arc<Store>, request: &BuildRequest, global: &Global, sink: &dyn Sink) -> Result<Built, Error> {
     let key = signing_key(&request.output)?;
-    check_forms(request)?;
+    check_forms(request, sink)?;
     let client = registry_flags::client(&request.registry, global)?;
     check_destinations(&request.output, &client)?;
     let cancel = cancel_on_signals()?;
@@ -151,8 +151,12 @@ fn form(output: &OutputOptions) -> Form {
     }
 }
 
+/// Said where compression was asked for and no destination has it.
+pub(super) const NOT_COMPRESSED: &str =
+    "the compression has no effect: where the image goes, layers are kept as plain tars";
+
 /// Refuses forms that have no place where the image or its cache goes, while that has cost nothing yet.
-fn check_forms(request: &BuildRequest) -> Result<(), Error> {
+fn check_forms(request: &BuildRequest, sink: &dyn Sink) -> Result<(), Error> {
     let inline = request.cache.to.iter().any(|spec| spec.place == Place::Inline);
     if inline && request.output.compression == Some(Compression::Estargz) {
         return Err(Error::unsupported(
@@ -161,6 +165,10 @@ fn check_forms(request: &BuildRequest) -> Result<(), Error> {
         ));
     }
     let form = form(&request.output);
+    let packs = form.compression.is_some_and(|how| how != Compression::None) || form.force;
+    if packs && !request.output.destinations.iter().any(export::compresses) {
+        sink.event(&Event::Warning { text: NOT_COMPRESSED });
+    }
     request.output.destinations.iter().try_for_each(|to| Ok(export::check_form(to, &form)?))
 }
 

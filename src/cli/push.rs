@@ -12,7 +12,7 @@ use crate::build::request::RegistryOptions;
 use crate::export::{self, Form};
 use crate::oci::{Compression, Descriptor, Location, Reference};
 use crate::store::Store;
-use crate::ui::{Buildah, Silent, Sink, Terminal};
+use crate::ui::{Buildah, Event, Silent, Sink, Terminal};
 use std::path::PathBuf;
 
 /// Write an image to a registry, an archive or a directory
@@ -131,6 +131,9 @@ pub fn push(
             ));
         }
     };
+    if form.compression.is_some_and(|how| how != Compression::None) && !export::compresses(&destination) {
+        sink.event(&Event::Warning { text: super::delivery::NOT_COMPRESSED });
+    }
     let client = registry_flags::client(registry, global)?;
     let around = export::Surroundings { client: &client, sink, elsewhere: &Default::default() };
     match export::deliver(store, &found.descriptor, &destination, name.as_ref(), form, around)? {

@@ -1,6 +1,7 @@
 //! The directory that holds the store: what it lies on, and what is left there.
 
 use super::{Finding, State};
+use crate::sys::fs::unique_word;
 use crate::sys::limits::Space;
 use crate::ui::human;
 use std::fs;
@@ -49,7 +50,7 @@ impl Storage {
             "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "9p" | "virtiofs" => Place::Network,
             _ => Place::Volume,
         };
-        let probe = real.join(format!(".rbuild-doctor-{}", std::process::id()));
+        let probe = real.join(format!(".rbuild-doctor-{}", unique_word()));
         let writable = fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).map_err(|e| e.to_string());
         Storage { root: root.to_owned(), kind, place, writable }
     }

@@ -32,7 +32,7 @@ pub use index::{IndexExporter, StoredIndex};
 pub use oci_archive::OciArchive;
 pub use oci_dir::OciDir;
 pub use other_store::OtherStore;
-pub use packed::check_form;
+pub use packed::{check_form, compresses};
 pub use registry::Registry;
 pub use rootfs::{RootfsTo, write_rootfs};
 pub use signing::{sign, verify};

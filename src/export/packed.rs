@@ -51,6 +51,16 @@ struct Packed {
     file: PackedFile,
 }
 
+/// Whether layers leave compressed for this place: others keep plain tars.
+pub fn compresses(to: &Location) -> bool {
+    match to {
+        Location::Registry(_) | Location::OciDir { .. } | Location::OciArchive { .. } | Location::Dir { .. } => true,
+        Location::Store(_) | Location::DockerArchive { .. } | Location::Containers(_) | Location::DockerDaemon(_) => {
+            false
+        }
+    }
+}
+
 /// Refuses forms that a place has no room for.
 ///
 /// # Errors

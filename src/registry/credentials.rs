@@ -428,7 +428,7 @@ fn change(file: &Path, edit: impl FnOnce(&mut Map<String, Value>) -> Result<bool
         return Ok(false);
     }
     let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let temporary = dir.join(format!(".{name}.{}", std::process::id()));
+    let temporary = dir.join(format!(".{name}.new"));
     let write = || -> io::Result<()> {
         // what a killed process left behind; the lock keeps others out
         match fs::remove_file(&temporary) {

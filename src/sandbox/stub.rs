@@ -7,6 +7,7 @@
 //! As the lowest layer of a step's overlay it gives images that lack these names something to mount on, without a trace in
 //! the upper directory. Where an image has a directory of the same name, that one's owner, mode and time are seen.
 
+use crate::sys::fs::unique_word;
 use std::fs::{self, File, FileTimes};
 use std::io;
 use std::path::Path;
@@ -20,7 +21,7 @@ pub fn make_stub(dir: &Path) -> io::Result<()> {
     }
     let parent = dir.parent().unwrap_or(Path::new("/"));
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let building = parent.join(format!(".{name}.{}.{:?}", std::process::id(), std::thread::current().id()));
+    let building = parent.join(format!(".{name}.{}", unique_word()));
     fs::create_dir_all(&building)?;
     for name in ["dev", "proc", "sys", "etc"] {
         mode(&building.join(name), || fs::create_dir(building.join(name)), 0o755)?;

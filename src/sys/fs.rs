@@ -4,10 +4,17 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat,
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
+
+/// A word for the name of a temporary file, which nobody else has. A process id is none: containers that share a directory have
+/// processes of the same ids.
+pub fn unique_word() -> String {
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
 
 /// As many symbolic links as the kernel follows in one path.
 const MAX_LINKS: usize = 40;

@@ -292,3 +292,17 @@ fn a_name_that_json_cannot_hold_is_kept_in_the_plain_form() {
         assert_eq!(config["rootfs"]["diff_ids"][0], sha256(&unpacked(plain, &layout, layer)));
     }
 }
+
+#[test]
+fn compression_that_nothing_takes_is_told_of() {
+    let lab = Lab::new();
+    lab.context("c", &[("Dockerfile", "FROM scratch\nCOPY . /\n")]);
+    let told = |args: &[&str]| lab.rbuild(args).ok().stderr.contains("warning: the compression has no effect");
+    for (to, wanted) in [("x", true), ("docker-archive:a.tar", true), ("oci:layout", false)] {
+        assert_eq!(told(&["bud", "--compression-format=zstd", "-t", to, "c"]), wanted, "{to}");
+        assert!(!told(&["bud", "--compression-format=none", "-t", to, "c"]), "{to}");
+    }
+    assert!(!told(&["bud", "--compression-format=gzip", "-t", "x", "-t", "oci:both", "c"]));
+    assert!(told(&["push", "--compression-format=gzip", "x", "docker-archive:b.tar"]));
+    assert!(!told(&["push", "--compression-format=gzip", "x", "oci:pushed"]));
+}

@@ -10,6 +10,7 @@
 use super::{FileKey, Memo};
 use crate::archive::Error;
 use crate::archive::node::Time;
+use crate::sys::fs::unique_word;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs;
@@ -64,7 +65,7 @@ impl FileMemo {
         bytes.extend(Sha256::digest(&body));
         bytes.extend(body);
         // A name of its own for each process: another one may be saving too.
-        let new = self.path.with_extension(format!("new-{}", std::process::id()));
+        let new = self.path.with_extension(format!("new-{}", unique_word()));
         fs::write(&new, bytes).map_err(Error::file("write", &new))?;
         fs::rename(&new, &self.path).map_err(Error::file("rename to", &self.path))?;
         state.changed = false;
