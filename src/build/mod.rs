@@ -65,6 +65,7 @@ use logins::Reach;
 use remotes::Remotes;
 use request::{BuildRequest, PullPolicy};
 use secrets::Secrets;
+use std::sync::Arc;
 
 /// What a build works with.
 #[derive(Clone, Copy)]
@@ -162,10 +163,9 @@ fn one(
 /// The caches that the request names.
 fn shared_caches<'a>(request: &BuildRequest, around: Surroundings<'a>) -> Result<SharedCaches<'a>, Error> {
     let cache = &request.cache;
-    let trust = || Trust::read(cache.sign_key.as_deref(), &cache.verify_keys);
+    let trust = Arc::new(Trust::read(cache.sign_key.as_deref(), &cache.verify_keys)?);
     let steps = !cache.from.is_empty() || !cache.to.is_empty();
     if !steps && cache.mounts.is_empty() {
-        trust()?;
         return Ok(SharedCaches::none(around.store, around.sink));
     }
     if steps && !request.output.layers {
@@ -174,7 +174,7 @@ fn shared_caches<'a>(request: &BuildRequest, around: Surroundings<'a>) -> Result
     }
     let clients = Clients::like(around.client)?;
     let caches = |from: &[Spec], to: &[Spec], ttl| -> Result<SharedCaches<'a>, Error> {
-        Ok(SharedCaches::new(around.store, around.sink, &clients, (from, to), trust()?, ttl)?)
+        Ok(SharedCaches::new(around.store, around.sink, &clients, (from, to), trust.clone(), ttl)?)
     };
     let mount = |m: &MountSpec| Ok(MountCache::new(&m.id, caches(&m.from, &m.to, None)?));
     let mounts = cache.mounts.iter().map(mount).collect::<Result<_, Error>>()?;

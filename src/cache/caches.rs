@@ -110,10 +110,10 @@ impl<'a> SharedCaches<'a> {
         sink: &'a dyn Sink,
         clients: &Clients,
         (from, to): (&[Spec], &[Spec]),
-        trust: Trust,
+        trust: Arc<Trust>,
         ttl: Option<Duration>,
     ) -> Result<Self, store::Error> {
-        let (patience, trust) = (Arc::new(Patience::default()), Arc::new(trust));
+        let patience = Arc::new(Patience::default());
         let mut places: Vec<Arc<Guarded>> = vec![];
         let mut open = |spec: &Spec| {
             let backend = backend::open(spec, clients)?;

@@ -198,6 +198,17 @@ pub struct Images<'a> {
     complete: Mutex<HashMap<Digest, Arc<Mutex<bool>>>>,
 }
 
+impl Image {
+    /// The image, where it is for this platform.
+    fn only_for(self, platform: &Platform) -> Result<Image, Error> {
+        let found = self.config.platform();
+        match platform.accepts(&found) {
+            true => Ok(self),
+            false => Err(Error::Platform { name: self.name, found, wanted: platform.clone() }),
+        }
+    }
+}
+
 impl<'a> Images<'a> {
     /// Images of this store, and those of the registries that `client` reaches which `policy` lets in.
     pub fn new(
@@ -314,13 +325,8 @@ impl<'a> Images<'a> {
         } else {
             descriptor
         };
-        let manifest = self.store.manifest(&descriptor.digest)?;
-        let config = self.config(name, &manifest)?;
-        if !platform.accepts(&config.platform()) {
-            return Err(Error::Platform { name: name.to_owned(), found: config.platform(), wanted: platform.clone() });
-        }
         let reference = reference.unwrap_or_else(|| by_id(descriptor.digest));
-        Ok(Some(Image { name: name.to_owned(), reference, descriptor, manifest, config, documents: None }))
+        self.stored(name, reference, descriptor)?.only_for(platform).map(Some)
     }
 
     /// The image in an image layout directory, as [`archives::open_layout`] chooses it; `name` is for messages.
@@ -337,10 +343,15 @@ impl<'a> Images<'a> {
     ) -> Result<Image, Error> {
         let failed = |source| Error::Layout { path: path.to_owned(), source };
         let loaded = archives::open_layout(self.store, path, tag, digest, platform, self.policy).map_err(failed)?;
-        let manifest = self.store.manifest(&loaded.manifest.digest)?;
-        let config = self.config(name, &manifest)?;
         let reference = by_id(loaded.manifest.digest);
-        Ok(Image { name: name.to_owned(), reference, descriptor: loaded.manifest, manifest, config, documents: None })
+        self.stored(name, reference, loaded.manifest)
+    }
+
+    /// An image that lies in the store, whose layers need not be there.
+    fn stored(&self, name: &str, reference: Reference, descriptor: Descriptor) -> Result<Image, Error> {
+        let manifest = self.store.manifest(&descriptor.digest)?;
+        let config = self.config(name, &manifest)?;
+        Ok(Image { name: name.to_owned(), reference, descriptor, manifest, config, documents: None })
     }
 
     /// The image in the store of another tool. A Dockerfile may be anybody's, so that where such a store is, is not its to say.
@@ -352,13 +363,8 @@ impl<'a> Images<'a> {
         let failed = |source| Error::OtherStore { name: name.to_owned(), source };
         let loaded = archives::open(self.store, place, platform, self.policy).map_err(failed)?;
         let loaded = loaded.into_iter().next().ok_or_else(|| Error::NotHere(name.to_owned()))?;
-        let manifest = self.store.manifest(&loaded.manifest.digest)?;
-        let config = self.config(name, &manifest)?;
-        if !platform.accepts(&config.platform()) {
-            return Err(Error::Platform { name: name.to_owned(), found: config.platform(), wanted: platform.clone() });
-        }
         let reference = loaded.names.into_iter().next().unwrap_or_else(|| by_id(loaded.manifest.digest));
-        Ok(Image { name: name.to_owned(), reference, descriptor: loaded.manifest, manifest, config, documents: None })
+        self.stored(name, reference, loaded.manifest)?.only_for(platform)
     }
 
     fn config(&self, name: &str, manifest: &Manifest) -> Result<ImageConfig, Error> {

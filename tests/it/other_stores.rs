@@ -1,10 +1,10 @@
 //! The stores of podman and Docker, as places that images come from and go to.
 
-use crate::harness::{Lab, is_root, processes_with_argument, require, which};
+use crate::dockerd::Dockerd;
+use crate::harness::{Lab, is_root, processes_with_argument, require};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const FILES: &[(&str, &str)] = &[("Dockerfile", "FROM scratch\nCOPY file /file\n"), ("file", "content\n")];
@@ -126,66 +126,14 @@ fn a_daemon_that_does_not_answer_keeps_nobody() {
     }
 }
 
-/// A Docker daemon without networks.
-struct Daemon {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Daemon {
-    fn start() -> Option<Daemon> {
-        let dir = tempfile::Builder::new().prefix("rbuild-dockerd-").tempdir().expect("a temporary directory");
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        let path = |name: &str| dir.path().join(name);
-        let log = std::fs::File::create(path("log")).expect("a log");
-        let child = Command::new(which("dockerd")?)
-            .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"])
-            .args(["--storage-driver=vfs", "--group=root", "--host"])
-            .arg(format!("unix://{}", path("socket").display()))
-            .arg("--data-root")
-            .arg(path("data"))
-            .arg("--exec-root")
-            .arg(path("exec"))
-            .arg("--pidfile")
-            .arg(path("pid"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("dockerd starts");
-        let mut daemon = Daemon { child, dir };
-        let began = Instant::now();
-        while std::os::unix::net::UnixStream::connect(daemon.socket()).is_err() {
-            if daemon.child.try_wait().expect("its end").is_some() || began.elapsed() > Duration::from_secs(60) {
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        std::fs::set_permissions(daemon.socket(), std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("chmod");
-        Some(daemon)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("socket")
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn images_come_from_a_docker_daemon_and_go_to_it() {
-    // A daemon needs root and much else that test machines do not have.
-    let Some(daemon) = (is_root() && which("skopeo").is_some()).then(Daemon::start).flatten() else {
-        eprintln!("skipped: no Docker daemon can be started here");
-        return;
-    };
+    require!("skopeo", "dockerd", "docker");
+    require!(if !is_root(), "dockerd is run as root, and the tests are not");
+    let daemon = Dockerd::start();
     let lab = Lab::new();
     let context = lab.context("context", FILES);
-    let host = format!("unix://{}", daemon.socket().display());
+    let host = daemon.host();
     let rbuild = |args: &[&str]| lab.rbuild(args).env("DOCKER_HOST", &host);
     let built = rbuild(&["bud", "-t", "docker-daemon:team/ours:7", "context"]).ok();
     let id = built.stdout.lines().last().unwrap().to_owned();

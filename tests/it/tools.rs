@@ -1,12 +1,11 @@
 //! What other tools read of what rbuild writes, and the reverse: the table in docs/formats.md, with Debian's skopeo, podman,
 //! umoci and dockerd. Digests agree wherever a form keeps them; the image id does everywhere.
 
-use crate::harness::{Lab, Registry, Run, busybox_is_missing, is_root, require, which};
+use crate::dockerd::Dockerd;
+use crate::harness::{Lab, Registry, Run, busybox_is_missing, is_root, require};
 use crate::main_job::podman;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// A lab with the image `localhost/image:latest` of two layers, its id, and a list of it for two platforms.
 struct Bench {
@@ -230,63 +229,13 @@ fn umoci_reads_layouts_and_changes_them() {
     assert_eq!(fs::read(out.join("srv/file")).expect("the file"), b"text\n");
 }
 
-/// Debian's dockerd without networks, ended when this goes away.
-struct Dockerd {
-    child: Child,
-    dir: PathBuf,
-}
-
-impl Dockerd {
-    fn start(dir: &Path) -> Dockerd {
-        let dir = dir.join("dockerd");
-        fs::create_dir(&dir).expect("its directory");
-        fs::write(dir.join("daemon.json"), "{}").expect("its configuration");
-        let mut command = Command::new(which("dockerd").expect("`dockerd` is installed"));
-        for (flag, name) in
-            [("--config-file", "daemon.json"), ("--data-root", "root"), ("--exec-root", "exec"), ("--pidfile", "pid")]
-        {
-            command.arg(flag).arg(dir.join(name));
-        }
-        command.arg("--host").arg(format!("unix://{}", dir.join("socket").display()));
-        command.args(["--storage-driver=vfs", "--bridge=none", "--iptables=false", "--ip6tables=false"]);
-        command.args(["--ip-forward=false", "--ip-masq=false", "--log-level=warn"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        command.stderr(fs::File::create(dir.join("log")).expect("its log"));
-        let mut dockerd = Dockerd { child: command.spawn().expect("dockerd"), dir };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while dockerd.docker(&["version"]).output().code != 0 {
-            let log = || fs::read_to_string(dockerd.dir.join("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "dockerd does not come up: {}", log());
-            assert!(dockerd.child.try_wait().expect("its state").is_none(), "dockerd ended: {}", log());
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        dockerd
-    }
-
-    fn docker(&self, args: &[&str]) -> Run {
-        let docker = which("docker").expect("`docker` is installed");
-        let run = Run::new(docker, ["-H"]).arg(format!("unix://{}", self.dir.join("socket").display()));
-        // The newest that Debian's daemon knows.
-        run.args(args).env("HOME", &self.dir).env("DOCKER_API_VERSION", "1.41")
-    }
-}
-
-impl Drop for Dockerd {
-    fn drop(&mut self) {
-        // It ends its containerd too.
-        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn dockerd_reads_archives_and_writes_them() {
     require!("docker-registry", "dockerd", "docker");
     require!(if !is_root(), "dockerd is run as root, and the tests are not");
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
     let bench = Bench::new();
-    let dockerd = Dockerd::start(bench.own.path());
+    let dockerd = Dockerd::start();
     let inspect = |name: &str| {
         let format = "{{.Id}} {{.Config.Labels.made}} {{.Config.Cmd}} {{len .RootFS.Layers}}";
         dockerd.docker(&["image", "inspect", "--format", format, name]).ok().stdout.trim().to_owned()
