@@ -14,19 +14,19 @@ use std::sync::Arc;
 
 impl Executor<'_> {
     /// Where the files of this mount are kept, if they are.
-    pub(super) fn keeper_of(&self, mount: &Mount) -> Option<&MountCache<'_>> {
+    pub(super) fn keeper_of(&self, mount: &Mount) -> Option<&MountCache> {
         mount.options.id.as_deref().and_then(|id| self.shared.mount(id))
     }
 
     /// Fills the directory of a new cache with what was kept of it; whether there was something.
-    pub(super) fn restored(&self, kept: &MountCache<'_>, key: &Digest, dir: &Path) -> Result<bool, Error> {
+    pub(super) fn restored(&self, kept: &MountCache, key: &Digest, dir: &Path) -> Result<bool, Error> {
         let nothing = self.snapshots.view(&[])?;
         // In a directory of its own: what is broken off leaves nothing in the other one.
         let new = self.around.store.temp_dir("cache-mount")?;
         let mut take = |tar: &mut dyn io::Read| {
             extract::extract(tar, new.path(), &nothing, &extract::Limits::default()).map_err(io::Error::other)
         };
-        if !kept.restore(key, &mut take) {
+        if !self.shared.restore_mount(kept, key, &mut take) {
             return Ok(false);
         }
         // Steps see the files of cache mounts as the disk has them, so records of them would soon be wrong.
@@ -58,24 +58,24 @@ impl Executor<'_> {
         })
     }
 
-    fn keep(&self, kept: &MountCache<'_>, used: &[Digest]) -> Result<(), Error> {
+    fn keep(&self, kept: &MountCache, used: &[Digest]) -> Result<(), Error> {
         let (map, cancel) = (self.snapshots.map(), self.around.cancel);
-        let dir = self.around.store.temp_dir("kept")?;
-        for (n, key) in used.iter().enumerate() {
+        for key in used {
             // It was used, so it is there; one that was removed since is not kept.
             let mut gone = |_: &Path| Err(Error::Cancelled);
             let taken =
                 self.around.store.cache_mount(&map.key(), key, Sharing::Shared, &|| cancel.is_cancelled(), &mut gone);
             let Ok(Some(cache)) = taken else { continue };
-            let path = dir.path().join(n.to_string());
+            let dir = self.around.store.temp_dir("kept")?;
+            let path = dir.path().join("tar");
             let failed = |source| Error::File { path: path.clone(), source };
             let files = Merged::of(vec![Arc::new(Layer::open(&cache.path)?)], map);
             let mut out = BufWriter::new(File::create(&path).map_err(failed)?);
             let stats = diff::write_tree(&files, &diff::Times::default(), &mut out)?;
             out.flush().map_err(failed)?;
-            kept.save(key, &jiff::Timestamp::now().to_string(), (stats.diff_id, stats.size), path);
+            let now = jiff::Timestamp::now().to_string();
+            self.shared.save_mount(kept, key, &now, (stats.diff_id, stats.size), dir);
         }
-        kept.finish();
         Ok(())
     }
 }

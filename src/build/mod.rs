@@ -49,8 +49,7 @@ pub use commit::Built;
 pub use error::Error;
 pub use shortage::Shortage;
 
-use crate::cache::spec::{MountSpec, Spec};
-use crate::cache::{Clients, MountCache, SharedCaches, Trust};
+use crate::cache::{Clients, SharedCaches, Trust};
 use crate::oci::{Location, Reference};
 use crate::plan::{self, Plan, PlanRequest, Step, StepKind};
 use crate::registry::Client;
@@ -173,12 +172,8 @@ fn shared_caches<'a>(request: &BuildRequest, around: Surroundings<'a>) -> Result
         around.sink.event(&Event::Warning { text });
     }
     let clients = Clients::like(around.client)?;
-    let caches = |from: &[Spec], to: &[Spec], ttl| -> Result<SharedCaches<'a>, Error> {
-        Ok(SharedCaches::new(around.store, around.sink, &clients, (from, to), trust.clone(), ttl)?)
-    };
-    let mount = |m: &MountSpec| Ok(MountCache::new(&m.id, caches(&m.from, &m.to, None)?));
-    let mounts = cache.mounts.iter().map(mount).collect::<Result<_, Error>>()?;
-    Ok(caches(&cache.from, &cache.to, cache.ttl)?.with_mounts(mounts))
+    let places = (&*cache.from, &*cache.to, &*cache.mounts);
+    Ok(SharedCaches::new(around.store, around.sink, &clients, places, trust, cache.ttl)?)
 }
 
 fn plan_request(request: &BuildRequest, context: &OpenContext) -> PlanRequest {

@@ -15,17 +15,16 @@
 use super::backend::{self, Clients, Fault};
 use super::guard::{Guarded, Patience};
 use super::mounts::MountCache;
-use super::spec::{Mode, Spec};
+use super::spec::{MountSpec, Spec};
 use super::trust::Trust;
-use super::writer::{Content, Job, JobLayer, Target, Writer};
+use super::writer::{Content, Job, JobLayer, Of, Takes, Target, Writer};
 use super::{CacheKey, Elsewhere, StepCache};
 use crate::archive::compress::Decoder;
 use crate::oci::{Compression, Descriptor, DiffId, Digest, Hashing, Reference};
-use crate::store::{self, Store};
+use crate::store::{self, Store, TempDir};
 use crate::ui::{Event, Sink};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -93,7 +92,9 @@ pub struct SharedCaches<'a> {
     found: Mutex<HashMap<CacheKey, Option<Hit>>>,
     refused: Mutex<HashSet<Digest>>,
     bringing: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
-    mounts: Vec<MountCache<'a>>,
+    pub(super) mounts: Vec<MountCache>,
+    /// Tars of mounts on their way out: they are no part of the store.
+    kept: Mutex<Vec<(DiffId, TempDir)>>,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -101,7 +102,7 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<'a> SharedCaches<'a> {
-    /// The caches that were asked for. Nothing is asked of any of them yet.
+    /// The caches that were asked for, of steps and of the files of mounts. Nothing is asked of any of them yet.
     ///
     /// # Errors
     /// Where the store has no place for what is on its way out.
@@ -109,7 +110,7 @@ impl<'a> SharedCaches<'a> {
         store: &'a Store,
         sink: &'a dyn Sink,
         clients: &Clients,
-        (from, to): (&[Spec], &[Spec]),
+        (from, to, mounts): (&[Spec], &[Spec], &[MountSpec]),
         trust: Arc<Trust>,
         ttl: Option<Duration>,
     ) -> Result<Self, store::Error> {
@@ -117,7 +118,7 @@ impl<'a> SharedCaches<'a> {
         let mut places: Vec<Arc<Guarded>> = vec![];
         let mut open = |spec: &Spec| {
             let backend = backend::open(spec, clients)?;
-            // One that is read and written is one place, with one state.
+            // One that is read and written is one place, with one state, whatever it is for.
             let known = places.iter().find(|p| p.backend.name() == backend.name() && p.scope == spec.scope).cloned();
             Some(known.unwrap_or_else(|| {
                 let place = Arc::new(Guarded::new(backend, &spec.scope, patience.clone()));
@@ -126,9 +127,18 @@ impl<'a> SharedCaches<'a> {
             }))
         };
         let from = from.iter().filter_map(&mut open).collect();
-        let mut targets = vec![];
-        for spec in to {
-            targets.extend(open(spec).map(|place| Target { place, mode: spec.mode, compression: spec.compression }));
+        let (mut targets, mut kept) = (vec![], vec![]);
+        let written = to.iter().map(|spec| (spec, Takes::Steps(spec.mode)));
+        let tars = mounts.iter().flat_map(|m| m.to.iter().map(|spec| (spec, Takes::Mount(m.id.clone()))));
+        for (spec, takes) in written.chain(tars) {
+            targets.extend(open(spec).map(|place| Target { place, takes, compression: spec.compression }));
+        }
+        for mount in mounts {
+            let from = mount.from.iter().filter_map(&mut open);
+            match kept.iter_mut().find(|known: &&mut MountCache| known.id() == mount.id) {
+                Some(known) => known.from.extend(from),
+                None => kept.push(MountCache::new(&mount.id, from.collect())),
+            }
         }
         let writer = match targets.is_empty() {
             true => None,
@@ -137,7 +147,7 @@ impl<'a> SharedCaches<'a> {
                 Some(Writer::new(targets, place, trust.clone(), patience.clone()))
             }
         };
-        Ok(SharedCaches { patience, from, writer, trust, ttl, ..SharedCaches::none(store, sink) })
+        Ok(SharedCaches { patience, from, writer, trust, ttl, mounts: kept, ..SharedCaches::none(store, sink) })
     }
 
     /// No caches at all.
@@ -154,26 +164,11 @@ impl<'a> SharedCaches<'a> {
             refused: Mutex::default(),
             bringing: Mutex::default(),
             mounts: vec![],
+            kept: Mutex::default(),
         }
     }
 
-    /// The same, and caches of the files of mounts.
-    #[must_use]
-    pub fn with_mounts(self, mounts: Vec<MountCache<'a>>) -> Self {
-        SharedCaches { mounts, ..self }
-    }
-
-    /// Where the files of the cache mount with this id are kept.
-    pub fn mount(&self, id: &str) -> Option<&MountCache<'a>> {
-        self.mounts.iter().find(|m| m.id() == id)
-    }
-
-    /// All caches of the files of mounts.
-    pub fn mounts(&self) -> &[MountCache<'a>] {
-        &self.mounts
-    }
-
-    fn show_news(&self) {
+    pub(super) fn show_news(&self) {
         for text in self.patience.news() {
             self.sink.event(&Event::Warning { text: &text });
         }
@@ -187,7 +182,7 @@ impl<'a> SharedCaches<'a> {
         if let Some(known) = lock(&self.found).get(key) {
             return known.clone();
         }
-        let hit = self.from.iter().find_map(|place| self.lookup_in(place, key));
+        let hit = self.from.iter().find_map(|place| self.lookup_in(place, key, self.ttl));
         if let Some(hit) = hit.as_ref().filter(|hit| hit.layer.is_none()) {
             self.keep(key, hit);
         }
@@ -196,7 +191,7 @@ impl<'a> SharedCaches<'a> {
         hit
     }
 
-    fn lookup_in(&self, place: &Arc<Guarded>, key: &CacheKey) -> Option<Hit> {
+    pub(super) fn lookup_in(&self, place: &Arc<Guarded>, key: &CacheKey, ttl: Option<Duration>) -> Option<Hit> {
         let sealed = place.ask(|within| place.backend.lookup(key, within))??;
         let entry = match sealed.open(key, &place.scope, &self.trust) {
             Ok(entry) => entry,
@@ -205,7 +200,7 @@ impl<'a> SharedCaches<'a> {
                 return None;
             }
         };
-        if self.ttl.is_some_and(|ttl| super::is_older(&entry.created, ttl)) {
+        if ttl.is_some_and(|ttl| super::is_older(&entry.created, ttl)) {
             return None;
         }
         let layer = match &entry.layer {
@@ -287,11 +282,20 @@ impl<'a> SharedCaches<'a> {
         done.map_err(|_| Lost)
     }
 
-    /// Takes note of a tar that is no layer of the store. It must stay where it is until [`SharedCaches::finish`].
-    pub fn keep_file(&self, key: &CacheKey, created: &str, (diff_id, size): (DiffId, u64), path: PathBuf) {
+    /// Takes note of the tar of a mount with this id, which is in a file `tar` of the directory.
+    pub(super) fn keep_tar(
+        &self,
+        id: &str,
+        key: CacheKey,
+        created: &str,
+        (diff_id, size): (DiffId, u64),
+        dir: TempDir,
+    ) {
         let Some(writer) = &self.writer else { return };
-        let layer = Some(JobLayer { diff_id, size, content: Content::File { path, known: vec![] } });
-        writer.push(Job { key: key.clone(), created: created.to_owned(), layer, in_image: true });
+        let layer =
+            Some(JobLayer { diff_id, size, content: Content::File { path: dir.path().join("tar"), known: vec![] } });
+        writer.push(Job { key, created: created.to_owned(), layer, of: Of::Mount(id.to_owned()) });
+        lock(&self.kept).push((diff_id, dir));
     }
 
     /// Takes note of a step: what it made goes to the caches that are written. `in_image`: its layer is in the image.
@@ -309,7 +313,7 @@ impl<'a> SharedCaches<'a> {
                 Some(JobLayer { diff_id, size, content: Content::File { path, known } })
             }
         };
-        writer.push(Job { key: key.clone(), created: created.to_owned(), layer, in_image });
+        writer.push(Job { key: key.clone(), created: created.to_owned(), layer, of: Of::Step { in_image } });
         self.show_news();
     }
 
@@ -321,7 +325,7 @@ impl<'a> SharedCaches<'a> {
             size: layer.size,
             content: Content::Remote(Box::new(layer.clone())),
         });
-        writer.push(Job { key: key.clone(), created: hit.created.clone(), layer, in_image });
+        writer.push(Job { key: key.clone(), created: hit.created.clone(), layer, of: Of::Step { in_image } });
     }
 
     /// The keys that entries are signed and checked with.
@@ -334,11 +338,15 @@ impl<'a> SharedCaches<'a> {
         let mut elsewhere = Elsewhere::default();
         if let Some(writer) = &self.writer {
             let repositories = writer.repositories();
-            let waiting = |steps: usize| {
-                let text = format!("{steps} steps are on their way to the caches");
+            let waiting = |entries: usize| {
+                let text = format!("{entries} entries are on their way to the caches");
                 self.sink.event(&Event::Note { text: &text });
             };
+            let tars = std::mem::take(&mut *lock(&self.kept));
             for (diff_id, how, blob) in writer.finish(&waiting) {
+                if tars.iter().any(|(tar, _)| *tar == diff_id) {
+                    continue; // no layer of an image
+                }
                 // Only saves work: the next push need not compress it.
                 let _ = self.store.remember_compressed(&diff_id, how.name(), &blob);
                 repositories.iter().for_each(|r| elsewhere.add_image(blob.digest, r));
@@ -422,9 +430,4 @@ fn stream(layer: &RemoteLayer, take: &mut Take<'_>) -> Result<(), String> {
         }
         Err(e) => Err(text(&e)),
     }
-}
-
-/// Whether a step of this kind goes to a cache of this mode.
-pub(super) fn wanted(mode: Mode, in_image: bool) -> bool {
-    mode == Mode::Max || in_image
 }

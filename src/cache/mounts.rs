@@ -6,24 +6,24 @@
 //! starts from an empty directory then, as it would anyhow.
 
 use super::caches::Take;
+use super::guard::Guarded;
 use super::{CacheKey, KeyBuilder, SharedCaches};
 use crate::oci::{DiffId, Digest};
+use crate::store::TempDir;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Where the files of mounts with one id are kept.
-pub struct MountCache<'a> {
+/// Where the files of mounts with one id are looked for. Where they go is known to who writes.
+pub struct MountCache {
     id: String,
-    caches: SharedCaches<'a>,
+    pub(super) from: Vec<Arc<Guarded>>,
     /// Mounts with this id that steps used. They may differ in what they start from, or in their owner.
     used: Mutex<BTreeMap<Digest, Option<DiffId>>>,
 }
 
-impl<'a> MountCache<'a> {
-    /// Keeps the files of mounts with this id in these caches.
-    pub fn new(id: &str, caches: SharedCaches<'a>) -> Self {
-        MountCache { id: id.to_owned(), caches, used: Mutex::default() }
+impl MountCache {
+    pub(super) fn new(id: &str, from: Vec<Arc<Guarded>>) -> Self {
+        MountCache { id: id.to_owned(), from, used: Mutex::default() }
     }
 
     /// The id.
@@ -51,28 +51,44 @@ impl<'a> MountCache<'a> {
     pub fn used(&self) -> Vec<Digest> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
+}
+
+impl SharedCaches<'_> {
+    /// Where the files of the cache mount with this id are kept.
+    pub fn mount(&self, id: &str) -> Option<&MountCache> {
+        self.mounts.iter().find(|m| m.id() == id)
+    }
+
+    /// All caches of the files of mounts.
+    pub fn mounts(&self) -> &[MountCache] {
+        &self.mounts
+    }
 
     /// Hands the tar that was kept of a mount to `take`; whether there was one, and all of it was taken.
-    pub fn restore(&self, mount: &Digest, take: &mut Take<'_>) -> bool {
-        let Some(layer) = self.caches.lookup(&self.key(mount)).and_then(|hit| hit.layer) else { return false };
-        let restored = self.caches.read(&layer, take).is_ok();
+    pub fn restore_mount(&self, kept: &MountCache, mount: &Digest, take: &mut Take<'_>) -> bool {
+        let key = kept.key(mount);
+        let hit = kept.from.iter().find_map(|place| self.lookup_in(place, &key, None));
+        self.show_news();
+        let Some(layer) = hit.and_then(|hit| hit.layer) else { return false };
+        let restored = self.read(&layer, take).is_ok();
         if restored {
-            self.note(mount, Some(layer.diff_id));
+            kept.note(mount, Some(layer.diff_id));
         }
         restored
     }
 
-    /// Keeps the tar of a mount, which must stay where it is until [`MountCache::finish`]. Nothing is done where it is what was
-    /// restored.
-    pub fn save(&self, mount: &Digest, created: &str, (diff_id, size): (DiffId, u64), path: PathBuf) {
-        let restored = self.used.lock().unwrap_or_else(PoisonError::into_inner).get(mount).copied().flatten();
+    /// Keeps the tar of a mount, the file `tar` in a directory. Nothing is done where it is what was restored.
+    pub fn save_mount(
+        &self,
+        kept: &MountCache,
+        mount: &Digest,
+        created: &str,
+        (diff_id, size): (DiffId, u64),
+        dir: TempDir,
+    ) {
+        let restored = kept.used.lock().unwrap_or_else(PoisonError::into_inner).get(mount).copied().flatten();
         if restored != Some(diff_id) {
-            self.caches.keep_file(&self.key(mount), created, (diff_id, size), path);
+            self.keep_tar(&kept.id, kept.key(mount), created, (diff_id, size), dir);
         }
-    }
-
-    /// Waits for what is being written, as long as it gets on.
-    pub fn finish(&self) {
-        self.caches.finish();
     }
 }

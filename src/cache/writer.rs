@@ -6,7 +6,7 @@
 
 use super::CacheKey;
 use super::backend::{Fault, Packed};
-use super::caches::{RemoteLayer, wanted};
+use super::caches::RemoteLayer;
 use super::entry::{Entry, EntryBlob, EntryLayer};
 use super::guard::{Guarded, Patience};
 use super::spec::Mode;
@@ -40,16 +40,45 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// A cache that is written.
 pub(super) struct Target {
     pub place: Arc<Guarded>,
-    pub mode: Mode,
+    pub takes: Takes,
     pub compression: Compression,
 }
 
-/// A step for the caches.
+/// What goes to a cache.
+pub(super) enum Takes {
+    /// Steps.
+    Steps(Mode),
+    /// The files of mounts with this id.
+    Mount(String),
+}
+
+impl Takes {
+    fn wants(&self, of: &Of) -> bool {
+        match (self, of) {
+            (Takes::Steps(mode), Of::Step { in_image }) => *mode == Mode::Max || *in_image,
+            (Takes::Mount(id), Of::Mount(of)) => id == of,
+            _ => false,
+        }
+    }
+}
+
+/// What an entry is of.
+pub(super) enum Of {
+    /// A step.
+    Step {
+        /// Its layer is in the image.
+        in_image: bool,
+    },
+    /// The files of a mount with this id.
+    Mount(String),
+}
+
+/// A step, or the files of a mount, for the caches.
 pub(super) struct Job {
     pub key: CacheKey,
     pub created: String,
     pub layer: Option<JobLayer>,
-    pub in_image: bool,
+    pub of: Of,
 }
 
 /// Its layer.
@@ -129,18 +158,26 @@ impl Writer {
         Writer { shared: Arc::new(shared), _dir: dir }
     }
 
-    /// Whether there is a cache with another name than this.
+    /// The caches of steps.
+    fn of_steps(&self) -> impl Iterator<Item = &Target> {
+        self.shared.targets.iter().filter(|t| matches!(t.takes, Takes::Steps(_)))
+    }
+
+    /// Whether there is a cache of steps with another name than this.
     pub fn has_other_than(&self, name: &str) -> bool {
-        self.shared.targets.iter().any(|t| t.place.backend.name() != name)
+        self.of_steps().any(|t| t.place.backend.name() != name)
     }
 
-    /// The repositories among the caches.
+    /// The repositories among the caches of steps.
     pub fn repositories(&self) -> Vec<Reference> {
-        self.shared.targets.iter().filter_map(|t| t.place.backend.repository().cloned()).collect()
+        self.of_steps().filter_map(|t| t.place.backend.repository().cloned()).collect()
     }
 
-    /// Hands over a step; once is enough.
+    /// Hands over a job; once is enough.
     pub fn push(&self, job: Job) {
+        if !self.shared.targets.iter().any(|t| t.takes.wants(&job.of)) {
+            return;
+        }
         let mut state = lock(&self.shared.state);
         if !state.seen.insert((job.key.clone(), job.layer.as_ref().map(|l| l.diff_id))) {
             return;
@@ -158,7 +195,7 @@ impl Writer {
     }
 
     /// Waits until everything is written, or nothing moves any more. Returns what was compressed.
-    /// `waiting` is told, once, of how many steps it waits for, where that takes a while.
+    /// `waiting` is told, once, of how many entries it waits for, where that takes a while.
     pub fn finish(&self, waiting: &dyn Fn(usize)) -> Vec<Compressed> {
         let shared = &*self.shared;
         let started = Instant::now();
@@ -190,7 +227,7 @@ impl Writer {
             }
             if stands_still || started.elapsed() > LONGEST {
                 let left = state.queue.len() + state.running;
-                shared.patience.tell(format!("{left} steps were not written to the caches, which take nothing more"));
+                shared.patience.tell(format!("{left} entries were not written to the caches, which take nothing more"));
                 break;
             }
             let tick = Duration::from_millis(100);
@@ -245,7 +282,7 @@ impl Shared {
     /// Brings a step to each cache that does not have it.
     fn write(&self, job: &Job) {
         let mut packs: HashMap<Compression, Pack<'_>> = HashMap::new();
-        for target in self.targets.iter().filter(|t| wanted(t.mode, job.in_image)) {
+        for target in self.targets.iter().filter(|t| t.takes.wants(&job.of)) {
             if !target.place.writable() || self.stop.load(Ordering::Relaxed) {
                 continue;
             }

@@ -60,6 +60,34 @@ fn caches_that_do_not_answer() {
     assert_eq!((executed(&done), shown(&done).matches("warning:").count()), (2, 1), "{done}");
 }
 
+/// Caches of steps and of cache mounts are one place where they are at one place, and lose time once.
+#[test]
+fn caches_of_mounts_that_do_not_answer() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry");
+    let farm = Farm::new();
+    let mounts: String = (0..4).map(|n| format!("--mount=type=cache,id=m{n},target=/m{n} ")).collect();
+    dockerfile(&farm, &format!("RUN {mounts} echo executed; for n in 0 1 2 3; do echo $n > /m$n/file; done\n"));
+    let plain = farm.build("zero").args(["-t", "x"]).ok();
+    let silent: Vec<_> = (0..4).map(|_| silent_server()).collect();
+    let bound = plain.took + Duration::from_secs(5);
+    let dead = port();
+    let places = [("silent", vec![silent[0].1]), ("dead", vec![dead]), ("all", silent.iter().map(|s| s.1).collect())];
+    for (name, ports) in places {
+        let at = |n: usize| format!("type=registry,ref=127.0.0.1:{}/x", ports[n % ports.len()]);
+        let mut build = farm.build(name).args(["-t", "x", "--cache-from", &at(0), "--cache-to", &at(0)]);
+        for n in 0..4 {
+            build = build.args(["--cache-mount", &format!("id=m{n},\"to={}\"", at(n))]);
+        }
+        let done = build.ok();
+        assert_eq!(executed(&done), 1, "{done}");
+        // Where each is a place of its own, the build does not come to ask all of them.
+        let warnings = shown(&done).matches("warning:").count();
+        assert!(warnings == 1 || ports.len() > 1 && warnings <= 5, "{name}: {done}");
+        assert!(done.took < bound, "{name}: {:?}, {:?}: {done}", done.took, plain.took);
+    }
+}
+
 /// A server that says that it knows nothing, each time after this long.
 fn slow_redis(wait: Duration) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");

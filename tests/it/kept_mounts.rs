@@ -35,6 +35,21 @@ fn files_of_cache_mounts_go_from_store_to_store() {
     }
 }
 
+/// Several places of one id are all written, and read in turn.
+#[test]
+fn files_of_cache_mounts_are_kept_in_several_places() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    require!("docker-registry");
+    let farm = Farm::new();
+    dockerfile(&farm, STEP);
+    let places = ["id=kept,\"to=type=local,dest=one\"", "id=kept,\"to=type=local,dest=two\""];
+    farm.build("a").args(["--no-cache", "--cache-mount", places[0], "--cache-mount", places[1]]).ok();
+    for (n, place) in places.iter().enumerate() {
+        let done = farm.build(&n.to_string()).args(["--no-cache", "--cache-mount", place]).ok();
+        assert!(shown(&done).contains("lines=2") && !shown(&done).contains("warning:"), "{place}: {done}");
+    }
+}
+
 #[test]
 fn stores_of_pods_with_any_ids_share_them() {
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
