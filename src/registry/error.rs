@@ -220,6 +220,12 @@ impl Classified for Error {
             Error::Transport { why, .. } if why.contains("certificate") => {
                 Some("add the registry's CA to `certs.d/HOST/ca.crt`, or pass `--tls-verify=false`".into())
             }
+            // Servers differ in what they call it.
+            Error::Transport { why, .. } if why.contains("alert") && why.contains("Certificate") => Some(
+                "the registry wants a certificate of its clients: put `certs.d/HOST/NAME.cert` and `NAME.key` there, or name \
+                 their directory by `--cert-dir`"
+                    .into(),
+            ),
             Error::Transport { why, .. } if why.contains("InvalidContentType") => {
                 Some("the registry seems to speak plain HTTP: pass `--tls-verify=false`".into())
             }

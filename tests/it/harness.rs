@@ -464,7 +464,8 @@ impl Registry {
         })
     }
 
-    fn configured(http: &str, more: impl Fn(&Path) -> String) -> Registry {
+    /// One with more in its configuration: of `http`, and after all else, given the directory for its files.
+    pub fn configured(http: &str, more: impl Fn(&Path) -> String) -> Registry {
         let program = which("docker-registry").expect("`docker-registry` is installed");
         // Somebody else may take the port before the registry binds it: then another one is tried.
         for _ in 0..5 {
