@@ -6,8 +6,9 @@
 use super::compression::CompressionArgs;
 use super::foreign::{self, Flag, Foreign, Table, Verdict, boolean, text};
 use super::names::Naming;
+use super::registry_flags::{PolicyArgs, RegistryArgs};
 use super::template::Template;
-use super::{Error, Global, bud, output, platform::PlatformArgs, push, registry_flags::RegistryArgs, rmi, values};
+use super::{Error, Global, bud, output, platform::PlatformArgs, push, rmi, values};
 use crate::oci::{Descriptor, Digest, ImageConfig, Index, Location, Platform, media};
 use crate::registry::MAX_CONFIG_BYTES;
 use crate::source::archives;
@@ -53,7 +54,16 @@ struct CreateArgs {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
+    outside: OutsideArgs,
+}
+
+/// How images come that are not in the store, and which may.
+#[derive(Clone, Debug, clap::Args)]
+struct OutsideArgs {
+    #[command(flatten)]
     registry: RegistryArgs,
+    #[command(flatten)]
+    signatures: PolicyArgs,
 }
 
 /// Add an image to a list, in place of one for the same platform
@@ -74,7 +84,7 @@ struct AddArgs {
     #[command(flatten)]
     more: MoreArgs,
     #[command(flatten)]
-    registry: RegistryArgs,
+    outside: OutsideArgs,
     #[command(flatten)]
     foreign: Foreign<EntryFlags>,
 }
@@ -298,7 +308,7 @@ fn create(store: &Store, args: &CreateArgs, global: &Global) -> Result<(), Error
     };
     annotate_index(&mut list.index, &args.annotation)?;
     for image in &args.images {
-        for entry in entries(store, image, &Platform::host(), args.all, &args.registry, global)? {
+        for entry in entries(store, image, &Platform::host(), args.all, &args.outside, global)? {
             list.put(entry);
         }
     }
@@ -309,7 +319,7 @@ fn add(store: &Store, args: &AddArgs, global: &Global) -> Result<(), Error> {
     args.foreign.check(foreign::warn)?;
     let mut list = List::open(store, &args.list)?;
     let wanted = args.platform.platform()?;
-    let found = entries(store, &args.image, &wanted, args.all, &args.registry, global)?;
+    let found = entries(store, &args.image, &wanted, args.all, &args.outside, global)?;
     let alone = found.len() == 1 && !args.all;
     let mut last = None;
     for mut entry in found {
@@ -339,20 +349,21 @@ fn entries(
     image: &str,
     platform: &Platform,
     all: bool,
-    registry: &RegistryArgs,
+    outside: &OutsideArgs,
     global: &Global,
 ) -> Result<Vec<Descriptor>, Error> {
     let location: Location = image.parse()?;
+    let signatures = || SignaturePolicy::find(outside.signatures.signature_policy.as_deref());
     let (descriptor, name) = match &location {
         Location::Store(_) => match store.find(image) {
             Ok(found) => (found.descriptor, image.to_owned()),
-            Err(_) => return remote(store, image, platform, all, registry, global),
+            Err(_) => return remote(store, image, platform, all, outside, global),
         },
         Location::Registry(reference) => {
-            return remote(store, &reference.to_string(), platform, all, registry, global);
+            return remote(store, &reference.to_string(), platform, all, outside, global);
         }
         place => {
-            let mut loaded = archives::open(store, place, platform, &SignaturePolicy::find(None)?)?;
+            let mut loaded = archives::open(store, place, platform, &signatures()?)?;
             match (loaded.pop(), loaded.is_empty()) {
                 (Some(one), true) => (one.manifest, image.to_owned()),
                 _ => return Err(archives::Error::Several(image.to_owned()).into()),
@@ -377,12 +388,12 @@ fn remote(
     name: &str,
     platform: &Platform,
     all: bool,
-    registry: &RegistryArgs,
+    outside: &OutsideArgs,
     global: &Global,
 ) -> Result<Vec<Descriptor>, Error> {
-    let options = registry.lower()?;
+    let options = outside.registry.lower()?;
     let client = super::registry_flags::client(&options, global)?;
-    let signatures = SignaturePolicy::find(None)?;
+    let signatures = SignaturePolicy::find(outside.signatures.signature_policy.as_deref())?;
     let images = crate::source::image::Images::new(store, &client, Pull::Always, &signatures, &Silent);
     let platforms = if all { images.platforms(name)? } else { vec![platform.clone()] };
     let mut found = vec![];

@@ -201,6 +201,39 @@ fn a_signed_index_vouches_for_its_images() {
 }
 
 #[test]
+fn lists_take_what_a_policy_lets_in() {
+    require!("docker-registry", "openssl");
+    let world = world();
+    let lab = &world.lab;
+    lab.rbuild(["bud", "-t", "oci:layout", "context"]).ok();
+    world.policy(&signed(r#""keyPath": "DIR/key.pub", "signedIdentity": {"type": "matchRepository"}"#));
+    let image = |name: &str| format!("docker://{}", world.name(name));
+    let policy = "--signature-policy=policy.json";
+    lab.rbuild(["manifest", "create", "list"]).ok();
+    let add = |more: &[&str], image: &str| lab.rbuild(["manifest", "add"]).args(more).args(["list", image]).output();
+    let entries = || {
+        let list = lab.rbuild(["manifest", "inspect", "list"]).ok().stdout;
+        let list: serde_json::Value = serde_json::from_str(&list).expect("a list");
+        list["manifests"].as_array().expect("entries").len()
+    };
+    for (image, words) in [(image("team/plain:1"), "it is not signed"), ("oci:layout".into(), "it rejects everything")]
+    {
+        let done = add(&[policy], &image);
+        assert!(done.code != 0 && done.stderr.contains(words) && entries() == 0, "{done}");
+        let done = lab.rbuild(["manifest", "create", policy, "other", &image]).output();
+        assert!(done.code != 0 && done.stderr.contains(words), "{done}");
+    }
+    let done = add(&[policy], &image("team/signed:1"));
+    assert!(done.code == 0 && entries() == 1, "{done}");
+    lab.rbuild(["manifest", "create", policy, "signed", &image("team/signed:1")]).ok();
+    let done = add(&["--signature-policy=none.json"], &image("team/signed:1"));
+    assert!(done.code != 0 && done.stderr.contains("cannot read signature policy `none.json`"), "{done}");
+    // Nothing refuses it without a policy.
+    let done = add(&[], &image("team/plain:1"));
+    assert_eq!(done.code, 0, "{done}");
+}
+
+#[test]
 fn archives_and_directories_have_scopes_of_their_own() {
     require!("docker-registry", "openssl");
     let world = world();
