@@ -222,35 +222,56 @@ fn an_image_with_its_own_entries() {
     assert!(shown(&done).contains("`--cache-to type=inline` leaves out"), "{done}");
 }
 
-/// Two builders that write different things at the same time lose nothing.
+/// Two builders that write at the same time lose nothing, whether they write different things or the same steps with other
+/// results.
 #[test]
 fn writers_do_not_undo_each_other() {
     require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
-    require!("docker-registry");
+    require!("docker-registry", "redis-server", "redis-cli");
     let farm = Farm::new();
-    let writers = ["a", "b", "c"];
-    for name in writers {
-        let steps: String = (0..8).map(|n| format!("RUN echo executed; echo {n} > /{name}{n}\n")).collect();
-        farm.lab.context(name, &[("Dockerfile", &format!("ARG BASE=localhost/busybox\nFROM $BASE\n{steps}"))]);
-    }
+    let redis = Redis::start(&farm.lab, &[]);
     let caches = [
-        (format!("type=registry,ref={}", farm.at("cache")), format!("type=registry,ref={}", farm.at("cache"))),
-        ("type=local,dest=cache".to_owned(), "type=local,src=cache".to_owned()),
+        format!("type=registry,ref={}", farm.at("cache")),
+        "type=local,D=cache".to_owned(),
+        format!("type=redis,url=redis://127.0.0.1:{},ref={}", redis.port, farm.at("layers")),
     ];
     let base = format!("BASE={}", farm.at("base"));
-    std::thread::scope(|scope| {
-        for name in writers {
-            let args =
-                ["bud", "--build-arg", &base, "-t", "x", "--cache-to", &caches[0].0, "--cache-to", &caches[1].0, name];
-            let run = farm.lab.rbuild(args).env("RBUILD_ROOT", farm.lab.path(format!("store-{name}")));
-            scope.spawn(move || assert_eq!(executed(&run.ok()), 8));
+    let build = |context: &str, store: String, way: &str, caches: &[String]| {
+        let dir = if way == "--cache-to" { "dest=" } else { "src=" };
+        let mut run =
+            farm.lab.rbuild(["bud", "--build-arg", &base, "-t", context]).env("RBUILD_ROOT", farm.lab.path(store));
+        for cache in caches {
+            run = run.args([way, &cache.replace("D=", dir)]);
         }
-    });
-    for (n, (_, from)) in caches.iter().enumerate() {
-        for name in writers {
-            let run = farm.lab.rbuild(["bud", "--build-arg", &base, "-t", "x", "--cache-from", from, name]);
-            let done = run.env("RBUILD_ROOT", farm.lab.path(format!("fresh-{name}-{n}"))).ok();
-            assert_eq!(executed(&done), 0, "{from}: {done}");
+        run.arg(context)
+    };
+    for round in 0..3 {
+        for equal in [false, true] {
+            let writers = ["a", "b"].map(|w| format!("{w}{round}{equal}"));
+            for name in &writers {
+                let of = if equal { "both" } else { name };
+                let steps: String = (0..6)
+                    .map(|n| format!("RUN echo executed; head -c 2000 /dev/urandom > /{of}-{round}-{n}\n"))
+                    .collect();
+                farm.lab.context(name, &[("Dockerfile", &format!("ARG BASE=localhost/busybox\nFROM $BASE\n{steps}"))]);
+            }
+            std::thread::scope(|scope| {
+                for name in &writers {
+                    let run = build(name, format!("store-{name}"), "--cache-to", &caches);
+                    scope.spawn(move || {
+                        let done = run.ok();
+                        assert!(executed(&done) == 6 && !shown(&done).contains("warning:"), "{done}");
+                    });
+                }
+            });
+            for (n, cache) in caches.iter().enumerate() {
+                for name in &writers {
+                    // A step that the store has from the other one would be no hit in the cache.
+                    let run = build(name, format!("fresh-{name}-{n}"), "--cache-from", std::slice::from_ref(cache));
+                    let done = run.ok();
+                    assert!(executed(&done) == 0 && !shown(&done).contains("warning:"), "{cache}: {done}");
+                }
+            }
         }
     }
 }
