@@ -412,3 +412,59 @@ fn what_other_stages_make_and_what_is_squashed_does_not_go_early() {
         assert_eq!((all.len(), watch.blobs("app").len()), if squash { (1, 2) } else { (4, 5) });
     }
 }
+
+/// The images of an index are built one after the other, and each one's layers leave before its last step ends.
+#[test]
+fn layers_of_several_platforms_leave_early_too() {
+    require!("docker-registry", "skopeo");
+    require!(if !can_run(), "`busybox-static` is not installed");
+    let dockerfile = "FROM --platform=$BUILDPLATFORM localhost/busybox AS tools\nARG TARGETARCH\n\
+        RUN while ! test -e /s/$TARGETARCH; do sleep 0.05; done; echo $TARGETARCH > /tool\n\
+        FROM scratch\nARG TARGETARCH\nCOPY common /common\nCOPY $TARGETARCH /program\nCOPY --from=tools /tool /tool\n";
+    let site = Site::new(dockerfile);
+    for file in ["common", "amd64", "arm64"] {
+        site.lab.write(Path::new("ctx").join(file), format!("the file {file}"));
+    }
+    let platforms = ["--platform", "linux/amd64,linux/arm64", "--source-date-epoch", "1700000000"];
+    for (n, more) in [&[][..], &["--compression-format", "zstd"]].into_iter().enumerate() {
+        let watch = Watch::start();
+        let place = |name: &str| format!("docker://{}", watch.at(name));
+        let store = format!("store-{n}");
+        site.base_in(&store);
+        for arch in ["amd64", "arm64"] {
+            let _ = std::fs::remove_file(site.signals.join(arch));
+        }
+        let all = [&platforms[..], more].concat();
+        let build = in_background(site.bud(&store, &all).args(["-t", &place("app:1")]));
+        until("two layers of the first image are there", || watch.blobs("app").len() == 2);
+        site.signal("amd64");
+        // `common` is in both.
+        until("all of the first image is there, and the second one's own layer", || watch.blobs("app").len() == 4);
+        assert!(!build.is_finished());
+        let early = watch.blobs("app");
+        assert_eq!((watch.tags("app"), watch.count("PUT", "/manifests/")), (0, 0));
+        site.signal("arm64");
+        ends(build);
+        let index = watch.manifest(&site.lab, "app:1");
+        let images = |index: &serde_json::Value| -> Vec<serde_json::Value> {
+            let entries = index["manifests"].as_array().expect("images").iter();
+            let digests = entries.map(|d| d["digest"].as_str().expect("a digest").to_owned());
+            digests.map(|d| watch.manifest(&site.lab, &format!("app@{d}"))).collect()
+        };
+        let of_images: Vec<String> = images(&index).iter().flat_map(layers).collect();
+        assert_eq!(of_images.len(), 6);
+        assert!(early.iter().all(|blob| of_images.contains(blob)), "{early:?} of {of_images:?}");
+        assert!(early.contains(&of_images[4]), "the layer of the second image is there: {early:?} of {of_images:?}");
+        for layer in &of_images {
+            let sent = watch.count("PUT", layer) + watch.count("PUT", &layer.replace(':', "%3A"));
+            assert_eq!(sent, 1, "{layer} was sent {sent} times: {:#?}", watch.requests());
+        }
+        // A store that pushes when all is done has the same index.
+        let afterwards = format!("afterwards-{n}");
+        site.base_in(&afterwards);
+        site.bud(&afterwards, &all).args(["-t", "localhost/later"]).ok();
+        let push = site.lab.rbuild(["manifest", "push", "--all", "localhost/later", &place("later:1")]);
+        push.args(more).env("RBUILD_ROOT", site.lab.path(&afterwards)).ok();
+        assert_eq!(watch.manifest(&site.lab, "later:1"), index, "{n}");
+    }
+}
