@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 /// Media type of a statement.
-const IN_TOTO: &str = "application/vnd.in-toto+json";
+pub(super) const IN_TOTO: &str = "application/vnd.in-toto+json";
 /// What the manifest is, for registries that list referrers.
 pub const ARTIFACT: &str = "application/vnd.docker.attestation.manifest.v1+json";
 /// Annotation of a statement: the type of its predicate.
@@ -20,7 +20,7 @@ const REFERENCE: &str = "vnd.docker.reference.digest";
 const KIND: &str = "vnd.docker.reference.type";
 const ATTESTATION: &str = "attestation-manifest";
 /// Longest statement that is read, in bytes.
-const MAX_STATEMENT: u64 = 256 << 20;
+pub(super) const MAX_STATEMENT: u64 = 256 << 20;
 
 /// A predicate: its type, and what writes it as JSON.
 pub type Predicate<'a> = (&'a str, Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + 'a>);

@@ -20,12 +20,14 @@
 use crate::oci::Reference;
 
 mod error;
+mod files;
 mod manifest;
 pub mod provenance;
 pub mod signature;
 mod statement;
 
 pub use error::Error;
+pub use files::{Said, said};
 pub use manifest::{ARTIFACT, Predicate, attach, follow, refer, subject_of};
 pub use statement::{Subject, write_statement};
 

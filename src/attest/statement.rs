@@ -6,12 +6,15 @@ use crate::oci::{Digest, Platform, Reference};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 
+/// The type of a statement.
+pub(super) const STATEMENT: &str = "https://in-toto.io/Statement/v0.1";
+
 /// What a statement is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// Its name: a package URL, or `_` for what has none.
+    /// Its name: a package URL, `_` for an image that has none, or the path of a file.
     pub name: String,
-    /// Digest of its manifest.
+    /// Digest of its manifest, or of its content.
     pub digest: Digest,
 }
 
@@ -23,7 +26,7 @@ impl Subject {
         if named.is_empty() { vec![Subject { name: "_".into(), digest }] } else { named }
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         json!({"name": self.name, "digest": {"sha256": self.digest.hex()}})
     }
 }
@@ -56,7 +59,7 @@ pub fn write_statement(
 ) -> io::Result<()> {
     let subjects: Vec<Value> = subjects.iter().map(Subject::json).collect();
     let head = json!({
-        "_type": "https://in-toto.io/Statement/v0.1",
+        "_type": STATEMENT,
         "predicateType": predicate_type,
         "subject": subjects,
     })

@@ -290,9 +290,18 @@ impl Default for OutputOptions {
     }
 }
 
-/// Where the root file system of the image is written as plain files.
+/// How the root file system of the image is written as plain files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RootfsOutput {
+pub struct RootfsOutput {
+    /// Where to.
+    pub place: RootfsPlace,
+    /// What the names of files begin with that say something about the image.
+    pub attestation_prefix: String,
+}
+
+/// Where the root file system of the image is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootfsPlace {
     /// Into this directory.
     Directory(PathBuf),
     /// As a tar at this path; `-`: standard output.

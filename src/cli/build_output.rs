@@ -5,7 +5,7 @@
 use super::compression::{self, Wanted};
 use super::names::Naming;
 use super::{Error, values};
-use crate::build::request::RootfsOutput;
+use crate::build::request::{RootfsOutput, RootfsPlace};
 use crate::oci::{Compression, Location, Reference};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -37,10 +37,12 @@ impl Output {
             `dest=FILE`";
         let (mut how, mut level, mut force) = (None, None, None);
         let (mut kind, mut dest, mut name, mut push, mut tar) = (None, None, None, None, None);
+        let mut prefix = None;
         if !text.contains(',') && !text.contains('=') {
             let path = PathBuf::from(text);
-            let rootfs = if text == "-" { RootfsOutput::Tar(path) } else { RootfsOutput::Directory(path) };
-            return Ok(Output { rootfs: Some(rootfs), ..Output::default() });
+            let place = if text == "-" { RootfsPlace::Tar(path) } else { RootfsPlace::Directory(path) };
+            let rootfs = Some(RootfsOutput { place, attestation_prefix: String::new() });
+            return Ok(Output { rootfs, ..Output::default() });
         }
         for field in text.split(',') {
             let (key, value) = field
@@ -69,6 +71,15 @@ impl Output {
                     level = Some(value.parse::<u32>().map_err(wrong)?);
                 }
                 "force-compression" => force = truth()?,
+                "attestation-prefix" => {
+                    if value.contains(['/', '\0']) {
+                        let why = "it is the beginning of a name, and no path";
+                        return Err(Error::usage(format!(
+                            "invalid value `{value}` for `{key}` of `--output {text}`: {why}"
+                        )));
+                    }
+                    prefix = Some(value.to_owned());
+                }
                 _ => return Err(Error::unsupported(format!("`{key}` of `--output {text}`"), hint)),
             }
         }
@@ -77,6 +88,9 @@ impl Output {
         match kind {
             "image" | "registry" | "docker" | "oci" | "local" | "tar" | "cacheonly" => {}
             _ => return Err(Error::unsupported(format!("`--output {text}`"), hint)),
+        }
+        if prefix.is_some() && !matches!(kind, "local" | "tar") {
+            return key("attestation-prefix", "only `type=local` and `type=tar` have files for attestations");
         }
         let compressed = how.is_some() || level.is_some() || force.is_some();
         if matches!(kind, "local" | "tar" | "cacheonly" | "docker") && compressed {
@@ -92,15 +106,17 @@ impl Output {
             if tar.is_some() {
                 return key("tar", "it is about `type=oci`");
             }
-            let rootfs = match (kind, dest) {
-                ("local", Some(dest)) => Some(RootfsOutput::Directory(dest)),
+            let place = match (kind, dest) {
+                ("local", Some(dest)) => Some(RootfsPlace::Directory(dest)),
                 ("local", None) => {
                     return Err(Error::usage_hint("`--output type=local` has no directory", "add `dest=DIR`"));
                 }
-                ("tar", dest) => Some(RootfsOutput::Tar(dest.unwrap_or_else(|| "-".into()))),
+                ("tar", dest) => Some(RootfsPlace::Tar(dest.unwrap_or_else(|| "-".into()))),
                 (_, Some(_)) => return key("dest", "nothing is written"),
                 (_, None) => None,
             };
+            let attestation_prefix = prefix.unwrap_or_default();
+            let rootfs = place.map(|place| RootfsOutput { place, attestation_prefix });
             return Ok(Output { rootfs, ..Output::default() });
         }
         if dest.is_some() && matches!(kind, "image" | "registry") {
@@ -148,7 +164,7 @@ pub fn to_stdout(images: &[Location], rootfs: &[RootfsOutput]) -> usize {
         Location::DockerArchive { path, .. } | Location::OciArchive { path, .. } => dash(path),
         _ => false,
     });
-    images.count() + rootfs.iter().filter(|to| matches!(to, RootfsOutput::Tar(path) if dash(path))).count()
+    images.count() + rootfs.iter().filter(|to| matches!(&to.place, RootfsPlace::Tar(path) if dash(path))).count()
 }
 
 /// Refuses what cannot be brought out on standard output: a second thing, or an archive on a terminal.
@@ -173,7 +189,7 @@ mod tests {
             Ok(o) => {
                 let names: Vec<String> = o.names.iter().map(Reference::to_string).collect();
                 let file = o.file.map(|f| f.to_string());
-                let rootfs = o.rootfs.map(|r| format!("{r:?}"));
+                let rootfs = o.rootfs.map(|r| format!("{:?}{}", r.place, r.attestation_prefix));
                 let c = o.compression;
                 let how = (c != Wanted::default()).then(|| format!(" {:?} {:?} force={}", c.how, c.level, c.force));
                 let (place, how) = (file.or(rootfs).unwrap_or_default(), how.unwrap_or_default());
@@ -217,6 +233,9 @@ mod tests {
             "type=local,dest=x",
             "type=local",
             "type=local,dest=x,push=true",
+            "type=local,dest=x,attestation-prefix=about-",
+            "type=tar,attestation-prefix=../",
+            "type=oci,attestation-prefix=about-",
             "type=cacheonly",
             "type=cacheonly,dest=x",
             "type=dir,dest=x",
@@ -261,6 +280,9 @@ mod tests {
         type=local,dest=x -> [] push=false Directory("x")
         type=local -> `--output type=local` has no directory | add `dest=DIR`
         type=local,dest=x,push=true -> `push` with `--output type=local` is not supported | push with a further `--output type=registry`
+        type=local,dest=x,attestation-prefix=about- -> [] push=false Directory("x")about-
+        type=tar,attestation-prefix=../ -> invalid value `../` for `attestation-prefix` of `--output type=tar,attestation-prefix=../`: it is the beginning of a name, and no path | 
+        type=oci,attestation-prefix=about- -> `attestation-prefix` with `--output type=oci` is not supported | only `type=local` and `type=tar` have files for attestations
         type=cacheonly -> [] push=false 
         type=cacheonly,dest=x -> `dest` with `--output type=cacheonly` is not supported | nothing is written
         type=dir,dest=x -> `--output type=dir,dest=x` is not supported | use `type=image`, `type=registry`, `type=local,dest=DIR`, or `type=tar`, `type=docker` or `type=oci` with `dest=FILE`

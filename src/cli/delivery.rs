@@ -6,7 +6,7 @@ use super::{Error, Global, registry_flags, store_limit::StoreLimit};
 use crate::attest::signature::SigningKey;
 use crate::build::{
     self, Built, Coming, Watcher,
-    request::{BuildRequest, CacheOptions, OutputOptions, RootfsOutput},
+    request::{BuildRequest, CacheOptions, OutputOptions, RootfsPlace},
 };
 use crate::cache::spec::Place;
 use crate::export::{self, Early, Form, RootfsTo};
@@ -194,11 +194,11 @@ fn deliver(
         }
     }
     for rootfs in &request.output.rootfs {
-        let (to, shown) = match rootfs {
-            RootfsOutput::Directory(path) => (RootfsTo::Directory(path), path),
-            RootfsOutput::Tar(path) => (RootfsTo::Tar(path), path),
+        let (to, shown) = match &rootfs.place {
+            RootfsPlace::Directory(path) => (RootfsTo::Directory(path), path),
+            RootfsPlace::Tar(path) => (RootfsTo::Tar(path), path),
         };
-        let written = export::write_rootfs(store, &built.manifest, to, sink);
+        let written = export::write_rootfs(store, &built.manifest, (to, &rootfs.attestation_prefix), sink);
         written.map_err(|e| Error::from(e).doing(format!("writing files to `{}`", shown.display())))?;
     }
     Ok(manifest)

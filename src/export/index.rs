@@ -64,6 +64,12 @@ impl<'a> StoredIndex<'a> {
         entries.filter(|(entry, _)| attest::subject_of(entry).is_none()).map(|(_, image)| image)
     }
 
+    /// What is said about an image of the index.
+    pub(super) fn attestations_of(&self, image: &StoredImage<'_>) -> impl Iterator<Item = &Descriptor> {
+        let digest = image.descriptor.digest;
+        self.index.manifests.iter().filter(move |entry| attest::subject_of(entry) == Some(digest))
+    }
+
     /// The only image of an index that is one because of what is said about that image.
     pub(super) fn only_image(&self) -> Option<&StoredImage<'a>> {
         let mut images = self.images_proper();

@@ -20,6 +20,7 @@ mod packed;
 mod registry;
 mod rootfs;
 mod route;
+mod said;
 mod signing;
 mod whole_file;
 

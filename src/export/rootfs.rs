@@ -3,10 +3,13 @@
 //! A tar has everything: owners, modes, extended attributes, device nodes. A directory belongs to whoever runs the build, as with
 //! BuildKit's `type=local`: modes, times, links and content are kept; owners and extended attributes are not, and device nodes,
 //! which nobody but root may make, are left out with a warning.
+//!
+//! What is said about the image is written beside its files, as statements about them: `sbom.spdx.json`, `provenance.json`.
 
-use super::{Error, StoredImage, StoredIndex, whole_file::WholeFile};
+use super::{Error, StoredImage, StoredIndex, said::write_said, whole_file::WholeFile};
 use crate::archive::diff::{self, Times};
 use crate::archive::merged::Merged;
+use crate::attest::{self, Said};
 use crate::oci::{Descriptor, Platform, media};
 use crate::snapshot::{LayerRef, Snapshots};
 use crate::store::Store;
@@ -31,33 +34,58 @@ pub enum RootfsTo<'a> {
 /// Pieces between the thread that reads the image and the one that makes files, in bytes.
 const PIPE_BUFFER: usize = 1 << 18;
 
-/// Writes the root file system of an image. Of an index, each image's into a directory named by its platform, as in
+/// Writes the root file system of an image, and what is said about it in files whose names begin with `prefix`. Of an index, each image's into a directory named by its platform, as in
 /// `linux_amd64`; of an index that holds one image and what is said about it, that image.
 ///
 /// # Errors
 /// Where the image cannot be read, or a file cannot be written; a tar has then not got its name.
-pub fn write_rootfs(store: &Store, what: &Descriptor, to: RootfsTo<'_>, sink: &dyn Sink) -> Result<(), Error> {
+pub fn write_rootfs(
+    store: &Store,
+    what: &Descriptor,
+    (to, prefix): (RootfsTo<'_>, &str),
+    sink: &dyn Sink,
+) -> Result<(), Error> {
     if !media::is_index(&what.media_type) {
-        return write_image(store, &StoredImage::load(store, what, &Platform::host())?, to, sink);
+        return write_image(store, &StoredImage::load(store, what, &Platform::host())?, (&[], prefix), to, sink);
     }
     let index = StoredIndex::load(store, what)?;
+    let said = |image: &StoredImage<'_>| -> Result<Vec<Said>, Error> {
+        let mut all = vec![];
+        for entry in index.attestations_of(image) {
+            all.extend(attest::said(store, entry)?);
+        }
+        Ok(all)
+    };
     if let Some(image) = index.only_image() {
-        return write_image(store, image, to, sink);
+        return write_image(store, image, (&said(image)?, prefix), to, sink);
     }
     let RootfsTo::Directory(dir) = to else {
         return Err(Error::Form("one tar cannot hold the files of several platforms"));
     };
     for image in index.images_proper() {
         let name = image.config.platform().to_string().replace('/', "_");
-        write_image(store, image, RootfsTo::Directory(&dir.join(name)), sink)?;
+        write_image(store, image, (&said(image)?, prefix), RootfsTo::Directory(&dir.join(name)), sink)?;
     }
     Ok(())
 }
 
-fn write_image(store: &Store, image: &StoredImage<'_>, to: RootfsTo<'_>, sink: &dyn Sink) -> Result<(), Error> {
+fn write_image(
+    store: &Store,
+    image: &StoredImage<'_>,
+    (said, prefix): (&[Said], &str),
+    to: RootfsTo<'_>,
+    sink: &dyn Sink,
+) -> Result<(), Error> {
     let snapshots = Snapshots::new(store, IdMap::current())?;
     let layers: Vec<LayerRef> = image.layers().map(|(l, diff_id)| LayerRef { diff_id, blob: l.digest }).collect();
-    let view = snapshots.view(&snapshots.ensure::<Error>(&layers, |_| Ok(()))?)?;
+    let dirs = snapshots.ensure::<Error>(&layers, |_| Ok(()))?;
+    let mut view = snapshots.view(&dirs)?;
+    let top;
+    if !said.is_empty() {
+        top = snapshots.prepare()?;
+        write_said(&view, &top, (said, prefix), image, sink)?;
+        view = snapshots.view_with(&dirs, &top)?;
+    }
     match to {
         RootfsTo::Tar(path) => {
             let mut file = WholeFile::create(path)?;

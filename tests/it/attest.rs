@@ -3,6 +3,7 @@
 use crate::harness::{Lab, Registry, busybox_is_missing, require};
 use crate::sbom::checked;
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 const DOCKERFILE: &str = "FROM localhost/busybox AS work\nARG TOKEN\n\
@@ -268,10 +269,53 @@ fn what_is_said_follows_an_image_on_its_way() {
     let done =
         lab.rbuild(["push", "docker.io/library/app", &format!("docker-archive:{}", lab.path("d.tar").display())]).ok();
     assert!(done.stderr.contains("attestations are left out"), "{done}");
-    lab.rbuild(["bud", "--sbom", "-o", "type=tar,dest=files.tar"]).args(BUILD).arg("context").ok();
-    assert!(Path::new(&lab.path("files.tar")).exists());
     let bad = lab.rbuild(["bud", "--sbom", "--format=docker", "context"]).fails();
     assert!(bad.stderr.contains("--format oci"), "{bad}");
+}
+
+/// A statement in a file: its predicate type, and its subjects as `sha256sum` would write them.
+fn statement(path: &Path) -> (String, Vec<String>) {
+    let it = json(&std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
+    assert_eq!(it["_type"], "https://in-toto.io/Statement/v0.1");
+    assert!(it["predicate"].as_object().is_some_and(|p| !p.is_empty()), "{it:#}");
+    let line = |s: &Value| format!("{}  ./{}", s["digest"]["sha256"].as_str().unwrap(), s["name"].as_str().unwrap());
+    (it["predicateType"].as_str().unwrap().to_owned(), it["subject"].as_array().unwrap().iter().map(line).collect())
+}
+
+#[test]
+fn where_plain_files_go_what_is_said_is_files_too() {
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let lab = lab();
+    let outputs = ["-o", "type=local,dest=out", "-o", "type=tar,dest=files.tar,attestation-prefix=about."];
+    let done = lab.rbuild(["bud", "--sbom", "--provenance"]).args(outputs).args(BUILD).arg("context").ok();
+    assert!(!done.stderr.contains("gives way"), "{done}");
+    lab.mkdir("unpacked");
+    lab.program("tar", ["-xf", "files.tar", "-C", "unpacked"]).ok();
+    for (dir, prefix) in [("out", ""), ("unpacked", "about.")] {
+        let said = [format!("{prefix}sbom.spdx.json"), format!("{prefix}provenance.json")];
+        let files = lab.program("find", [dir, "-type", "f", "-printf", "./%P\\0"]).ok().stdout;
+        let mut files: Vec<&str> =
+            files.split_terminator('\0').filter(|f| !said.contains(&f[2..].to_owned())).collect();
+        files.sort_by(|a, b| Path::new(a).cmp(Path::new(b)));
+        let sums = lab.program("sha256sum", files).dir(lab.path(dir)).ok().stdout;
+        for (name, kind) in said.iter().zip(["https://spdx.dev/Document", "https://slsa.dev/provenance/v0.2"]) {
+            let path = lab.path(dir).join(name);
+            let (is, subjects) = statement(&path);
+            assert_eq!(is, kind);
+            assert_eq!(subjects, sums.lines().collect::<Vec<_>>());
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        }
+    }
+    // Two files of one name: BuildKit's choice, and a word about it.
+    lab.context("named", &[("Dockerfile", "FROM scratch\nCOPY provenance.json /\n"), ("provenance.json", "mine")]);
+    let flags = ["--platform=linux/amd64,linux/arm64", "--provenance=version=v1", "--sbom=cyclonedx", "-o", "many"];
+    let done = lab.rbuild(["bud"]).args(flags).arg("named").ok();
+    assert_eq!(done.stderr.matches("`/provenance.json` of the image gives way").count(), 2, "{done}");
+    for platform in ["linux_amd64", "linux_arm64"] {
+        let dir = lab.path("many").join(platform);
+        assert_eq!(statement(&dir.join("provenance.json")).0, "https://slsa.dev/provenance/v1");
+        assert_eq!(statement(&dir.join("sbom.cdx.json")).0, "https://cyclonedx.org/bom");
+    }
 }
 
 #[test]

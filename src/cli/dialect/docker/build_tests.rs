@@ -1,7 +1,7 @@
 //! What command lines of `docker build` become.
 
 use super::{Docker, Verb, build, canonical};
-use crate::build::request::{BuildRequest, Context, ProgressStyle, PullPolicy, RootfsOutput};
+use crate::build::request::{BuildRequest, Context, ProgressStyle, PullPolicy, RootfsPlace};
 use crate::cli::{Error, parse};
 use crate::oci::{Location, ManifestFormat};
 
@@ -56,7 +56,8 @@ fn outputs_and_push() {
     assert_eq!(places(&["build", "-o", "type=docker,dest=d.tar", "--load", "."]), "docker-archive:d.tar");
     assert!(lower_in(&[], &["build", "--push", "."]).is_err());
     let files = lower(&["build", "-o", "type=local,dest=x", "-o", "type=tar,dest=y", "."]).output.rootfs;
-    assert_eq!(files, [RootfsOutput::Directory("x".into()), RootfsOutput::Tar("y".into())]);
+    let files: Vec<RootfsPlace> = files.into_iter().map(|f| f.place).collect();
+    assert_eq!(files, [RootfsPlace::Directory("x".into()), RootfsPlace::Tar("y".into())]);
     let refused = lower_in(&[], &["build", "-o", "type=dir,dest=x", "."]).unwrap_err();
     assert!(refused.hint().is_some(), "{refused}");
 }
