@@ -8,6 +8,7 @@
 use crate::attest::Wanted;
 use crate::cache::spec::{MountSpec, Spec};
 use crate::oci::{Compression, Digest, Location, ManifestFormat, Platform, Reference};
+use crate::registry::TokenFile;
 use crate::source::GitUrl;
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -366,6 +367,8 @@ pub struct RegistryOptions {
     pub authfile: Option<PathBuf>,
     /// `--creds USER[:PASSWORD]`, in place of the files.
     pub creds: Option<Credentials>,
+    /// `--registry-token-file`: files with tokens for single registries.
+    pub token_files: Vec<TokenFile>,
     /// `--tls-verify`; `None`: as registries.conf says.
     pub tls_verify: Option<bool>,
     /// `--cert-dir`: `*.crt`, `*.cert` and `*.key` of the registry.
@@ -385,6 +388,7 @@ impl Default for RegistryOptions {
         RegistryOptions {
             authfile: None,
             creds: None,
+            token_files: vec![],
             tls_verify: None,
             cert_dir: None,
             signature_policy: None,

@@ -6,7 +6,7 @@ use crate::registry;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// `--authfile`, `--creds`, `--tls-verify`, `--cert-dir`.
+/// `--authfile`, `--creds`, `--registry-token-file`, `--tls-verify`, `--cert-dir`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct AccessArgs {
     /// Credentials file, in place of the usual ones
@@ -15,6 +15,11 @@ pub struct AccessArgs {
     /// User and password for the registry
     #[arg(long, value_name = "USER[:PASSWORD]")]
     pub creds: Option<String>,
+    /// File with a token for a registry, such as a service account's, read whenever one is needed:
+    /// `REGISTRY[/PATH]=FILE[,as=password|bearer|identity|exchange|robot][,user=…][,at=URL][,audience=…]`
+    /// [env: RBUILD_REGISTRY_TOKEN_FILE]
+    #[arg(long, value_name = "REGISTRY=FILE", conflicts_with = "creds")]
+    pub registry_token_file: Vec<registry::TokenFile>,
     /// Require HTTPS and verify certificates
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = values::boolean)]
@@ -85,6 +90,7 @@ impl AccessArgs {
         Ok(RegistryOptions {
             authfile: self.authfile.clone(),
             creds,
+            token_files: self.registry_token_file.clone(),
             tls_verify: self.tls_verify,
             cert_dir: self.cert_dir.clone(),
             ..RegistryOptions::default()
@@ -107,6 +113,7 @@ pub fn client_options(options: &RegistryOptions, global: &Global) -> registry::O
     registry::Options {
         authfile: options.authfile.clone(),
         creds: options.creds.as_ref().map(|c| (c.username.clone(), c.password.clone())),
+        token_files: options.token_files.clone(),
         tls_verify: options.tls_verify,
         cert_dir: options.cert_dir.clone(),
         retries: options.retry,
@@ -134,6 +141,7 @@ mod tests {
             tls_verify: Some(false),
             cert_dir: Some("src".into()),
             authfile: Some("Cargo.toml".into()),
+            registry_token_file: vec!["r.test=/token,as=bearer".parse().unwrap()],
         };
         let args = RegistryArgs {
             access,
@@ -147,6 +155,7 @@ mod tests {
             ..Global::default()
         };
         let options = client_options(&args.lower().unwrap(), &global);
+        assert_eq!(options.token_files, ["r.test=/token,as=bearer".parse().unwrap()]);
         assert_eq!(options.creds, Some(("u".into(), "p:q".into())));
         assert_eq!((options.tls_verify, options.retries, options.retry_delay.as_secs()), (Some(false), 9, 7));
         let timeouts = options.timeouts;

@@ -4,9 +4,10 @@
 //! server (the realm). Tokens are kept for each set of scopes until shortly before they expire.
 
 use super::{
-    Error,
+    Error, TokenFile,
     credentials::{Credentials, Secret},
-    transport::{Exchange, Payload, Transport},
+    token_file::Way,
+    transport::{Exchange, Payload, Transport, authority, is_loopback},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::{
@@ -15,8 +16,8 @@ use reqwest::{
 };
 use serde::Deserialize;
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,8 @@ const MAX_TOKEN_BYTES: u64 = 1 << 20;
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 /// A token is not used in the last part of its life.
 const MARGIN: Duration = Duration::from_secs(10);
+/// Tokens of files that are remembered, so that no error shows them.
+const MAX_SECRETS: usize = 16;
 /// Parameters of one challenge that are looked at.
 const MAX_PARAMETERS: usize = 32;
 
@@ -154,6 +157,10 @@ pub(super) struct Auth {
     registry: String,
     credentials: Arc<Credentials>,
     state: tokio::sync::Mutex<State>,
+    /// What tokens in files were exchanged for, by setting.
+    exchanged: tokio::sync::Mutex<HashMap<String, (Secret, Instant)>>,
+    /// Tokens of files that were shown.
+    shown: Mutex<VecDeque<String>>,
 }
 
 /// The server that wants to know who asks.
@@ -168,10 +175,19 @@ pub(super) struct Door<'a> {
 
 impl Auth {
     pub(super) fn new(registry: &str, credentials: Arc<Credentials>) -> Auth {
-        Auth { registry: registry.to_owned(), credentials, state: tokio::sync::Mutex::default() }
+        Auth {
+            registry: registry.to_owned(),
+            credentials,
+            state: tokio::sync::Mutex::default(),
+            exchanged: tokio::sync::Mutex::default(),
+            shown: Mutex::default(),
+        }
     }
 
-    async fn secret(&self, access: &Access) -> Result<Option<Secret>, Error> {
+    async fn secret(&self, door: &Door<'_>, access: &Access) -> Result<Option<Secret>, Error> {
+        if let Some(file) = self.credentials.token_file(&self.registry, &access.repository) {
+            return self.of_file(door, file).await.map(Some);
+        }
         let (credentials, registry, repository) =
             (self.credentials.clone(), self.registry.clone(), access.repository.clone());
         // reads files and may run a helper program
@@ -188,10 +204,10 @@ impl Auth {
         access: &Access,
     ) -> Result<Option<HeaderValue>, Error> {
         match challenge {
-            Challenge::Basic => match self.secret(access).await? {
+            Challenge::Basic => match self.secret(door, access).await? {
                 Some(Secret::Password { user, password }) => Ok(Some(basic(&user, &password))),
                 Some(Secret::Bearer(token)) => Ok(bearer(&token)),
-                Some(Secret::Identity(_)) | None => Ok(None),
+                Some(Secret::Identity(_) | Secret::Subject { .. }) | None => Ok(None),
             },
             Challenge::Bearer { realm, service, .. } => {
                 // held while a token is fetched, so that parallel requests share one
@@ -201,14 +217,17 @@ impl Auth {
                 {
                     return Ok(bearer(&token.value));
                 }
-                let secret = self.secret(access).await?;
+                let secret = self.secret(door, access).await?;
                 if let Some(Secret::Bearer(token)) = &secret {
                     return Ok(bearer(token));
                 }
                 let mut scopes = access.scopes.clone();
                 scopes.extend(state.extra.get(&access.scopes).into_iter().flatten().cloned());
                 let wish = Wish { realm, service: service.as_deref(), scopes: &scopes };
-                let token = self.fetch(door, wish, secret).await?;
+                let token = self.fetch(door, wish, secret).await.map_err(|e| match e.status() {
+                    Some(400 | 401 | 403) => self.explained(e, access),
+                    _ => e,
+                })?;
                 let header = bearer(&token.value);
                 state.tokens.insert(access.scopes.clone(), token);
                 Ok(header)
@@ -218,6 +237,9 @@ impl Auth {
 
     /// Takes note of a refusal: the token for this access is of no use, and the server may want further scopes.
     pub(super) async fn refused(&self, challenge: Option<&Challenge>, access: &Access) {
+        if let Some(file) = self.credentials.token_file(&self.registry, &access.repository) {
+            self.exchanged.lock().await.remove(&file.to_string());
+        }
         let mut state = self.state.lock().await;
         state.tokens.remove(&access.scopes);
         if let Some(Challenge::Bearer { scope: Some(scope), .. }) = challenge {
@@ -229,43 +251,129 @@ impl Auth {
         }
     }
 
+    /// A refusal, with the file whose token was refused.
+    pub(super) fn explained(&self, e: Error, access: &Access) -> Error {
+        let Some(file) = self.credentials.token_file(&self.registry, &access.repository) else { return e };
+        self.of_exchange(e, &file)
+    }
+
+    /// What a file's token comes to.
+    async fn of_file(&self, door: &Door<'_>, file: Arc<TokenFile>) -> Result<Secret, Error> {
+        // held while a token is exchanged, so that parallel requests share the result
+        let mut exchanged = self.exchanged.lock().await;
+        if let Some((secret, until)) = exchanged.get(&file.to_string())
+            && *until > Instant::now()
+        {
+            return Ok(secret.clone());
+        }
+        let reading = file.clone();
+        let token = tokio::task::spawn_blocking(move || reading.read())
+            .await
+            .map_err(|e| Error::Setup(std::io::Error::other(e)))??;
+        self.hide(&token);
+        let (secret, until) = match &file.way {
+            Way::Password { user } => return Ok(Secret::Password { user: user.clone(), password: token }),
+            Way::Bearer => return Ok(Secret::Bearer(token)),
+            Way::Identity => return Ok(Secret::Identity(token)),
+            Way::Exchange { at: None, audience } => return Ok(Secret::Subject { token, audience: audience.clone() }),
+            Way::Exchange { at: Some(at), audience } => {
+                let form = encoded(&exchange(&token, audience.as_deref()));
+                let got = self.ask(door, at.clone(), trust(door, at), (HeaderMap::new(), Some(form))).await;
+                let got = got.map_err(|e| self.of_exchange(e, &file))?;
+                (Secret::Bearer(got.value), got.until)
+            }
+            Way::Robot { at, user } => {
+                let headers = HeaderMap::from_iter([(AUTHORIZATION, basic(user, &token))]);
+                let got = self.ask(door, at.clone(), trust(door, at), (headers, None)).await;
+                let got = got.map_err(|e| self.of_exchange(e, &file))?;
+                (Secret::Password { user: user.clone(), password: got.value }, got.until)
+            }
+        };
+        if let Secret::Bearer(token) | Secret::Password { password: token, .. } = &secret {
+            self.hide(token);
+        }
+        exchanged.insert(file.to_string(), (secret.clone(), until));
+        Ok(secret)
+    }
+
+    /// Sees to it that no error shows a token.
+    fn hide(&self, token: &str) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if !shown.iter().any(|known| known == token) {
+            shown.truncate(MAX_SECRETS - 1);
+            shown.push_front(token.to_owned());
+        }
+    }
+
+    /// The same for a refusal of what exchanges it.
+    fn of_exchange(&self, e: Error, file: &TokenFile) -> Error {
+        let shown: Vec<String> = self.shown.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        e.with_token_of(file.path().to_owned(), &shown)
+    }
+
+    fn broken(&self, door: &Door<'_>, why: String) -> Error {
+        Error::Protocol { doing: door.doing.to_owned(), host: self.registry.clone(), why }
+    }
+
     async fn fetch(&self, door: &Door<'_>, wish: Wish<'_>, secret: Option<Secret>) -> Result<Token, Error> {
-        let broken = |why: String| Error::Protocol { doing: door.doing.to_owned(), host: self.registry.clone(), why };
+        let broken = |why: String| self.broken(door, why);
         let mut url = Url::parse(wish.realm).map_err(|e| broken(format!("token server `{}`: {e}", wish.realm)))?;
-        if url.scheme() != "https" && !(url.scheme() == "http" && (door.plain || !door.verify)) {
-            return Err(broken(format!("refusing to ask for a token at `{}`: it is not https", wish.realm)));
-        }
         let mut headers = HeaderMap::new();
-        let mut method = Method::GET;
-        let mut payload = Payload::Empty;
+        let mut form = None;
         let scopes: Vec<&str> = wish.scopes.iter().map(String::as_str).collect();
-        if let Some(Secret::Identity(refresh_token)) = &secret {
-            let mut form = Url::parse("http://form/").map_err(|e| broken(e.to_string()))?;
-            form.query_pairs_mut()
-                .append_pair("grant_type", "refresh_token")
-                .append_pair("service", wish.service.unwrap_or_default())
-                .append_pair("client_id", "rbuild")
-                .append_pair("scope", &scopes.join(" "))
-                .append_pair("refresh_token", refresh_token);
-            method = Method::POST;
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-            payload = Payload::Bytes(form.query().unwrap_or_default().to_owned().into());
-        } else {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = wish.service {
-                query.append_pair("service", service);
+        match &secret {
+            Some(Secret::Identity(refresh_token)) => {
+                form = Some(vec![("grant_type", "refresh_token"), ("refresh_token", refresh_token)]);
             }
-            for scope in &scopes {
-                query.append_pair("scope", scope);
+            Some(Secret::Subject { token, audience }) => {
+                form = Some(exchange(token, audience.as_deref().or(wish.service)))
             }
-            if let Some(Secret::Password { user, password }) = &secret {
-                query.append_pair("account", user);
-                headers.insert(AUTHORIZATION, basic(user, password));
+            _ => {
+                let mut query = url.query_pairs_mut();
+                if let Some(service) = wish.service {
+                    query.append_pair("service", service);
+                }
+                for scope in &scopes {
+                    query.append_pair("scope", scope);
+                }
+                if let Some(Secret::Password { user, password }) = &secret {
+                    query.append_pair("account", user);
+                    headers.insert(AUTHORIZATION, basic(user, password));
+                }
             }
         }
-        let host = super::transport::authority(&url);
+        let scope = scopes.join(" ");
+        let form = form.map(|mut form| {
+            form.extend([("service", wish.service.unwrap_or_default()), ("scope", &scope)]);
+            encoded(&form)
+        });
+        self.ask(door, url, (door.verify, door.plain || !door.verify), (headers, form)).await
+    }
+
+    /// Asks a server for a token: with a form, or by the address alone; whether its certificate is checked, and whether plain
+    /// HTTP will do.
+    async fn ask(
+        &self,
+        door: &Door<'_>,
+        url: Url,
+        (verify, plain): (bool, bool),
+        (mut headers, form): (HeaderMap, Option<String>),
+    ) -> Result<Token, Error> {
+        let broken = |why: String| self.broken(door, why);
+        let host = authority(&url);
+        if url.scheme() != "https" && !(url.scheme() == "http" && plain) {
+            let at = super::transport::without_query(&url);
+            return Err(broken(format!("refusing to ask for a token at `{at}`: it is not https")));
+        }
+        let (method, payload) = match form {
+            None => (Method::GET, Payload::Empty),
+            Some(form) => {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+                (Method::POST, Payload::Bytes(form.into()))
+            }
+        };
         let exchange = Exchange { doing: door.doing, host: &host, method, url, headers, payload };
-        let answer = door.transport.exchange(exchange, door.verify).await?;
+        let answer = door.transport.exchange(exchange, verify).await?;
         if !answer.status().is_success() {
             return Err(answer.into_error().await);
         }
@@ -301,6 +409,33 @@ struct Wish<'a> {
     realm: &'a str,
     service: Option<&'a str>,
     scopes: &'a BTreeSet<String>,
+}
+
+/// The form that asks for a token to be exchanged, by RFC 8693.
+fn exchange<'a>(token: &'a str, audience: Option<&'a str>) -> Vec<(&'static str, &'a str)> {
+    let mut form = vec![
+        ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+        ("subject_token", token),
+        ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+    ];
+    form.extend(audience.map(|audience| ("audience", audience)));
+    form
+}
+
+/// The text of a form.
+fn encoded(form: &[(&str, &str)]) -> String {
+    let address = Url::parse("http://form/").map(|mut address| {
+        address.query_pairs_mut().append_pair("client_id", "rbuild").extend_pairs(form);
+        address.query().unwrap_or_default().to_owned()
+    });
+    address.unwrap_or_default()
+}
+
+/// Whether certificates are checked, and whether plain HTTP will do, for a server that the user has named. It is another one
+/// than the registry, so that only this machine's are trusted without.
+fn trust(door: &Door<'_>, at: &Url) -> (bool, bool) {
+    let here = is_loopback(&authority(at));
+    (door.verify || !here, here)
 }
 
 fn sensitive(text: &str) -> Option<HeaderValue> {

@@ -40,7 +40,7 @@ impl Core {
         Ok(Core {
             conf: Conf::load(options)?,
             transport: Arc::new(Transport::new(options)),
-            credentials: Arc::new(Credentials::new(options)),
+            credentials: Arc::new(Credentials::new(options)?),
             tls_verify: options.tls_verify,
             hosts: Mutex::default(),
         })

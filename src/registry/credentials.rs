@@ -1,6 +1,7 @@
 //! Users, passwords and tokens: where they are found, and how `login` and `logout` keep them.
 //!
-//! Searched are, in this order and the first hit wins: what the command line gave; the text in `DOCKER_AUTH_CONFIG`; and
+//! Searched are, in this order and the first hit wins: what the command line gave; files with tokens that are set for a registry
+//! ([`super::token_file`]); the text in `DOCKER_AUTH_CONFIG`; and
 //! the files `auth.json` of the run-time directory and of the user's configuration, and Docker's `config.json`. A file
 //! that was named (`--authfile`, `REGISTRY_AUTH_FILE`) is the only one that is read.
 //!
@@ -8,7 +9,7 @@
 //! can have several accounts. Format: `containers-auth.json(5)` and Docker's `config.json`. Files are written with mode
 //! 0600, next to the old one and renamed over it, with all unknown keys kept.
 
-use super::{Environment, Error, Options, conf::DOCKER_HUB};
+use super::{Environment, Error, Options, TokenFile, conf::DOCKER_HUB, options::TOKEN_FILES};
 use crate::sys::userns;
 use base64::{
     Engine, alphabet,
@@ -23,7 +24,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Longest file of credentials and longest answer of a helper, in bytes.
@@ -52,6 +53,8 @@ pub(super) enum Secret {
     Identity(String),
     /// A token to be shown as it is.
     Bearer(String),
+    /// A token that the token server exchanges, and for whom the result is.
+    Subject { token: String, audience: Option<String> },
 }
 
 impl std::fmt::Debug for Secret {
@@ -60,6 +63,7 @@ impl std::fmt::Debug for Secret {
             Secret::Password { .. } => "Secret::Password",
             Secret::Identity(_) => "Secret::Identity",
             Secret::Bearer(_) => "Secret::Bearer",
+            Secret::Subject { .. } => "Secret::Subject",
         })
     }
 }
@@ -67,6 +71,7 @@ impl std::fmt::Debug for Secret {
 /// Finds credentials; each answer is remembered.
 pub(super) struct Credentials {
     fixed: Option<Secret>,
+    token_files: Vec<Arc<TokenFile>>,
     sources: Vec<Source>,
     environment: Environment,
     found: Mutex<HashMap<(String, String), Option<Secret>>>,
@@ -80,7 +85,11 @@ enum Source {
 }
 
 impl Credentials {
-    pub(super) fn new(options: &Options) -> Credentials {
+    /// Where credentials are looked for.
+    ///
+    /// # Errors
+    /// Where a variable cannot be understood.
+    pub(super) fn new(options: &Options) -> Result<Credentials, Error> {
         let env = &options.environment;
         let mut sources = vec![];
         if let Some(file) = &options.authfile {
@@ -100,13 +109,25 @@ impl Credentials {
             sources.extend(files.into_iter().map(|f| Source::File(f, false)));
         }
         let fixed = options.creds.clone().map(|(user, password)| Secret::Password { user, password });
-        Credentials { fixed, sources, environment: env.clone(), found: Mutex::default() }
+        let more = TokenFile::list(env.token_files.as_deref().unwrap_or_default())
+            .map_err(|why| Error::Config { path: format!("${TOKEN_FILES}").into(), why })?;
+        let token_files = options.token_files.iter().cloned().chain(more).map(Arc::new).collect();
+        Ok(Credentials { fixed, token_files, sources, environment: env.clone(), found: Mutex::default() })
+    }
+
+    /// The file with a token that is set for a repository: the most specific one.
+    pub(super) fn token_file(&self, registry: &str, repository: &str) -> Option<Arc<TokenFile>> {
+        let fits = |file: &&Arc<TokenFile>| file.fits(registry, repository);
+        // Of equals the first, which is that of the command line.
+        let of = self.token_files.iter().rev().filter(|_| self.fixed.is_none());
+        of.filter(|file| fits(file).is_some()).max_by_key(fits).cloned()
     }
 
     /// Credentials that were given, for every registry.
     pub(super) fn fixed(user: &str, password: &str) -> Credentials {
         Credentials {
             fixed: Some(Secret::Password { user: user.to_owned(), password: password.to_owned() }),
+            token_files: vec![],
             sources: vec![],
             environment: Environment::default(),
             found: Mutex::default(),

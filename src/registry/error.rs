@@ -115,6 +115,18 @@ pub enum Error {
         errors: Vec<ApiError>,
         /// How long it asks to be left alone.
         retry_after: Option<Duration>,
+        /// The file with the token that was shown.
+        token_file: Option<PathBuf>,
+    },
+    /// A file that is to hold a token for a registry.
+    #[error("cannot use token file `{}` for `{registry}`: {why}", path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// The registry, or the part of it.
+        registry: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// The server's answer breaks the protocol.
     #[error("{doing}: registry `{host}`: {why}")]
@@ -189,11 +201,26 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The same, with the file whose token was shown, and without words that are secret.
+    pub(super) fn with_token_of(mut self, file: PathBuf, secrets: &[String]) -> Error {
+        if let Error::Status { errors, token_file, .. } = &mut self {
+            for text in errors.iter_mut().flat_map(|e| [&mut e.code, &mut e.message]) {
+                for secret in secrets {
+                    *text = text.replace(secret, "****");
+                }
+            }
+            *token_file = Some(file);
+        }
+        self
+    }
+}
+
 impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Reference(_) | Error::Digest(_) | Error::Platform(_) | Error::ShortName { .. } => Kind::Usage,
-            Error::Config { .. } => Kind::Usage,
+            Error::Config { .. } | Error::TokenFile { .. } => Kind::Usage,
             Error::Blocked { .. } | Error::Helper { .. } => Kind::Denied,
             Error::File { source, .. } | Error::Setup(source) | Error::Local { source, .. } => kind_of_io(source),
             Error::Transport { .. } | Error::Timeout { .. } => Kind::Network,
@@ -232,6 +259,16 @@ impl Classified for Error {
             Error::Transport { .. } | Error::Timeout { .. } => {
                 Some("check the registry's name and the network from this pod".into())
             }
+            Error::TokenFile { path, .. } => Some(format!(
+                "in the pod, a `projected` volume with a `serviceAccountToken` whose `path` is `{}` has to be mounted at `{}`",
+                path.file_name().unwrap_or_default().to_string_lossy(),
+                path.parent().unwrap_or(path).display()
+            )),
+            Error::Status { status: 400 | 401 | 403, host, token_file: Some(path), .. } => Some(format!(
+                "`{host}` does not take the token of `{}`: check `audience` of the pod's `serviceAccountToken`, what the \
+                 service account may do there, and `as=` in the setting",
+                path.display()
+            )),
             Error::Status { status: 401, host, .. } => Some(format!("log in: `rbuild login {host}`")),
             Error::Status { status: 403, host, .. } => Some(format!(
                 "the account used for `{host}` may not do this: check its permissions or log in as another"

@@ -219,7 +219,12 @@ impl Host {
         if answer.status().is_redirection() && (method == Method::GET || method == Method::HEAD) {
             answer = self.follow(answer, doing, &method, headers).await?;
         }
-        if answer.status().is_success() { Ok(answer) } else { Err(answer.into_error().await) }
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let refused = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let error = answer.into_error().await;
+        Err(if refused { self.auth.explained(error, access) } else { error })
     }
 
     /// Follows redirects: to other hosts without credentials, with all other headers (`Range`, `Accept`), and never from

@@ -1,7 +1,10 @@
 //! What a caller can decide about the client. Nothing here is read from the environment but by [`Options::default`].
 
-use super::{Timeouts, Warnings};
+use super::{Timeouts, TokenFile, Warnings};
 use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+/// The variable that names files with tokens.
+pub(super) const TOKEN_FILES: &str = "RBUILD_REGISTRY_TOKEN_FILE";
 
 /// Settings of a [`Client`](super::Client).
 #[derive(Clone, Debug)]
@@ -10,6 +13,8 @@ pub struct Options {
     pub authfile: Option<PathBuf>,
     /// User and password for every registry (`--creds`); wins over all files.
     pub creds: Option<(String, String)>,
+    /// Files with tokens for single registries (`--registry-token-file`); they win over the files of credentials.
+    pub token_files: Vec<TokenFile>,
     /// `Some(false)`: certificates are not checked, and plain HTTP is tried where HTTPS fails. `Some(true)`: neither, not
     /// even on loopback. `None`: as registries.conf says, and plain HTTP is tried on loopback.
     pub tls_verify: Option<bool>,
@@ -50,6 +55,8 @@ pub struct Environment {
     pub docker_config: Option<PathBuf>,
     /// `DOCKER_AUTH_CONFIG`: the text of a `config.json`.
     pub docker_auth_config: Option<String>,
+    /// `RBUILD_REGISTRY_TOKEN_FILE`: more of [`Options::token_files`], with white space between them.
+    pub token_files: Option<String>,
     /// `CONTAINERS_REGISTRIES_CONF`.
     pub registries_conf: Option<PathBuf>,
     /// `LOCAL_CA_CERTIFICATE`: certificates of CAs that are trusted as well, as PEM text.
@@ -72,6 +79,7 @@ impl Environment {
             registry_auth_file: path("REGISTRY_AUTH_FILE"),
             docker_config: path("DOCKER_CONFIG"),
             docker_auth_config: var("DOCKER_AUTH_CONFIG").and_then(|v| v.into_string().ok()),
+            token_files: var(TOKEN_FILES).and_then(|v| v.into_string().ok()),
             registries_conf: path("CONTAINERS_REGISTRIES_CONF"),
             local_ca: var("LOCAL_CA_CERTIFICATE").and_then(|v| v.into_string().ok()),
             path: var("PATH"),
@@ -90,6 +98,7 @@ impl Default for Options {
         Options {
             authfile: None,
             creds: None,
+            token_files: vec![],
             tls_verify: None,
             cert_dir: None,
             retries: 3,

@@ -382,7 +382,14 @@ impl Answer {
                 break;
             }
         }
-        Error::Status { doing: self.doing, host: self.host, status, errors: parse_errors(&body), retry_after }
+        Error::Status {
+            doing: self.doing,
+            host: self.host,
+            status,
+            errors: parse_errors(&body),
+            retry_after,
+            token_file: None,
+        }
     }
 
     /// An error about this answer.
@@ -412,7 +419,7 @@ pub(super) fn is_loopback(host: &str) -> bool {
 }
 
 /// A URL for logs: a query may hold signatures.
-fn without_query(url: &Url) -> String {
+pub(super) fn without_query(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.to_string()
@@ -586,6 +593,7 @@ mod tests {
             status: 503,
             errors: vec![],
             retry_after,
+            token_file: None,
         };
         for (failures, top) in [(1, 1), (2, 2), (3, 4), (20, 30), (90, 30)] {
             let wait = retry.wait(failures, &status(None));

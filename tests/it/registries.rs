@@ -150,6 +150,60 @@ fn with_a_wrong_password() {
     assert_eq!(tags(&registry, "cache"), 0);
 }
 
+#[test]
+fn with_a_token_in_a_file() {
+    require!("docker-registry");
+    require!(if !can_run(), "`busybox-static` is not installed");
+    let registry = Registry::guarded();
+    let host = registry.host();
+    let lab = lab(&format!("{host}/base"));
+    base(&lab, "guarded", &format!("{host}/base"), |run| run.arg("--creds=someone:secret"));
+    lab.context("own", &[("Dockerfile", "FROM localhost/busybox\nRUN echo the step ran\n")]);
+    lab.write("token", "secret\n");
+    let setting = |file: &str| format!("{host}={},as=password,user=someone", lab.path(file).display());
+    let build = |name: &str, context: &str| {
+        let target = format!("docker://{host}/{name}:1");
+        lab.rbuild(["--log-level=trace", "bud", "--no-cache", "-t", &target, context])
+    };
+    let fine = |case: &str, run: Run| {
+        let done = run.output();
+        succeeded(case, &done, &registry, case);
+        assert!(!shown(&done).contains("secret"), "{case}: the token is shown: {done}");
+    };
+    fine("flag", build("flag", "c").arg("--registry-token-file").arg(setting("token")));
+    let variable = |run: Run, file: &str| run.env("RBUILD_REGISTRY_TOKEN_FILE", setting(file));
+    fine("variable", variable(build("variable", "c"), "token"));
+    let dialect = lab.docker(["build", "--push", "-t", &format!("{host}/dialect:1"), "--no-cache", "c"]);
+    fine("dialect", variable(dialect, "token"));
+    // What the flag says of a registry counts more than the variable, and neither is about another path.
+    let flag = build("both", "c").arg("--registry-token-file").arg(setting("token"));
+    fine("both", variable(flag, "none"));
+    lab.rbuild(["pull", &format!("{host}/flag:1"), "--registry-token-file", &setting("token")]).ok();
+
+    lab.write("wrong", "wrong\n");
+    lab.write("empty", "");
+    for context in ["c", "own"] {
+        let field = "`serviceAccountToken`";
+        for (file, words) in
+            [("none", ["none`", field]), ("empty", ["it is empty", field]), ("wrong", ["401", "`audience`"])]
+        {
+            let done = variable(build("out", context), file).output();
+            failed(
+                file,
+                &done,
+                &[&host, &format!("{}", lab.path(file).display()), words[0], words[1]],
+                &registry,
+                "out",
+            );
+        }
+        let elsewhere = setting("token").replacen('=', "/elsewhere=", 1);
+        let done = build("out", context).args(["--registry-token-file", &elsewhere]).output();
+        failed("path", &done, &["401", "rbuild login"], &registry, "out");
+    }
+    let nonsense = build("out", "own").arg("--registry-token-file=nonsense").output();
+    failed("nonsense", &nonsense, &["`nonsense`", "REGISTRY[/PATH]=FILE"], &registry, "out");
+}
+
 /// Makes a CA, a certificate for 127.0.0.1 and one for a client.
 fn certificates(dir: &Path) {
     let openssl = |args: &str| {

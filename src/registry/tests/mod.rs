@@ -5,6 +5,7 @@ mod faulty;
 mod login;
 mod real;
 mod server;
+mod token_files;
 
 use super::*;
 use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, Manifest, Platform, Reference, RootFs, media};
