@@ -340,7 +340,7 @@ fn what_cannot_be_done_is_refused_with_a_hint() {
 }
 
 /// A value of each flag that has one, and that no default of this test's has.
-const SAMPLES: &str = "output=a add-host=a:1.2.3.4 allow=security.insecure annotation=a=b arch=s390x attest=type=sbom authfile=Cargo.toml \
+const SAMPLES: &str = "registry-token-file=r=t output=a add-host=a:1.2.3.4 allow=security.insecure annotation=a=b arch=s390x attest=type=sbom authfile=Cargo.toml \
     build-arg-file=rustfmt.toml build-arg=A=b build-context=a=b cache-mount=id=a,to=h:1/a cache-ttl=5h cap-add=net_raw cap-drop=chown cert-dir=src \
     compression-format=zstd compression-level=9 force-compression cpp-flag=-DA cpuset-cpus=0 creds=u:p device=/dev/fuse dns-option=a dns-search=a dns=1.1.1.1 \
     emulator=e env=A=b file=f format=docker from=f group-add=5 ignorefile=i iidfile-raw=i iidfile=i jobs=3 label=a=b \
