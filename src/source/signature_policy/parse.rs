@@ -110,73 +110,54 @@ fn requirements(all: Vec<Raw>, place: &str) -> Result<Vec<Requirement>, String> 
 }
 
 fn requirement(raw: Raw) -> Result<Requirement, String> {
-    let keys = [
-        ("keyPath", raw.key_path.is_some()),
-        ("keyPaths", raw.key_paths.is_some()),
-        ("keyData", raw.key_data.is_some()),
-        ("keyDatas", raw.key_datas.is_some()),
+    const SIGSTORE: &[&str] = &["sigstoreSigned"];
+    const KEYS: &[&str] = &["signedBy", "sigstoreSigned"];
+    // A member, whether it is there, and the types that have it.
+    let sources = [
+        ("keyPath", raw.key_path.is_some(), KEYS),
+        ("keyPaths", raw.key_paths.is_some(), KEYS),
+        ("keyData", raw.key_data.is_some(), KEYS),
+        ("keyDatas", raw.key_datas.is_some(), SIGSTORE),
     ];
-    let sigstore = [
-        ("fulcio", raw.fulcio.is_some()),
-        ("pki", raw.pki.is_some()),
-        ("rekorPublicKeyPath", raw.rekor_public_key_path.is_some()),
-        ("rekorPublicKeyPaths", raw.rekor_public_key_paths.is_some()),
-        ("rekorPublicKeyData", raw.rekor_public_key_data.is_some()),
-        ("rekorPublicKeyDatas", raw.rekor_public_key_datas.is_some()),
+    let authorities = [("fulcio", raw.fulcio.is_some(), SIGSTORE), ("pki", raw.pki.is_some(), SIGSTORE)];
+    let logs = [
+        ("rekorPublicKeyPath", raw.rekor_public_key_path.is_some(), SIGSTORE),
+        ("rekorPublicKeyPaths", raw.rekor_public_key_paths.is_some(), SIGSTORE),
+        ("rekorPublicKeyData", raw.rekor_public_key_data.is_some(), SIGSTORE),
+        ("rekorPublicKeyDatas", raw.rekor_public_key_datas.is_some(), SIGSTORE),
     ];
     let others = [
-        ("keyType", raw.key_type.is_some()),
-        ("signedIdentity", raw.signed_identity.is_some()),
-        ("baseLayerIdentity", raw.base_layer_identity.is_some()),
+        ("keyType", raw.key_type.is_some(), &["signedBy"][..]),
+        ("signedIdentity", raw.signed_identity.is_some(), KEYS),
+        ("baseLayerIdentity", raw.base_layer_identity.is_some(), &["signedBaseLayer"]),
     ];
-    let given: Vec<&str> = keys.iter().chain(&sigstore).chain(&others).filter(|(_, is)| *is).map(|(n, _)| *n).collect();
-    let allowed: &[&str] = match raw.kind.as_str() {
-        "insecureAcceptAnything" | "reject" => &[],
-        "signedBy" => &["keyType", "keyPath", "keyPaths", "keyData", "signedIdentity"],
-        "signedBaseLayer" => &["baseLayerIdentity"],
-        "sigstoreSigned" => &[
-            "keyPath",
-            "keyPaths",
-            "keyData",
-            "keyDatas",
-            "signedIdentity",
-            "fulcio",
-            "pki",
-            "rekorPublicKeyPath",
-            "rekorPublicKeyPaths",
-            "rekorPublicKeyData",
-            "rekorPublicKeyDatas",
-        ],
+    let other_type = match raw.kind.as_str() {
+        "insecureAcceptAnything" => Some(Requirement::Accept),
+        "reject" => Some(Requirement::Reject),
+        "signedBy" => Some(Requirement::Unsupported {
+            what: "`signedBy` asks for GPG signatures, which are not read here".into(),
+            hint: "sign with a key of cosign and ask for `sigstoreSigned`, or bring the image into the store with skopeo, \
+                   which checks it: `skopeo copy docker://… oci:DIR` and `rbuild pull oci:DIR`",
+        }),
+        "signedBaseLayer" => Some(Requirement::Unsupported {
+            what: "`signedBaseLayer` is implemented nowhere".into(),
+            hint: "take the requirement out of the policy",
+        }),
+        "sigstoreSigned" => None,
         other => return Err(format!("unknown type `{other}`")),
     };
-    if let Some(name) = given.iter().find(|name| !allowed.contains(name)) {
+    let mut given = sources.iter().chain(&authorities).chain(&logs).chain(&others).filter(|(_, is, _)| *is);
+    if let Some((name, ..)) = given.find(|(.., types)| !types.contains(&raw.kind.as_str())) {
         return Err(format!("`{}` has no member `{name}`", raw.kind));
     }
     let identity = raw.signed_identity.map(identity).transpose()?.unwrap_or_default();
-    match raw.kind.as_str() {
-        "insecureAcceptAnything" => return Ok(Requirement::Accept),
-        "reject" => return Ok(Requirement::Reject),
-        "signedBy" => {
-            return Ok(Requirement::Unsupported {
-                what: "`signedBy` asks for GPG signatures, which are not read here".into(),
-                hint: "sign with a key of cosign and ask for `sigstoreSigned`, or bring the image into the store with skopeo, \
-                       which checks it: `skopeo copy docker://… oci:DIR` and `rbuild pull oci:DIR`",
-            });
-        }
-        "signedBaseLayer" => {
-            return Ok(Requirement::Unsupported {
-                what: "`signedBaseLayer` is implemented nowhere".into(),
-                hint: "take the requirement out of the policy",
-            });
-        }
-        _ => {}
+    if let Some(requirement) = other_type {
+        return Ok(requirement);
     }
-    let of_keys = keys.iter().filter(|(_, is)| *is).count();
-    let of_authorities = sigstore[..2].iter().filter(|(_, is)| *is).count();
-    if of_keys + of_authorities != 1 {
+    if sources.iter().chain(&authorities).filter(|(_, is, _)| *is).count() != 1 {
         return Err("it needs exactly one of `keyPath`, `keyPaths`, `keyData`, `keyDatas`, `fulcio` and `pki`".into());
     }
-    if let Some((name, _)) = sigstore.iter().find(|(_, is)| *is) {
+    if let Some((name, ..)) = authorities.iter().chain(&logs).find(|(_, is, _)| *is) {
         return Ok(Requirement::Unsupported {
             what: format!("`{name}` asks for certificates or a transparency log, which are not checked here"),
             hint: "sign with a key and name it with `keyPath`, without members that begin with `rekor`",
