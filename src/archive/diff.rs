@@ -23,7 +23,8 @@ use rustix::fs::{FileType, Stat};
 use super::emit::{Data, Emitter};
 use super::error::Error;
 use super::extract::{OPAQUE, WHITEOUT};
-use super::merged::{self, FS, Merged};
+use super::layer::{self, FS};
+use super::merged::Merged;
 use super::node::{self, Kind, Meta, Node, Time, Xattrs};
 use super::record::{Record, Records};
 use super::whiteout;
@@ -64,7 +65,7 @@ pub struct LayerStats {
 /// # Errors
 /// A file-system call fails, `out` fails, or a file has a name that means a whiteout in layers.
 pub fn write_layer(upper: &Path, lower: &Merged, times: &Times, out: impl Write) -> Result<LayerStats, Error> {
-    let fs = merged::open_fs(upper)?;
+    let fs = layer::open_fs(upper)?;
     let records = Records::load(upper)?;
     let mut walk = Walk { dir: upper, fs: &fs, lower, records: &records, emitter: Emitter::new(out, *times) };
     walk.run()?;
@@ -193,7 +194,7 @@ impl<W: Write> Walk<'_, W> {
     fn directory(&mut self, levels: &mut Vec<Level>, path: PathBuf, found: Found) -> Result<(), Error> {
         let merges = found.below.as_ref().is_some_and(Node::is_dir);
         let marked = match &found.fd {
-            Some(fd) => merged::opaque_mark(fd).map_err(|e| self.failed("inspect", &path, e))?,
+            Some(fd) => layer::opaque_mark(fd).map_err(|e| self.failed("inspect", &path, e))?,
             None => false,
         };
         let opaque = marked || self.records.get(&path).is_some_and(|record| record.opaque);
@@ -228,7 +229,7 @@ impl<W: Write> Walk<'_, W> {
     ) -> Result<(), Error> {
         let (mut names, mut hidden) = (Vec::new(), Vec::new());
         if let Some(fd) = &found.fd {
-            for (name, kind) in merged::typed_names(fd).map_err(|e| self.failed("read directory", &path, e))? {
+            for (name, kind) in layer::typed_names(fd).map_err(|e| self.failed("read directory", &path, e))? {
                 if whiteout::may_be(kind) && self.stat(&path.join(&name))?.is_some_and(|stat| whiteout::is(&stat)) {
                     if lower {
                         hidden.push(name);
@@ -270,7 +271,7 @@ impl<W: Write> Walk<'_, W> {
     }
 
     fn stat(&self, path: &Path) -> Result<Option<Stat>, Error> {
-        merged::stat(self.fs, path).map_err(|e| self.failed("inspect", path, e))
+        layer::stat(self.fs, path).map_err(|e| self.failed("inspect", path, e))
     }
 
     fn link(&self, path: &Path) -> Result<PathBuf, Error> {
@@ -282,7 +283,7 @@ impl<W: Write> Walk<'_, W> {
     fn inspect(&mut self, path: &Path, stat: &Stat, below: Option<Node>) -> Result<Found, Error> {
         let fd = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile | FileType::Directory => {
-                Some(merged::open_file(self.fs, path).map_err(|e| self.failed("open", path, e))?)
+                Some(layer::open_file(self.fs, path).map_err(|e| self.failed("open", path, e))?)
             }
             _ => None,
         };
@@ -313,7 +314,7 @@ impl<W: Write> Walk<'_, W> {
             Kind::Symlink => Ok(self.link(path)? == self.lower.read_link(below)?),
             Kind::File => {
                 // A descriptor of its own: the position of the other is needed at the start.
-                let upper = merged::open_file(self.fs, path).map_err(|e| self.failed("open", path, e))?;
+                let upper = layer::open_file(self.fs, path).map_err(|e| self.failed("open", path, e))?;
                 same_contents(File::from(upper), self.lower.open_file(below)?)
                     .map_err(Error::file("read", &self.absolute(path)))
             }

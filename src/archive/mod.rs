@@ -9,7 +9,7 @@
 //! DIR/records   what the file system could not store: owners, modes, device numbers, file capabilities
 //! ```
 //!
-//! * [`record`]: the `records` file. [`merged`]: a stack of layer directories as one tree, without a mount.
+//! * [`record`]: the `records` file. [`layer`]: a layer directory, open. [`merged`]: a stack of layer directories as one tree, without a mount.
 //! * [`upper`]: writes into the uppermost layer directory with overlayfs' rules; used by [`extract`] and by COPY.
 //! * [`tarfile`] and [`reader`]: the tar format. [`extract`]: tar to layer directory. [`diff`]: the way back.
 //! * [`plain`]: a stack of layer directories as a copy, and what a step changed in it.
@@ -27,6 +27,7 @@ pub mod error;
 pub mod extract;
 mod hashed;
 pub mod indexed;
+pub mod layer;
 pub mod merged;
 pub mod node;
 mod ordered;

@@ -1,8 +1,7 @@
 //! `--cache-mount`: what steps leave in their cache mounts is kept for stores that do not have it.
 
 use super::{Error, Event, execute::Executor};
-use crate::archive::merged::{Layer, Merged};
-use crate::archive::{diff, extract};
+use crate::archive::{diff, extract, layer::Layer, merged::Merged};
 use crate::cache::MountCache;
 use crate::dockerfile::Sharing;
 use crate::oci::Digest;

@@ -25,7 +25,8 @@ pub use error::Error;
 use crate::archive::{
     compress::{Ahead, Decoder},
     extract::{self, Limits},
-    merged::{Layer, Merged},
+    layer::Layer,
+    merged::Merged,
 };
 use crate::oci::{ChainId, DiffId, Digest, Hashing};
 use crate::store::{Store, TempDir, boot_suffix, lock_file, remove_tree};

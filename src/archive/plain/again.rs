@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::state::{Entry, Kind, State, look};
 use super::touched::Touched;
-use crate::archive::merged;
+use crate::archive::layer;
 
 /// A directory on the way.
 struct Level {
@@ -89,7 +89,7 @@ impl State {
             (Some(above), Some(name)) => (above, Path::new(name)),
             _ => (Path::new(""), Path::new("")),
         };
-        let is = merged::open_dir(root, above).and_then(|dir| look(&dir, name));
+        let is = layer::open_dir(root, above).and_then(|dir| look(&dir, name));
         is.is_ok_and(|is| was.is_as(&is))
     }
 }
@@ -164,7 +164,7 @@ impl Second<'_> {
             return Ok(Some(was));
         }
         if self.open.as_ref().is_none_or(|(path, _)| *path != self.path) {
-            self.open = Some((self.path.clone(), merged::open_dir(self.root, &self.path)?));
+            self.open = Some((self.path.clone(), layer::open_dir(self.root, &self.path)?));
         }
         let Some((_, dir)) = &self.open else { return Ok(None) };
         let is = look(dir, Path::new(name))?;

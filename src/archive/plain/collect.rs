@@ -28,7 +28,8 @@ use crate::archive::attrs::set_opaque;
 use crate::archive::copy::transfer::Transfer;
 use crate::archive::diff::same_contents;
 use crate::archive::error::Error;
-use crate::archive::merged::{self, FS, Merged};
+use crate::archive::layer::{self, FS};
+use crate::archive::merged::Merged;
 use crate::archive::node::{self, Node};
 use crate::archive::record::{Device, Record, Records};
 use crate::archive::upper;
@@ -65,7 +66,7 @@ impl Plain {
             tree: self,
             lower,
             top,
-            fs: merged::open_fs(top)?,
+            fs: layer::open_fs(top)?,
             records: Records::load(top)?,
             recorded: false,
             families: families(&old, &new, shared, &forced),
@@ -422,7 +423,7 @@ impl Collector<'_> {
         basics: &Basics,
         shared: bool,
     ) -> std::io::Result<Option<OwnedFd>> {
-        let from = merged::open_file(&self.tree.fd, path)?;
+        let from = layer::open_file(&self.tree.fd, path)?;
         let mut attributes = raw::of_tree(&from)?;
         node::take_owner(&mut attributes);
         if shared
@@ -450,7 +451,7 @@ impl Collector<'_> {
         let failed = |e: std::io::Error| self.failed("read", path, e);
         match (FileType::from_raw_mode(stat.st_mode), below.meta.kind) {
             (FileType::RegularFile, node::Kind::File | node::Kind::Char(..) | node::Kind::Block(..)) => {
-                let here = merged::open_file(&self.tree.fd, path).map_err(|e| failed(e.into()))?;
+                let here = layer::open_file(&self.tree.fd, path).map_err(|e| failed(e.into()))?;
                 let attributes = raw::of_tree(&here).map_err(|e| failed(e.into()))?;
                 let there = File::from(self.lower.open_raw(&below)?);
                 let size = there.metadata().map_err(failed)?.len();
@@ -483,7 +484,7 @@ impl Collector<'_> {
             let mut lower = above == Some(true) && self.lower.lookup(&level.path)?.is_some_and(|node| node.is_dir());
             if lower && in_top {
                 let dir = self.open(&level.path)?;
-                let marked = merged::opaque_mark(&dir).map_err(|e| self.failed("inspect", &level.path, e))?;
+                let marked = layer::opaque_mark(&dir).map_err(|e| self.failed("inspect", &level.path, e))?;
                 lower = !marked && !self.records.get(&level.path).is_some_and(|record| record.opaque);
             }
             if let Some(level) = self.levels.get_mut(index) {
@@ -502,9 +503,7 @@ impl Collector<'_> {
             }
             let above = index.checked_sub(1).and_then(|i| self.levels.get(i)).and_then(|level| level.in_top);
             let stat = match above {
-                Some(true) => {
-                    merged::stat(&self.fs, &level.path).map_err(|e| self.failed("inspect", &level.path, e))?
-                }
+                Some(true) => layer::stat(&self.fs, &level.path).map_err(|e| self.failed("inspect", &level.path, e))?,
                 _ => None,
             };
             let found = stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
@@ -536,7 +535,7 @@ impl Collector<'_> {
 
     /// Whether the layer directory has something else than a whiteout or a directory there.
     fn is_file_of_top(&self, path: &Path) -> Result<bool, Error> {
-        let stat = merged::stat(&self.fs, path).map_err(|e| self.failed("inspect", path, e))?;
+        let stat = layer::stat(&self.fs, path).map_err(|e| self.failed("inspect", path, e))?;
         Ok(stat
             .is_some_and(|stat| !whiteout::is(&stat) && FileType::from_raw_mode(stat.st_mode) != FileType::Directory))
     }
@@ -564,7 +563,7 @@ impl Collector<'_> {
     }
 
     fn open(&self, path: &Path) -> Result<OwnedFd, Error> {
-        merged::open_dir(&self.fs, path).map_err(|e| self.failed("open directory", path, e))
+        layer::open_dir(&self.fs, path).map_err(|e| self.failed("open directory", path, e))
     }
 
     fn failed(&self, action: &'static str, path: &Path, e: impl Into<std::io::Error>) -> Error {

@@ -12,7 +12,8 @@ use super::raw::{self, Basics};
 use super::{Plain, Sharing};
 use crate::archive::copy::transfer::Transfer;
 use crate::archive::error::Error;
-use crate::archive::merged::{self, FS, Merged};
+use crate::archive::layer::{self, FS};
+use crate::archive::merged::Merged;
 use crate::archive::node::{Kind, Node};
 use crate::sys::idmap::IdMap;
 
@@ -118,14 +119,14 @@ impl Plain {
     pub fn follow(&mut self, layer: &Path, view: &Merged) -> Result<(), Error> {
         self.known = false;
         self.made.clear();
-        let fs = merged::open_fs(layer)?;
+        let fs = layer::open_fs(layer)?;
         let mut dirs = vec![];
         let mut todo = vec![PathBuf::new()];
         while let Some(path) = todo.pop() {
             let failed = |e: Errno| Error::file("read directory", &layer.join(FS).join(&path))(e);
-            let dir = merged::open_dir(&fs, &path).map_err(failed)?;
+            let dir = layer::open_dir(&fs, &path).map_err(failed)?;
             self.leave_only(view, &path)?;
-            for name in merged::names(&dir).map_err(failed)? {
+            for name in layer::names(&dir).map_err(failed)? {
                 let path = path.join(&name);
                 if self.refresh_one(view, &path)? {
                     todo.push(path);
@@ -198,7 +199,7 @@ impl Plain {
     /// Removes what the view does not show in a directory.
     fn leave_only(&self, view: &Merged, path: &Path) -> Result<(), Error> {
         let dir = self.open_dir(path)?;
-        for name in merged::names(&dir).map_err(|e| self.failed("read directory", path, e))? {
+        for name in layer::names(&dir).map_err(|e| self.failed("read directory", path, e))? {
             let path = path.join(name);
             if view.lookup(&path)?.is_none() {
                 self.remove(&path)?;

@@ -43,7 +43,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
 use super::copy::transfer::Transfer;
 use super::error::Error;
-use super::merged;
+use super::layer;
 use super::node;
 use crate::sys::idmap::IdMap;
 use again::Again;
@@ -189,11 +189,11 @@ impl Plain {
     }
 
     fn stat(&self, path: &Path) -> Result<Option<rustix::fs::Stat>, Error> {
-        merged::stat(&self.fd, path).map_err(|e| self.failed("inspect", path, e))
+        layer::stat(&self.fd, path).map_err(|e| self.failed("inspect", path, e))
     }
 
     fn open_dir(&self, path: &Path) -> Result<OwnedFd, Error> {
-        merged::open_dir(&self.fd, path).map_err(|e| self.failed("open directory", path, e))
+        layer::open_dir(&self.fd, path).map_err(|e| self.failed("open directory", path, e))
     }
 
     /// Removes what is at `path`, if anything is.

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::archive::merged;
+use crate::archive::layer;
 
 /// Files that one tree may have.
 const MOST: usize = 20_000_000;
@@ -122,8 +122,8 @@ impl State {
     /// Everything in a directory, the last name first.
     pub fn list(root: &OwnedFd, path: &Path) -> Result<Vec<(std::ffi::OsString, Entry)>, (PathBuf, Errno)> {
         let at = |e| (path.to_owned(), e);
-        let dir = merged::open_dir(root, path).map_err(at)?;
-        let mut names = merged::names(&dir).map_err(at)?;
+        let dir = layer::open_dir(root, path).map_err(at)?;
+        let mut names = layer::names(&dir).map_err(at)?;
         names.sort_unstable_by(|a, b| b.cmp(a));
         let mut all = Vec::with_capacity(names.len());
         for name in names {

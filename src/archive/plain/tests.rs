@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Glance, Kept, Plain, Sharing, break_link};
 use crate::archive::diff::{Times, write_layer};
-use crate::archive::merged::{FS, Merged};
 use crate::archive::record::{Record, Records};
+use crate::archive::{layer::FS, merged::Merged};
 use crate::sys::idmap::IdMap;
 
 /// A stack of layer directories, and a place for trees.

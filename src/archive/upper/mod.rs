@@ -40,7 +40,8 @@ pub use super::attrs::Attrs;
 use super::attrs::{self, Target};
 use super::dirtimes::DirTimes;
 use super::error::Error;
-use super::merged::{self, FS, Merged};
+use super::layer::{self, FS};
+use super::merged::Merged;
 use super::node::{Kind, Node, Xattrs};
 use super::record::{Record, Records};
 use super::whiteout;
@@ -117,7 +118,7 @@ impl<'a> Upper<'a> {
     pub fn open(dir: &Path, lower: &'a Merged) -> Result<Upper<'a>, Error> {
         Ok(Upper {
             dir: dir.to_owned(),
-            fs: Arc::new(merged::open_fs(dir)?),
+            fs: Arc::new(layer::open_fs(dir)?),
             lower,
             map: *lower.id_map(),
             records: Records::load(dir)?,
@@ -195,7 +196,7 @@ impl<'a> Upper<'a> {
             },
             Err(e) => return Err(self.failed("create directory", path, e)),
         };
-        let dir = merged::open_dir(&fd, Path::new(&name)).map_err(|e| self.failed("open directory", path, e))?;
+        let dir = layer::open_dir(&fd, Path::new(&name)).map_err(|e| self.failed("open directory", path, e))?;
         if is_new {
             self.forget(path);
         }
@@ -275,7 +276,7 @@ impl<'a> Upper<'a> {
         match self.records.get(target).cloned() {
             Some(record) => {
                 if node.is_file() && (record.uid.is_some() || record.gid.is_some()) {
-                    let file = merged::open_file(&to, Path::new(&name)).map_err(|e| self.failed("open", path, e))?;
+                    let file = layer::open_file(&to, Path::new(&name)).map_err(|e| self.failed("open", path, e))?;
                     super::node::mark_owner(file, record.uid.unwrap_or(0), record.gid.unwrap_or(0));
                 }
                 self.records.insert(path, (*record).clone());
@@ -356,7 +357,7 @@ impl<'a> Upper<'a> {
             self.hide_lower_root()?;
         }
         let (fs, dir) = (self.fs.clone(), self.dir.join(FS));
-        let replay = self.times.replay(|path, time| match merged::open_dir(&fs, path) {
+        let replay = self.times.replay(|path, time| match layer::open_dir(&fs, path) {
             Ok(dir) => Ok(attrs::set_mtime(Target::Open(dir.as_fd()), time)?),
             // It, or a parent, was replaced later by something else, which may be a link to anywhere.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(()),
@@ -397,7 +398,7 @@ impl<'a> Upper<'a> {
         let Some(node) = self.lower.lookup(path)? else { return Err(Error::Missing(path.to_owned())) };
         let attrs = attrs_of(&node, self.lower.xattrs(&node)?);
         mkdir(above, name).map_err(|e| self.failed("create directory", path, e))?;
-        let fd = merged::open_dir(above, Path::new(name)).map_err(|e| self.failed("open directory", path, e))?;
+        let fd = layer::open_dir(above, Path::new(name)).map_err(|e| self.failed("open directory", path, e))?;
         self.set_dir_attrs(&fd, path, &attrs, true)?;
         let fd = Arc::new(fd);
         self.remember(path, &State { upper: Some(fd.clone()), lower: true });
@@ -544,10 +545,10 @@ impl<'a> Upper<'a> {
         for (name, node) in self.lower.read_dir(Path::new(""))? {
             let path = PathBuf::from(&name);
             let fs = self.fs.clone();
-            match merged::stat(&fs, &path).map_err(|e| self.failed("inspect", &path, e))? {
+            match layer::stat(&fs, &path).map_err(|e| self.failed("inspect", &path, e))? {
                 None => self.make_whiteout(&fs, &name, &path)?,
                 Some(stat) if is_dir(&stat) && node.is_dir() => {
-                    let dir = merged::open_dir(&fs, &path).map_err(|e| self.failed("open directory", &path, e))?;
+                    let dir = layer::open_dir(&fs, &path).map_err(|e| self.failed("open directory", &path, e))?;
                     self.mark_opaque(&dir, &path)?;
                 }
                 Some(_) => {}

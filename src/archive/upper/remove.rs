@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::archive::merged;
+use crate::archive::layer;
 
 /// Removes a directory with everything in it, by descriptors, following nothing, however deep it is.
 pub(in crate::archive) fn remove_tree(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
@@ -32,9 +32,9 @@ pub(in crate::archive) fn remove_tree(parent: &OwnedFd, name: &OsStr) -> Result<
 
 /// Removes everything but full directories from a directory, and returns the names of those.
 fn unlink_files(parent: &OwnedFd, path: &Path) -> Result<Vec<OsString>, Errno> {
-    let dir = merged::open_dir(parent, path)?;
+    let dir = layer::open_dir(parent, path)?;
     let mut full = Vec::new();
-    for entry in merged::names(&dir)? {
+    for entry in layer::names(&dir)? {
         match rustix::fs::unlinkat(&dir, &entry, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::ISDIR | Errno::PERM) => match rustix::fs::unlinkat(&dir, &entry, AtFlags::REMOVEDIR) {

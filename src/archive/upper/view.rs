@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::{CACHED_DIRS, State, Upper, is_dir};
 use crate::archive::error::Error;
+use crate::archive::layer;
 use crate::archive::merged::{self, Resolved};
 use crate::archive::node::{self, Disk, Kind, Node, Xattrs};
 use crate::archive::whiteout;
@@ -22,7 +23,7 @@ impl Upper<'_> {
     pub fn lookup(&self, path: &Path) -> Result<Option<Node>, Error> {
         let path = node::clean(path);
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return match merged::stat(&self.fs, Path::new("")) {
+            return match layer::stat(&self.fs, Path::new("")) {
                 Ok(stat) => Ok(stat.and_then(|stat| self.node(path, &stat))),
                 Err(e) => Err(self.failed("inspect", &path, e)),
             };
@@ -64,7 +65,7 @@ impl Upper<'_> {
         if file.layer < self.lower.layers() {
             return self.lower.open_file(file);
         }
-        let fd = merged::open_file(&self.fs, &file.path).map_err(|e| self.failed("open", &file.path, e))?;
+        let fd = layer::open_file(&self.fs, &file.path).map_err(|e| self.failed("open", &file.path, e))?;
         Ok(File::from(fd))
     }
 
@@ -77,7 +78,7 @@ impl Upper<'_> {
             return self.lower.xattrs(file);
         }
         let mut out = match file.meta.kind {
-            Kind::File | Kind::Dir => merged::open_file(&self.fs, &file.path)
+            Kind::File | Kind::Dir => layer::open_file(&self.fs, &file.path)
                 .and_then(|fd| node::read_xattrs(fd.as_fd()))
                 .map_err(|e| self.failed("read attributes of", &file.path, e))?,
             _ => Xattrs::new(),
@@ -100,7 +101,7 @@ impl Upper<'_> {
     /// `stat` of a name in the upper part of a directory.
     pub(super) fn stat(&self, parent: &State, path: &Path, name: &OsStr) -> Result<Option<Stat>, Error> {
         match &parent.upper {
-            Some(fd) => merged::stat(fd, Path::new(name)).map_err(|e| self.failed("inspect", path, e)),
+            Some(fd) => layer::stat(fd, Path::new(name)).map_err(|e| self.failed("inspect", path, e)),
             None => Ok(None),
         }
     }
@@ -129,14 +130,14 @@ impl Upper<'_> {
             state = match self.stat(&state, at, name)? {
                 Some(stat) if is_dir(&stat) => {
                     let open = |at: &Path| match &state.upper {
-                        Some(fd) => merged::open_dir(fd, Path::new(&name)).map_err(|e| self.failed("open", at, e)),
+                        Some(fd) => layer::open_dir(fd, Path::new(&name)).map_err(|e| self.failed("open", at, e)),
                         None => Err(Error::Missing(at.to_owned())),
                     };
                     let fd = open(at)?;
                     let lower = state.lower
                         && self.lower.lookup(at)?.is_some_and(|node| node.is_dir())
                         && !self.records.get(at).is_some_and(|record| record.opaque)
-                        && !merged::opaque_mark(&fd).map_err(|e| self.failed("inspect", at, e))?;
+                        && !layer::opaque_mark(&fd).map_err(|e| self.failed("inspect", at, e))?;
                     State { upper: Some(Arc::new(fd)), lower }
                 }
                 Some(_) => return Ok(None),

@@ -5,9 +5,9 @@
 //! a root file system came in between (COPY), their layers are added to it first.
 
 use super::{Driver, Links, Prepared, Root, RootSpec};
-use crate::archive::merged::{Layer, Merged};
 use crate::archive::plain::{Glance, Kept, Plain, Sharing, Touched};
 use crate::archive::record::Records;
+use crate::archive::{layer::Layer, merged::Merged};
 use crate::snapshot::{Active, Error, Snapshots};
 use crate::store::TempDir;
 use rustix::fs::{IFlags, Mode, OFlags};
@@ -215,7 +215,7 @@ impl Prepared for Copied {
     fn collect(mut self: Box<Self>, kept: Records, touched: Option<&Touched>) -> Result<(), Error> {
         let before = self.view.records()?;
         self.tree.plain.collect(&self.lower, &self.top, &Kept { before: &before, after: &kept }, touched)?;
-        let top = Glance::at(&self.top.join(crate::archive::merged::FS))?;
+        let top = Glance::at(&self.top.join(crate::archive::layer::FS))?;
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Left { tree: self.tree, top });
         Ok(())
     }

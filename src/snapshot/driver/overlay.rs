@@ -1,9 +1,9 @@
 //! The overlay driver: layer directories stacked by the kernel's overlayfs, which the step's init mounts.
 
 use super::{Driver, Prepared, Root, RootSpec};
-use crate::archive::merged::{FS, Merged};
 use crate::archive::plain::Touched;
 use crate::archive::record::Records;
+use crate::archive::{layer::FS, merged::Merged};
 use crate::snapshot::{Active, Error, Snapshots};
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! Whether the kernel mounts an overlay on the file system of the store, or else FUSE, found out by mounting one: in a child with a mount
 //! namespace of its own, which nothing is left of.
 
-use crate::archive::merged::FS;
+use crate::archive::layer::FS;
 use crate::store::Store;
 use crate::sys::mount::{self, Overlay};
 use crate::sys::process::{self, Spawn, spawn};

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Result;
-use crate::archive::{merged, record};
+use crate::archive::{layer, record};
 
 /// Longest path that is given to the kernel in one piece, in bytes; it takes 4095.
 const PIECE: usize = 4000;
@@ -25,7 +25,7 @@ impl Layer {
     /// Opens `dir/fs`, with the records beside it.
     pub fn open(dir: &Path) -> io::Result<Layer> {
         let records = record::opaque_directories(dir).map_err(io::Error::other)?;
-        Ok(Layer { opaque: records, ..Layer::plain(&dir.join(merged::FS))? })
+        Ok(Layer { opaque: records, ..Layer::plain(&dir.join(layer::FS))? })
     }
 
     /// Opens `dir` itself.
@@ -83,7 +83,7 @@ impl Layer {
         if !self.opaque.is_empty() && self.opaque.contains(path) {
             return Ok(true);
         }
-        merged::opaque_mark(self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?)
+        layer::opaque_mark(self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?)
     }
 }
 
