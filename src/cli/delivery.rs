@@ -165,8 +165,7 @@ fn check_forms(request: &BuildRequest, sink: &dyn Sink) -> Result<(), Error> {
         ));
     }
     let form = form(&request.output);
-    let packs = form.compression.is_some_and(|how| how != Compression::None) || form.force;
-    if packs && !request.output.destinations.iter().any(export::compresses) {
+    if export::is_in_vain(&form, &request.output.destinations) {
         sink.event(&Event::Warning { text: NOT_COMPRESSED });
     }
     request.output.destinations.iter().try_for_each(|to| Ok(export::check_form(to, &form)?))

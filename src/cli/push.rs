@@ -131,7 +131,7 @@ pub fn push(
             ));
         }
     };
-    if form.compression.is_some_and(|how| how != Compression::None) && !export::compresses(&destination) {
+    if export::is_in_vain(form, std::slice::from_ref(&destination)) {
         sink.event(&Event::Warning { text: super::delivery::NOT_COMPRESSED });
     }
     let client = registry_flags::client(registry, global)?;

@@ -3,12 +3,12 @@
 //! `index.json` for those of the new one.
 
 use super::image::LayerFile;
-use super::oci_dir::{LAYOUT, empty_index, entry};
+use super::oci_dir::{LAYOUT, entry};
 use super::registry::Progress;
 use super::whole_file::WholeFile;
 use super::{Error, Exported, Exporter, Form, StoredImage, Surroundings};
 use crate::archive::tarfile::{Entry, TarWriter};
-use crate::oci::{Compression, Descriptor, Digest, ManifestFormat, Reference};
+use crate::oci::{Compression, Descriptor, Digest, Index, ManifestFormat, Reference};
 use crate::ui::{Direction, Stdout};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -88,7 +88,7 @@ fn archive(
     let failed = || Error::file("write", path);
     let form = Form { format: Some(ManifestFormat::Oci), compression: Some(Compression::None), ..Form::default() };
     let (mut tar, mut written) = (TarWriter::new(out), BTreeSet::new());
-    let (mut items, mut index, mut manifests) = (vec![], empty_index(), vec![]);
+    let (mut items, mut index, mut manifests) = (vec![], Index::empty(), vec![]);
     tar.append(&Entry::dir(b"blobs")).map_err(failed())?;
     tar.append(&Entry::dir(b"blobs/sha256")).map_err(failed())?;
     for (image, names) in images {

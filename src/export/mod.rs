@@ -33,7 +33,7 @@ pub use index::{IndexExporter, StoredIndex};
 pub use oci_archive::OciArchive;
 pub use oci_dir::OciDir;
 pub use other_store::OtherStore;
-pub use packed::{check_form, compresses};
+pub use packed::{check_form, is_in_vain};
 pub use registry::Registry;
 pub use rootfs::{RootfsTo, write_rootfs};
 pub use signing::{sign, verify};
@@ -123,25 +123,17 @@ pub fn deliver(
 ) -> Result<Option<Descriptor>, Error> {
     check_form(to, form)?;
     if media::is_index(&what.media_type) {
-        let for_one = |to: &Location| {
-            matches!(
-                to,
-                Location::DockerArchive { .. }
-                    | Location::Dir { .. }
-                    | Location::Containers(_)
-                    | Location::DockerDaemon(_)
-            )
-        };
-        if for_one(to) {
-            let index = StoredIndex::load(store, what)?;
-            if let Some(image) = index.only_image() {
-                let text = format!("`{to}` has no place for what is said about the image: attestations are left out");
-                around.sink.event(&Event::Warning { text: &text });
-                return deliver(store, &image.descriptor, to, name, form, around);
-            }
+        let exporter = index_exporter(to);
+        if let Ok(None) = exporter {
+            return Ok(None);
         }
-        let Some(exporter) = index_exporter(to)? else { return Ok(None) };
         let index = StoredIndex::load(store, what)?;
+        if let (Err(_), Some(image)) = (&exporter, index.only_image()) {
+            let text = format!("`{to}` has no place for what is said about the image: attestations are left out");
+            around.sink.event(&Event::Warning { text: &text });
+            return deliver(store, &image.descriptor, to, name, form, around);
+        }
+        let Some(exporter) = exporter? else { return Ok(None) };
         warn_of_losses(index.without_place(form), around);
         let exported = exporter.export_index(&index, form, around);
         show_warnings(around);

@@ -2,12 +2,12 @@
 //! the layers before it meets them.
 
 use super::image::LayerFile;
-use super::oci_dir::{LAYOUT, empty_index, entry};
+use super::oci_dir::{LAYOUT, entry};
 use super::registry::Progress;
 use super::whole_file::WholeFile;
 use super::{Error, Exported, Exporter, Form, StoredImage, Surroundings};
 use crate::archive::tarfile::{Entry, TarWriter};
-use crate::oci::{Compression, Descriptor, Digest};
+use crate::oci::{Compression, Descriptor, Digest, Index};
 use crate::registry::Document;
 use crate::ui::Direction;
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,7 +79,7 @@ pub(super) fn write_archive(
         (None, Some(ready)) => ready.manifest.clone(),
         (None, None) => return Err(Error::Form("there is no image to write")),
     };
-    let mut index = empty_index();
+    let mut index = Index::empty();
     index.manifests.push(entry(&named, name));
     let index_bytes = serde_json::to_vec(&index).map_err(Error::json("cannot write `index.json`"))?;
 

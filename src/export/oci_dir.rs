@@ -5,7 +5,7 @@
 
 use super::whole_file::{self, WholeFile};
 use super::{Error, Exported, Exporter, Form, StoredImage, Surroundings, registry::Progress};
-use crate::oci::{Compression, Descriptor, Digest, Index, media};
+use crate::oci::{Compression, Descriptor, Digest, Index};
 use crate::registry::Document;
 use crate::ui::Direction;
 use std::fs::{self, File};
@@ -94,22 +94,10 @@ pub(super) fn entry(manifest: &Descriptor, name: Option<&str>) -> Descriptor {
     entry
 }
 
-/// An index without entries.
-pub(super) fn empty_index() -> Index {
-    Index {
-        schema_version: 2,
-        media_type: media::OCI_INDEX.into(),
-        artifact_type: None,
-        manifests: vec![],
-        subject: None,
-        annotations: Default::default(),
-    }
-}
-
 fn read_index(path: &Path) -> Result<Index, Error> {
     let file = match File::open(path) {
         Ok(f) => f,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(empty_index()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Index::empty()),
         Err(e) => return Err(Error::file("open", path)(e)),
     };
     let mut bytes = vec![];

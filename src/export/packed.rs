@@ -51,8 +51,14 @@ struct Packed {
     file: PackedFile,
 }
 
+/// Whether compression was asked for, and layers go to none of these places compressed.
+pub fn is_in_vain(form: &Form, to: &[Location]) -> bool {
+    let asked = form.compression.is_some_and(|how| how != Compression::None) || form.force;
+    asked && !to.iter().any(compresses)
+}
+
 /// Whether layers leave compressed for this place: others keep plain tars.
-pub fn compresses(to: &Location) -> bool {
+fn compresses(to: &Location) -> bool {
     match to {
         Location::Registry(_) | Location::OciDir { .. } | Location::OciArchive { .. } | Location::Dir { .. } => true,
         Location::Store(_) | Location::DockerArchive { .. } | Location::Containers(_) | Location::DockerDaemon(_) => {
