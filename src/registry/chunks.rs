@@ -1,6 +1,6 @@
 //! The body of an upload: from a producer's thread to the network, in chunks through a bounded channel.
 
-use super::transport::Flow;
+use super::{pieces::Requests, transport::Flow};
 use futures_util::stream;
 use reqwest::Body;
 use std::{
@@ -70,7 +70,7 @@ pub(super) struct Pipe {
 
 impl Pipe {
     /// Waits until there is room for a chunk, or `stop` says that it is not wanted any more.
-    fn send(&mut self, chunk: Bytes, stop: &dyn Fn() -> bool) -> io::Result<()> {
+    pub(super) fn send(&mut self, chunk: Bytes, stop: &dyn Fn() -> bool) -> io::Result<()> {
         let mut chunk = Ok(chunk);
         while !stop() {
             chunk = match self.runtime.block_on(self.sender.send_timeout(chunk, TICK)) {
@@ -87,15 +87,14 @@ impl Pipe {
     }
 }
 
-/// A writer that feeds a request's body.
+/// A writer that feeds the bodies of requests.
 pub(super) struct Chunks<'a> {
-    pub(super) pipe: Pipe,
+    pub(super) requests: Requests<'a>,
     pub(super) buffer: BytesMut,
     /// Bytes to leave out.
     pub(super) skip: u64,
     pub(super) count: u64,
     pub(super) sent: &'a (dyn Fn(u64) + Sync),
-    pub(super) stop: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl Chunks<'_> {
@@ -103,7 +102,7 @@ impl Chunks<'_> {
         if !self.buffer.is_empty() {
             let full = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(CHUNK_BYTES));
             self.count += full.len() as u64;
-            self.pipe.send(full.freeze(), self.stop)?;
+            self.requests.take(full.freeze())?;
             (self.sent)(self.count);
         }
         Ok(())

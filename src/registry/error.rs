@@ -281,7 +281,7 @@ impl Classified for Error {
                 "the registry limits its rate: log in to `{host}`, use a mirror, or raise `--retry-delay`"
             )),
             Error::Status { status: 413, .. } => {
-                Some("the registry or a proxy before it limits the size of uploads".into())
+                Some("the registry, or a proxy before it, limits the size of requests: it has to take 1 MiB (`client_max_body_size` of nginx)".into())
             }
             Error::NoPlatform { .. } => Some("pass `--platform` with one of these".into()),
             Error::Corrupt { .. } => {

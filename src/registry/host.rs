@@ -9,6 +9,7 @@ use super::{
     auth::{Access, Auth, Challenge, Door, challenge},
     conf::{DOCKER_HUB, Endpoint},
     credentials::Credentials,
+    pieces::Limits,
     transport::{Answer, Exchange, Payload, Transport, authority, is_loopback},
 };
 use reqwest::{
@@ -33,6 +34,8 @@ pub(super) struct Host {
     base: OnceCell<Url>,
     challenge: Mutex<Option<Challenge>>,
     auth: Auth,
+    /// What it takes of a blob in one request.
+    pub(super) limits: Limits,
 }
 
 /// A request to a registry.
@@ -83,6 +86,7 @@ impl Host {
             base: OnceCell::new(),
             challenge: Mutex::default(),
             auth: Auth::new(&endpoint.host, credentials),
+            limits: Limits::default(),
         }
     }
 

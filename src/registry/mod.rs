@@ -33,6 +33,7 @@ mod fetch;
 mod host;
 mod image;
 mod options;
+mod pieces;
 mod push;
 mod referrers;
 mod resolve;

@@ -1,21 +1,22 @@
 //! Bringing one blob to a repository: found there, linked from another one, or sent.
 //!
 //! A small blob that is known goes in one PUT with its length. Others go in one PATCH, of unknown length where they are made
-//! while they are sent, and the PUT that ends the upload names the digest. Bytes pass from the producer's thread to the network
-//! through a bounded channel.
+//! while they are sent, or in several ([`super::pieces`]), and the PUT that ends the upload names the digest. Bytes pass from the
+//! producer's thread to the network through a bounded channel.
 //!
 //! Where an upload was begun is remembered. When the connection breaks, or the whole process ends, the next try asks the
 //! registry how much it has, and sends the rest: the bytes before are made again, for the digest, and left out. Registries
 //! differ in this: docker-registry 2.8 forgets an upload that was cut within a request, and then all is sent again.
 
 use super::{
-    Error,
+    ApiError, Error,
     auth::Access,
-    chunks::{CHANNEL_CHUNKS, CHUNK_BYTES, Chunks, Pipe, TICK, body_of},
+    chunks::{CHUNK_BYTES, Chunks, TICK},
     core::Place,
     host::{Request, Target},
     image::{Arrival, LayerSource, Open, Produce, UploadMemory},
-    transport::{Answer, Flow, Payload},
+    pieces::{Plan, Requests, end_of_range},
+    transport::{Answer, Payload},
 };
 use crate::{
     error::Classified as _,
@@ -23,16 +24,17 @@ use crate::{
 };
 use reqwest::{
     Method, StatusCode, Url,
-    header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE},
 };
 use std::{
     io::{self, Read, Write},
-    ops::Range,
-    sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
-use tokio_util::bytes::{Bytes, BytesMut};
+use tokio::{
+    runtime::Handle,
+    task::{AbortHandle, JoinHandle},
+};
+use tokio_util::bytes::BytesMut;
 
 /// How long the registry may take to answer to the end of an upload that nobody wants any more.
 const ENDING: Duration = Duration::from_secs(1);
@@ -58,6 +60,14 @@ impl<'a> Blob<'a> {
             LayerSource::Stream { media_type, known, mount_from, write } => {
                 (Blob::Stream { media_type, known: known.as_ref(), write }, mount_from.as_deref())
             }
+        }
+    }
+
+    /// How long it is, where that is certain.
+    fn size(&self) -> Option<u64> {
+        match self {
+            Blob::Known { descriptor, .. } => Some(descriptor.size),
+            Blob::Stream { .. } => None,
         }
     }
 
@@ -135,10 +145,19 @@ impl Uploads<'_> {
         let mut failures = 0;
         let mut renewed = false;
         loop {
-            let error = match self.try_once(blob, mount_from, memory, sent) {
+            let mut plan = Plan::Whole;
+            let error = match self.try_once(blob, mount_from, memory, sent, &mut plan) {
                 Ok(done) => return Ok(done),
                 Err(e) => e,
             };
+            if error.status() == Some(413) && !self.stopped() {
+                if self.place.host.limits.shrink(plan, blob.size()) {
+                    tracing::info!("{error}: trying smaller pieces");
+                    continue;
+                }
+                memory.forget();
+                return Err(too_large(error, plan));
+            }
             failures += 1;
             // a token that ran out under way was thrown away with the refusal
             let expired = error.status() == Some(401) && !renewed;
@@ -170,6 +189,7 @@ impl Uploads<'_> {
         mount_from: Option<&str>,
         memory: &Memory<'_>,
         sent: &(dyn Fn(u64) + Sync),
+        plan: &mut Plan,
     ) -> Result<(Descriptor, Arrival), Error> {
         if self.stopped() {
             return Err(Error::Local { doing: self.doing.to_owned(), source: io::ErrorKind::Interrupted.into() });
@@ -200,33 +220,37 @@ impl Uploads<'_> {
             None => Session { url: self.runtime.block_on(self.begin(String::new()))?.1, offset: 0 },
         };
         memory.keep(&session.url);
+        *plan = self.place.host.limits.plan(blob.size());
         let outcome = match blob {
             Blob::Known { descriptor, open } if session.offset == 0 && descriptor.size < AT_ONCE_BYTES => {
                 self.send_known(&session.url, descriptor, open, sent).map(|()| (*descriptor).clone())
             }
             Blob::Known { descriptor, open } => {
                 let write: Produce<'_> = Box::new(|out| io::copy(&mut open()?, out).map(drop));
-                self.send_stream(&session, &descriptor.media_type, &write, Some(descriptor), sent)
+                self.send_stream(&session, *plan, &descriptor.media_type, (&write, Some(descriptor)), sent)
             }
-            Blob::Stream { media_type, write, .. } => self.send_stream(&session, media_type, write, None, sent),
+            Blob::Stream { media_type, write, .. } => {
+                self.send_stream(&session, *plan, media_type, (write, None), sent)
+            }
         };
         match outcome {
             Ok(descriptor) => {
                 memory.forget();
                 Ok((descriptor, Arrival::Uploaded))
             }
-            // a registry that lost an upload, or part of it, can be sent the blob anew; and so can one that had got other
-            // bytes before
+            // a registry that wants other bytes than those it was sent is asked which
+            Err(e) if e.status() == Some(416) && session.offset == 0 => Err(self.lost(&e.to_string())),
+            // one that lost an upload, or part of it, can be sent the blob anew; and so can one that had got other bytes before
             Err(e) if matches!(e.status(), Some(404 | 416)) || (session.offset > 0 && e.status() == Some(400)) => {
                 memory.forget();
-                Err(self.lost(&e))
+                Err(self.lost(&e.to_string()))
             }
             Err(e) if self.stopped() && !self.keeps => {
                 memory.forget();
                 Err(e)
             }
             // what the registry has got is of use to the next try
-            Err(e) if self.stopped() || e.retryable() || e.status() == Some(401) => Err(e),
+            Err(e) if self.stopped() || e.retryable() || matches!(e.status(), Some(401 | 413)) => Err(e),
             Err(e) => {
                 memory.forget();
                 if !matches!(e, Error::Status { .. }) {
@@ -260,15 +284,15 @@ impl Uploads<'_> {
             Err(Error::Status { .. } | Error::Protocol { .. }) => return Ok(None),
             Err(e) => return Err(e),
         };
-        let range = answer.header(RANGE).and_then(|r| r.trim_start_matches("bytes=").strip_prefix("0-")?.parse().ok());
         // the last byte that it has, so that one byte and none look alike
-        let Some(last) = range.filter(|last: &u64| *last > 0) else { return Ok(None) };
+        let Some(offset) = answer.header(RANGE).and_then(end_of_range).filter(|n| *n > 1) else { return Ok(None) };
+        self.place.host.limits.learn(answer.headers());
         let url = match answer.headers().contains_key(LOCATION) {
             true => self.place.host.location(&answer).await?,
             false => begun,
         };
-        tracing::info!("going on with an upload at byte {}", last.saturating_add(1));
-        Ok(Some(Session { url, offset: last.saturating_add(1) }))
+        tracing::info!("going on with an upload at byte {offset}");
+        Ok(Some(Session { url, offset }))
     }
 
     /// Opens an upload.
@@ -282,7 +306,9 @@ impl Uploads<'_> {
     async fn post(&self, path: String, access: &Access) -> Result<Answer, Error> {
         let mut request = Request::new(self.doing, Method::POST, path, access);
         request.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        self.place.host.send(request).await
+        let answer = self.place.host.send(request).await?;
+        self.place.host.limits.learn(answer.headers());
+        Ok(answer)
     }
 
     /// Asks the registry to link a blob from another of its repositories.
@@ -308,12 +334,16 @@ impl Uploads<'_> {
     }
 
     /// Gives up an upload when the request that was writing to it has come to its end, in the time that the end of a build
-    /// has for it.
-    async fn end(&self, writing: JoinHandle<Result<Url, Error>>, begun: Url) {
-        let abort = writing.abort_handle();
-        let answered = tokio::time::timeout(ENDING, writing).await;
-        abort.abort();
-        let session = answered.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or(begun);
+    /// has for it. The request says where the upload is now.
+    pub(super) async fn end(&self, writing: Option<(AbortHandle, impl Future<Output = Option<Url>>)>, begun: Url) {
+        let session = match writing {
+            None => begun,
+            Some((abort, writing)) => {
+                let answered = tokio::time::timeout(ENDING, writing).await;
+                abort.abort();
+                answered.ok().flatten().unwrap_or(begun)
+            }
+        };
         if tokio::time::timeout(ENDING, self.give_up(session)).await.is_err() {
             tracing::debug!("an upload is left to the registry: it does not answer in time");
         }
@@ -332,38 +362,11 @@ impl Uploads<'_> {
         }
     }
 
-    /// Starts a request whose body comes from this thread: these bytes of the blob, where it is known which.
-    fn start(&self, url: Url, bytes: Option<Range<u64>>) -> (JoinHandle<Result<Url, Error>>, Pipe) {
-        let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(CHANNEL_CHUNKS);
-        let flow = Arc::new(Flow::new());
-        let body = body_of(receiver, flow.clone());
-        let (place, doing) = (self.place.clone(), self.doing.to_owned());
-        let task = self.runtime.spawn(async move {
-            let access = Access::push(&place.repository);
-            let mut request = Request::new(&doing, Method::PATCH, String::new(), &access);
-            request.target = Target::Url(url.clone());
-            request.headers = octets();
-            if let Some(Range { start, end }) = bytes {
-                request.headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
-                let range = (start > 0).then(|| HeaderValue::from_str(&format!("{start}-{}", end - 1)).ok()).flatten();
-                request.headers.extend(range.map(|range| (CONTENT_RANGE, range)));
-            }
-            request.payload = Payload::Stream(body, flow);
-            let answer = place.host.send(request).await?;
-            // the address for what follows may have changed
-            if answer.headers().contains_key(reqwest::header::LOCATION) && !answer.status().is_redirection() {
-                return place.host.location(&answer).await;
-            }
-            Ok(url)
-        });
-        (task, Pipe { runtime: self.runtime.clone(), sender, closed: false })
-    }
-
-    fn join(&self, task: JoinHandle<Result<Url, Error>>) -> Result<Url, Error> {
+    pub(super) fn join<T>(&self, task: JoinHandle<Result<T, Error>>) -> Result<T, Error> {
         self.runtime.block_on(task).map_err(|e| Error::Setup(io::Error::other(e)))?
     }
 
-    fn local(&self, source: io::Error) -> Error {
+    pub(super) fn local(&self, source: io::Error) -> Error {
         Error::Local { doing: self.doing.to_owned(), source }
     }
 
@@ -406,52 +409,37 @@ impl Uploads<'_> {
     fn send_stream(
         &self,
         session: &Session,
+        plan: Plan,
         media_type: &str,
-        write: &Produce<'_>,
-        expected: Option<&Descriptor>,
+        (write, expected): (&Produce<'_>, Option<&Descriptor>),
         sent: &(dyn Fn(u64) + Sync),
     ) -> Result<Descriptor, Error> {
         let offset = session.offset;
-        let range = expected.filter(|e| e.size > offset).map(|e| offset..e.size);
-        let (task, pipe) = self.start(session.url.clone(), range);
-        let chunks = Chunks {
-            pipe,
-            buffer: BytesMut::with_capacity(CHUNK_BYTES),
-            skip: offset,
-            count: offset,
-            sent,
-            stop: self.stop,
-        };
+        let requests = Requests::new(self, plan, session.url.clone(), offset, expected.map(|e| e.size));
+        let chunks =
+            Chunks { requests, buffer: BytesMut::with_capacity(CHUNK_BYTES), skip: offset, count: offset, sent };
         let mut out = Hashing::new(chunks);
         let written = write(&mut out).and_then(|()| out.flush());
-        let (chunks, digest, size) = out.finish();
+        let (mut chunks, digest, size) = out.finish();
         if let Err(e) = written {
-            if chunks.pipe.closed {
-                return self.join(task).and(Err(self.protocol("the upload was answered before its end")));
+            if let Some(failure) = chunks.requests.failure() {
+                return Err(failure);
             }
-            if self.stopped() && !self.keeps {
-                // A body of unknown length may end here. After its answer nothing writes to the upload any more.
-                let open_ended = expected.is_none();
-                if !open_ended {
-                    task.abort();
-                }
-                drop(chunks);
-                self.runtime.block_on(self.end(task, session.url.clone()));
-            } else {
-                task.abort();
+            match self.stopped() && !self.keeps {
+                true => chunks.requests.give_up(),
+                false => chunks.requests.abort(),
             }
             return Err(self.local(e));
         }
         if let Some(Err(e)) = expected.map(|expected| self.compare(expected, digest, size)) {
-            task.abort();
+            chunks.requests.abort();
             return Err(e);
         }
         if chunks.skip > 0 {
-            task.abort();
+            chunks.requests.abort();
             return Err(self.protocol("it has more of an upload than was ever sent"));
         }
-        drop(chunks);
-        let next = self.join(task)?;
+        let next = chunks.requests.finish()?;
         let access = Access::push(&self.place.repository);
         let retry = self.place.retry();
         let finish = retry.run(|| {
@@ -476,15 +464,15 @@ impl Uploads<'_> {
         }
     }
 
-    fn protocol(&self, why: &str) -> Error {
+    pub(super) fn protocol(&self, why: &str) -> Error {
         Error::Protocol { doing: self.doing.to_owned(), host: self.place.host.name.clone(), why: why.into() }
     }
 
-    fn lost(&self, e: &Error) -> Error {
+    pub(super) fn lost(&self, why: &str) -> Error {
         Error::Transport {
             doing: self.doing.to_owned(),
             host: self.place.host.name.clone(),
-            why: format!("the upload was lost ({e})"),
+            why: format!("the upload was lost ({why})"),
             transient: true,
         }
     }
@@ -497,13 +485,22 @@ impl Uploads<'_> {
     }
 }
 
+/// A refusal of all that can be tried.
+fn too_large(mut error: Error, tried: Plan) -> Error {
+    if let (Error::Status { errors, .. }, Plan::Pieces { size, .. }) = (&mut error, tried) {
+        let message = format!("it takes a layer neither in one request nor in pieces of {} KiB", size >> 10);
+        errors.push(ApiError { code: String::new(), message });
+    }
+    error
+}
+
 enum Mount {
     Linked,
     Session(Url),
     Refused,
 }
 
-fn octets() -> HeaderMap {
+pub(super) fn octets() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers

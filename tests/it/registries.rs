@@ -314,6 +314,30 @@ fn with_certificates_for_clients() {
 }
 
 #[test]
+fn with_layers_in_pieces() {
+    require!("docker-registry");
+    require!(if !can_run(), "`busybox-static` is not installed");
+    let registry = Registry::with_headers("{OCI-Chunk-Min-Length: [\"1048576\"]}");
+    let host = registry.host();
+    let lab = lab(&format!("{host}/base"));
+    base(&lab, "pieces", &format!("{host}/base"), |run| run);
+    let mut state = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    });
+    lab.write("c/data", noise.take(9_000_000).collect::<Vec<u8>>());
+    let done = lab.rbuild(["--log-level=debug", "bud", "-t", &format!("docker://{host}/out:1"), "c"]).output();
+    succeeded("pieces", &done, &registry, "out");
+    let of_layers = done.stderr.lines().filter(|line| line.contains(" PATCH ") || line.contains("PATCH http")).count();
+    assert!(of_layers >= 3, "{of_layers} requests for 9 MB: {done}");
+    // The registry puts them together.
+    let fresh = |args: &[&str]| lab.rbuild(args).env("RBUILD_ROOT", lab.path("fresh")).ok();
+    fresh(&["pull", &format!("{host}/out:1")]);
+    fresh(&["check"]);
+}
+
+#[test]
 fn behind_mirrors() {
     require!("docker-registry");
     require!(if !can_run(), "`busybox-static` is not installed");

@@ -41,7 +41,7 @@ pub(super) struct State {
     pub(super) host: String,
     pub(super) blobs: Mutex<HashMap<String, Bytes>>,
     pub(super) manifests: Mutex<HashMap<String, (String, Bytes)>>,
-    uploads: Mutex<HashMap<String, Vec<u8>>>,
+    pub(super) uploads: Mutex<HashMap<String, Vec<u8>>>,
     opened: AtomicUsize,
     pub(super) log: Mutex<Vec<Seen>>,
     /// For hooks that count.
@@ -77,7 +77,8 @@ impl State {
         layers
     }
 
-    fn serve(&self, seen: &Seen) -> Response {
+    /// What a registry without faults answers.
+    pub(super) fn serve(&self, seen: &Seen) -> Response {
         let path = seen.path().trim_start_matches("/v2/").to_owned();
         let query: HashMap<String, String> = seen
             .uri
@@ -135,7 +136,10 @@ impl State {
                 }
                 upload.extend_from_slice(&seen.body);
                 if seen.method == Method::PATCH {
-                    return located(202, &format!("http://{}/v2/{path}?state=a%2Fb", self.host));
+                    let mut r = located(202, &format!("http://{}/v2/{path}?state=a%2Fb", self.host));
+                    let range = format!("0-{}", upload.len().saturating_sub(1));
+                    r.headers_mut().insert(header::RANGE, HeaderValue::from_str(&range).unwrap());
+                    return r;
                 }
                 let bytes = Bytes::from(uploads.remove(&id).unwrap());
                 let digest = Digest::of(&bytes).to_string();

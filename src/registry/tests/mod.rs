@@ -3,6 +3,7 @@
 mod fake;
 mod faulty;
 mod login;
+mod pieces;
 mod real;
 mod server;
 mod token_files;
