@@ -20,8 +20,8 @@ pub struct Coming {
     pub layer: Descriptor,
     /// Digest of the uncompressed tar.
     pub diff_id: DiffId,
-    /// A repository that has the blob.
-    pub at: Option<Reference>,
+    /// Repositories that have the blob.
+    pub at: Vec<Reference>,
     /// Gives it the form that it has in the image, where that is another one; `None` where that fails.
     pub settle: Option<Settle>,
 }
@@ -42,10 +42,11 @@ impl Executor<'_> {
         }
         let base = done.stack.base();
         for layer in done.stack.base_layers() {
+            let links = self.shared.repositories_of(&layer.blob);
             watcher(Coming {
                 layer: descriptor(&layer),
                 diff_id: layer.diff_id,
-                at: base.map(|base| base.reference.clone()),
+                at: base.map(|base| &base.reference).into_iter().chain(links).cloned().collect(),
                 settle: None,
             });
         }
@@ -71,13 +72,13 @@ impl Executor<'_> {
                     })
                 });
                 let (layer, diff_id) = (descriptor(&layer), layer.diff_id);
-                return Ok(Some(Coming { layer, diff_id, at: None, settle }));
+                return Ok(Some(Coming { layer, diff_id, at: vec![], settle }));
             }
         };
         let coming = Coming {
             layer: remote.blob.clone(),
             diff_id: layer.diff_id,
-            at: remote.repository().cloned(),
+            at: remote.repository().cloned().into_iter().collect(),
             settle: None,
         };
         Ok(self.may_stay_away(remote).then_some(coming))

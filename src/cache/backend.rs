@@ -3,8 +3,9 @@
 use super::entry::{Entry, Sealed};
 use super::spec::{Place, Spec};
 use super::{CacheKey, http, local, redis, registry};
-use crate::oci::{Descriptor, Reference};
+use crate::oci::{Descriptor, Digest, Reference};
 use crate::registry::{Client, Error as RegistryError, Timeouts};
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +81,11 @@ pub trait Backend: Send + Sync {
 
     /// The repository that has the layers, where it is one: a push can link them from there.
     fn repository(&self) -> Option<&Reference> {
+        None
+    }
+
+    /// Digests of layers that documents of that repository name beside entries of its own.
+    fn named_layers(&self) -> Option<&HashSet<Digest>> {
         None
     }
 

@@ -352,8 +352,21 @@ impl<'a> SharedCaches<'a> {
                 repositories.iter().for_each(|r| elsewhere.add_image(blob.digest, r));
             }
         }
+        for (place, layers) in self.named_layers() {
+            layers.iter().for_each(|blob| elsewhere.add_link(*blob, place));
+        }
         self.show_news();
         elsewhere
+    }
+
+    /// Repositories among the caches, with layers that other documents there name.
+    fn named_layers(&self) -> impl Iterator<Item = (&Reference, &HashSet<Digest>)> {
+        self.from.iter().filter_map(|p| p.backend.repository().zip(p.backend.named_layers()))
+    }
+
+    /// Repositories that name a layer, as far as is known by now.
+    pub fn repositories_of(&self, blob: &Digest) -> impl Iterator<Item = &Reference> {
+        self.named_layers().filter(|(_, layers)| layers.contains(blob)).map(|(at, _)| at)
     }
 
     /// Brings several layers at the same time.

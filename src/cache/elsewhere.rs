@@ -21,12 +21,14 @@ enum Place {
 #[derive(Debug, Default)]
 pub struct Elsewhere {
     blobs: HashMap<Digest, Place>,
+    /// Repositories that name a blob, wherever else it is: worth asking for a link.
+    links: HashMap<Digest, Vec<Reference>>,
     lost: AtomicBool,
 }
 
 impl Clone for Elsewhere {
     fn clone(&self) -> Self {
-        Elsewhere { blobs: self.blobs.clone(), lost: AtomicBool::new(self.is_lost()) }
+        Elsewhere { blobs: self.blobs.clone(), links: self.links.clone(), lost: AtomicBool::new(self.is_lost()) }
     }
 }
 
@@ -41,9 +43,17 @@ impl Elsewhere {
         self.blobs.insert(layer.blob.digest, Place::Cache(layer.clone()));
     }
 
+    /// A blob that this repository names. Where it is to be had is not known by that.
+    pub fn add_link(&mut self, blob: Digest, at: &Reference) {
+        self.links.entry(blob).or_default().push(at.clone());
+    }
+
     /// Takes in what another one knows.
     pub fn extend(&mut self, other: &Elsewhere) {
         self.blobs.extend(other.blobs.iter().map(|(digest, place)| (*digest, place.clone())));
+        for (digest, at) in &other.links {
+            self.links.entry(*digest).or_default().extend(at.iter().cloned());
+        }
     }
 
     /// Whether this knows where a blob is.
@@ -51,12 +61,14 @@ impl Elsewhere {
         self.blobs.contains_key(blob)
     }
 
-    /// The repository that has a blob.
-    pub fn repository(&self, blob: &Digest) -> Option<&Reference> {
-        match self.blobs.get(blob)? {
+    /// Another repository of the same registry that has a blob.
+    pub fn near(&self, blob: &Digest, to: &Reference) -> Option<&Reference> {
+        let known = self.blobs.get(blob).and_then(|place| match place {
             Place::Image(image) => Some(image),
             Place::Cache(layer) => layer.repository(),
-        }
+        });
+        let all = known.into_iter().chain(self.links.get(blob).into_iter().flatten());
+        all.into_iter().find(|at| at.registry == to.registry && at.repository != to.repository)
     }
 
     /// Streams a blob, checked. Where a cache does not have it any more, [`Elsewhere::is_lost`] says so afterwards.

@@ -3,15 +3,18 @@
 //! The config's member `io.rbuild.cache.v1` is a list of sealed entries, sorted by key. They need no layers of their own: those of
 //! the image are named in its manifest. So an entry is written without a blob, and a reader adds the one that the image has
 //! for its layer.
+//!
+//! What BuildKit wrote (`type=registry` in both of its forms, `type=inline`) has keys of another kind, so no step is found in it.
+//! Its layers, and those of any other image, are noted: a push can link them.
 
 use super::CacheKey;
 use super::backend::Fault;
 use super::entry::{Entry, EntryLayer, Sealed};
 use super::trust::Trust;
-use crate::oci::{DiffId, ImageConfig, Index, Manifest, Reference, media};
+use crate::oci::{Compression, Descriptor, DiffId, Digest, ImageConfig, Index, Manifest, Reference, media};
 use crate::registry::{Client, Document};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// The member of the config.
@@ -22,6 +25,8 @@ const OF_BUILDKIT: &str = "moby.buildkit.cache.v0";
 const CONFIG_OF_BUILDKIT: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// Images of an index that are looked into.
 const MAX_IMAGES: usize = 8;
+/// Layers of other documents that are noted.
+const MAX_LAYERS: usize = 10_000;
 
 /// What the steps of an image made: by key, the time and the layer with its length.
 pub type Steps = BTreeMap<CacheKey, (String, Option<(DiffId, u64)>)>;
@@ -46,6 +51,8 @@ pub fn write(steps: &Steps, diff_ids: &[DiffId], trust: &Trust) -> (Value, usize
 #[derive(Debug, Default)]
 pub(super) struct InlineEntries {
     entries: HashMap<String, Sealed>,
+    /// Layers that the image, or the cache of another tool, names.
+    pub layers: HashSet<Digest>,
     /// What the user should know of the image.
     pub note: Option<String>,
 }
@@ -64,6 +71,7 @@ impl InlineEntries {
         let index: Index = serde_json::from_slice(&document.bytes).map_err(|e| Fault::Bad(e.to_string()))?;
         if index.manifests.iter().any(|d| d.media_type == CONFIG_OF_BUILDKIT) {
             found.is_of_buildkit(image);
+            found.names(&index.manifests);
             return Ok(found);
         }
         for entry in index.manifests.iter().filter(|d| media::is_manifest(&d.media_type)).take(MAX_IMAGES) {
@@ -75,16 +83,29 @@ impl InlineEntries {
         Ok(found)
     }
 
+    /// Those of an image that is there and no document of any use.
+    pub fn unreadable(why: &str) -> InlineEntries {
+        InlineEntries { note: Some(format!("the image that it names is not used: {why}")), ..InlineEntries::default() }
+    }
+
     fn is_of_buildkit(&mut self, image: &Reference) {
         self.note = Some(format!(
-            "`{image}` was written by BuildKit, whose keys mean nothing here: let rbuild write its own with `--cache-to`, the same \
-             repository will do"
+            "`{image}` was written by BuildKit: its layers can be linked, but its keys mean nothing here, so no step is found in it; \
+             let rbuild write its own with `--cache-to`, the same repository will do"
         ));
+    }
+
+    /// Takes note of the layers among these.
+    fn names(&mut self, all: &[Descriptor]) {
+        let room = MAX_LAYERS.saturating_sub(self.layers.len());
+        let layers = all.iter().filter(|d| Compression::of_layer(&d.media_type).is_some());
+        self.layers.extend(layers.take(room).map(|d| d.digest));
     }
 
     fn read(&mut self, client: &Client, image: &Reference, document: &Document, within: Duration) -> Result<(), Fault> {
         let bad = |e: serde_json::Error| Fault::Bad(format!("`{image}`: {e}"));
         let manifest: Manifest = serde_json::from_slice(&document.bytes).map_err(bad)?;
+        self.names(&manifest.layers);
         if manifest.config.media_type == CONFIG_OF_BUILDKIT {
             self.is_of_buildkit(image);
             return Ok(());

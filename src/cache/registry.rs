@@ -10,8 +10,9 @@ use super::backend::{Backend, Clients, Fault, Packed};
 use super::entry::{Entry, Sealed};
 use super::inline::InlineEntries;
 use super::{CacheKey, document};
-use crate::oci::{Descriptor, Reference, media};
+use crate::oci::{Descriptor, Digest, Reference, media};
 use crate::registry::{Document, LayerSource, PushEvent, PushSource, UploadMemory};
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -53,7 +54,11 @@ impl Backend for Registry {
         let inline = match self.inline.get() {
             Some(known) => known,
             None => {
-                let found = InlineEntries::of_image(&self.clients.read, &self.image, within)?;
+                let found = match InlineEntries::of_image(&self.clients.read, &self.image, within) {
+                    // It will not get better by being read for each step.
+                    Err(Fault::Bad(why)) => InlineEntries::unreadable(&why),
+                    found => found?,
+                };
                 self.inline.get_or_init(|| found)
             }
         };
@@ -81,6 +86,10 @@ impl Backend for Registry {
 
     fn repository(&self) -> Option<&Reference> {
         Some(&self.repository)
+    }
+
+    fn named_layers(&self) -> Option<&HashSet<Digest>> {
+        Some(&self.inline.get()?.layers)
     }
 
     fn note(&self) -> Option<String> {

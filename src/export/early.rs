@@ -46,7 +46,7 @@ pub type Settle = Box<dyn FnOnce(&Store) -> Option<(Descriptor, DiffId)> + Send>
 struct Coming {
     layer: Descriptor,
     diff_id: DiffId,
-    at: Option<Reference>,
+    at: Vec<Reference>,
     settle: Option<Settle>,
 }
 
@@ -130,11 +130,11 @@ impl Early {
         Ok(Some(Early { shared: Arc::new(shared) }))
     }
 
-    /// Hands over a layer: what the store has of it, with the digest of the uncompressed tar; a repository that has it; and
+    /// Hands over a layer: what the store has of it, with the digest of the uncompressed tar; repositories that have it; and
     /// what is left to do before it is sent. Once is enough, and one that can neither be sent nor linked yet may come again.
-    pub fn layer(&self, layer: Descriptor, diff_id: DiffId, at: Option<Reference>, settle: Option<Settle>) {
+    pub fn layer(&self, layer: Descriptor, diff_id: DiffId, at: Vec<Reference>, settle: Option<Settle>) {
         let new = |state: &State| !state.closed && !state.seen.contains(&layer.digest);
-        if !new(&lock(&self.shared.state)) || !self.shared.can_go(&layer, at.as_ref()) {
+        if !new(&lock(&self.shared.state)) || !self.shared.can_go(&layer, &at) {
             return;
         }
         let mut state = lock(&self.shared.state);
@@ -212,9 +212,9 @@ impl Shared {
     }
 
     /// Whether a layer can be sent, or at least be linked.
-    fn can_go(&self, layer: &Descriptor, at: Option<&Reference>) -> bool {
+    fn can_go(&self, layer: &Descriptor, at: &[Reference]) -> bool {
         let linked = |at: &Reference| self.destinations.iter().any(|d| d.to.registry == at.registry);
-        at.is_some_and(linked) || self.has(layer)
+        at.iter().any(linked) || self.has(layer)
     }
 
     fn work(&self) {
@@ -268,7 +268,7 @@ impl Shared {
             }
             let route = self.route(&destination.to);
             let made = turn.as_ref().and_then(Turn::made);
-            let done = self.send(route, (&layer, diff_id), destination.near(&self.store), (at.as_ref(), made.as_ref()));
+            let done = self.send(route, (&layer, diff_id), destination.near(&self.store), (&at, made.as_ref()));
             match done {
                 Ok(blob) => {
                     route.remember((&layer, diff_id), &blob);
@@ -294,12 +294,12 @@ impl Shared {
         route: Route<'_>,
         (layer, diff_id): (&Descriptor, DiffId),
         near: &BTreeMap<Digest, String>,
-        (at, made): (Option<&Reference>, Option<&Made>),
+        (at, made): (&[Reference], Option<&Made>),
     ) -> Result<Descriptor, registry::Error> {
         let same = |at: &&Reference| at.registry == route.to.registry && at.repository != route.to.repository;
         let mount_from = |blob: &Digest| {
             let made = made.filter(|made| made.blob.digest == *blob).and_then(|made| made.near(route.to));
-            let at = made.or(at.filter(same).filter(|_| *blob == layer.digest));
+            let at = made.or_else(|| at.iter().find(same).filter(|_| *blob == layer.digest));
             at.map(|at| at.repository.clone()).or_else(|| near.get(blob).cloned())
         };
         let media_type = match Compression::of_layer(&layer.media_type) {

@@ -90,8 +90,7 @@ struct Source<'a> {
 impl Source<'_> {
     /// A repository of the same registry that has this blob.
     fn mount_from(&self, blob: &Digest) -> Option<String> {
-        let known = self.around.elsewhere.repository(blob);
-        let near = known.filter(|r| r.registry == self.to.registry && r.repository != self.to.repository);
+        let near = self.around.elsewhere.near(blob, self.to);
         near.map(|r| r.repository.clone()).or_else(|| self.near.get(blob).cloned())
     }
 

@@ -468,3 +468,97 @@ fn layers_of_several_platforms_leave_early_too() {
         assert_eq!(watch.manifest(&site.lab, "later:1"), index, "{n}");
     }
 }
+
+/// Documents as BuildKit writes them: `type=registry` as an index and as a manifest (`image-manifest=true`), and `type=inline`.
+#[test]
+fn layers_that_buildkit_left_in_the_registry_are_linked() {
+    require!("docker-registry", "skopeo", "curl");
+    require!(if !can_run(), "`busybox-static` is not installed");
+    let (watch, elsewhere) = (Watch::start(), Registry::start());
+    let site = Site::new("ARG BASE\nFROM $BASE\nRUN echo executed\n");
+    let base = format!("{}/base:1", elsewhere.host());
+    site.lab.rbuild(["push", "localhost/busybox", &format!("docker://{base}")]).ok();
+    let direct = watch.registry.host();
+    let [from, to] = [format!("docker://{base}"), format!("docker://{direct}/cache:image")];
+    site.lab.program("skopeo", ["copy", "--src-tls-verify=false", "--dest-tls-verify=false", &from, &to]).ok();
+    let image = watch.manifest(&site.lab, "cache:image");
+    let layer = image["layers"][0]["digest"].as_str().expect("a layer").to_owned();
+    let curl = |args: &[&str]| site.lab.program("curl", ["-sSf"]).args(args).ok().stdout;
+    let put_blob = |text: &str| {
+        site.lab.write("blob", text);
+        let digest = site.lab.program("sha256sum", ["blob"]).ok().stdout[..64].to_owned();
+        let head =
+            curl(&["-X", "POST", "-D", "-", "-o", "/dev/null", &format!("http://{direct}/v2/cache/blobs/uploads/")]);
+        let place = head.lines().find_map(|l| l.strip_prefix("Location: ")).expect("an upload").trim().to_owned();
+        curl(&[
+            "-X",
+            "PUT",
+            "-H",
+            "Content-Type: application/octet-stream",
+            "--data-binary",
+            "@blob",
+            &format!("{place}&digest=sha256:{digest}"),
+        ]);
+        (format!("sha256:{digest}"), text.len())
+    };
+    let put_manifest = |tag: &str, media_type: &str, document: &serde_json::Value| {
+        site.lab.write("document", document.to_string());
+        let kind = format!("Content-Type: {media_type}");
+        curl(&[
+            "-X",
+            "PUT",
+            "-H",
+            &kind,
+            "--data-binary",
+            "@document",
+            &format!("http://{direct}/v2/cache/manifests/{tag}"),
+        ]);
+    };
+    let records = serde_json::json!([
+        {"layers": [{"layer": 0, "createdAt": "2023-06-01T10:00:00Z"}], "digest": format!("sha256:{}", "1".repeat(64))},
+        {"digest": format!("sha256:{}", "2".repeat(64)), "inputs": [[{"selector": "a", "link": 0}]]},
+    ]);
+    let cache = serde_json::json!({"layers": [{"blob": layer, "parent": -1}], "records": records});
+    let (digest, size) = put_blob(&cache.to_string());
+    let config =
+        serde_json::json!({"mediaType": "application/vnd.buildkit.cacheconfig.v0", "digest": digest, "size": size});
+    let mut entry = image["layers"][0].clone();
+    entry["annotations"] =
+        serde_json::json!({"buildkit/createdat": "2023-06-01T10:00:00Z", "containerd.io/uncompressed": layer});
+    let (index, manifest) = ("application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json");
+    put_manifest(
+        "index",
+        index,
+        &serde_json::json!({"schemaVersion": 2, "mediaType": index, "manifests": [entry, config]}),
+    );
+    put_manifest(
+        "manifest",
+        manifest,
+        &serde_json::json!({"schemaVersion": 2, "mediaType": manifest, "config": config, "layers": [entry]}),
+    );
+    let own = image["config"]["digest"].as_str().expect("a config").to_owned();
+    let mut own: serde_json::Value =
+        serde_json::from_str(&curl(&[&format!("http://{direct}/v2/cache/blobs/{own}")])).expect("a config");
+    own["moby.buildkit.cache.v0"] = "W3siZGlnZXN0Ijoic2hhMjU2OjExIn1d".into();
+    let (digest, size) = put_blob(&own.to_string());
+    let mut inline = image.clone();
+    (inline["config"]["digest"], inline["config"]["size"]) = (digest.into(), size.into());
+    put_manifest("inline", manifest, &inline);
+    for tag in ["none", "index", "manifest", "inline"] {
+        // A name of its own for each, so that nothing is there before; and a store without a past.
+        let (app, base) = (format!("app-{tag}"), format!("BASE={base}"));
+        let cache = format!("type=registry,ref={}", watch.at(&format!("cache:{tag}")));
+        let place = format!("docker://{}", watch.at(&format!("{app}:1")));
+        let done = site.bud(tag, &["--build-arg", &base, "--cache-from", &cache, "-t", &place]).ok();
+        let shown = format!("{}{}", done.stdout, done.stderr);
+        assert_eq!(shown.matches("was written by BuildKit").count(), usize::from(tag != "none"), "{done}");
+        assert!(shown.lines().any(|l| l == "executed"), "{done}");
+        let posts: Vec<String> =
+            watch.requests().into_iter().filter(|r| r.contains(&format!("POST /v2/{app}/"))).collect();
+        let linked = posts.iter().any(|r| r.contains("from=cache") && r.contains(&layer[7..]));
+        assert_eq!(linked, tag != "none", "{tag}: {posts:#?}");
+        let puts = watch.count(&format!("PUT /v2/{app}/"), &layer[7..]);
+        assert_eq!(puts, usize::from(tag == "none"), "{tag}: {:#?}", watch.requests());
+        assert_eq!(layers(&watch.manifest(&site.lab, &format!("{app}:1")))[0], layer);
+    }
+}

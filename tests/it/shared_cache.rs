@@ -157,12 +157,19 @@ fn caches_of_buildkit_are_called_by_name() {
         let body = text.replace("TYPE", &media_type).into_bytes();
         web.put(
             &format!("/v2/{kind}/manifests/buildcache"),
-            Page { body, headers: vec![("Content-Type", media_type)], ..Page::default() },
+            Page { body, headers: vec![("Content-Type", media_type.clone())], ..Page::default() },
         );
         let at = web.url(&format!("/{kind}:buildcache")).replace("http://", "");
         let cache = format!("type=registry,ref={at}");
         let done = farm.build(kind).args(["-t", "x", "--cache-from", &cache]).ok();
         assert_eq!((executed(&done), shown(&done).matches("was written by BuildKit").count()), (2, 1), "{done}");
+        // What cannot be read is told of once, however many steps there are.
+        for (n, body) in [&b"{"[..], br#"{"schemaVersion":2,"manifests":7,"config":[]}"#].into_iter().enumerate() {
+            let (body, headers) = (body.to_vec(), vec![("Content-Type", media_type.clone())]);
+            web.put(&format!("/v2/{kind}/manifests/buildcache"), Page { body, headers, ..Page::default() });
+            let done = farm.build(&format!("{kind}-{n}")).args(["-t", "x", "--cache-from", &cache]).ok();
+            assert_eq!((executed(&done), shown(&done).matches("warning:").count()), (2, 1), "{done}");
+        }
     }
 }
 
