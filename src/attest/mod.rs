@@ -40,6 +40,9 @@ pub struct Wanted {
     pub provenance: Option<provenance::Form>,
     /// The names that the image is to have, wherever it goes. The build fills them in.
     pub names: Vec<Reference>,
+    /// Where the files of local directories are kept, by BuildKit's names: `source`, `revision`, `localdir:NAME`. The build fills it
+    /// in.
+    pub vcs: Vec<(String, String)>,
     /// Names this run of the build, of which there may be an image for each of several platforms. The build fills it in.
     pub invocation: String,
 }

@@ -75,6 +75,8 @@ pub struct Facts {
     pub entry_point: String,
     /// What was asked for by name: `target`, `build-arg:NAME`, `label:NAME`, ….
     pub args: Vec<(String, String)>,
+    /// Where the files of local directories are kept: `source`, `revision`, `localdir:NAME`. Nobody has checked it.
+    pub vcs: Vec<(String, String)>,
     /// Names of the local sources.
     pub locals: Vec<String>,
     /// Ids of the secrets.
@@ -140,10 +142,14 @@ impl Facts {
     }
 
     fn own_metadata(&self, form: &Form) -> Value {
-        match form.max {
+        let mut own = match form.max {
             true => json!({"source": self.sources, "layers": self.layers}),
             false => json!({}),
+        };
+        if !self.vcs.is_empty() {
+            own["vcs"] = self.vcs.iter().map(|(n, v)| (n.clone(), v.as_str().into())).collect::<Map<_, _>>().into();
         }
+        own
     }
 
     fn materials(&self) -> Vec<Value> {

@@ -1,11 +1,13 @@
 //! Says about an image that was built what the request wants to be said: which packages it holds, and how it came about.
 
-use super::{Error, commit::Built, execute::Executor, request::BuildRequest};
+use super::request::{BuildRequest, Context, DockerfileSource};
+use super::{Error, commit::Built, execute::Executor};
 use crate::attest::{self, Predicate, Subject, Wanted};
 use crate::oci::{Digest, ImageConfig, Location, Reference};
 use crate::registry::MAX_CONFIG_BYTES;
 use crate::sbom;
 use crate::snapshot::LayerRef;
+use crate::source::git::WorkTree;
 use crate::store::Store;
 use crate::ui::Event;
 
@@ -61,5 +63,37 @@ pub(super) fn complete(request: &BuildRequest, store: &Store) -> Wanted {
     // No other process of this boot has the number at this time.
     let run = format!("{} {} {}", store.boot_id(), std::process::id(), jiff::Timestamp::now());
     let invocation = Digest::of(&run).hex().chars().take(25).collect();
-    Wanted { names, invocation, ..output.attest.clone() }
+    let vcs = if output.attest.provenance.is_some() { vcs(request) } else { vec![] };
+    Wanted { names, invocation, vcs, ..output.attest.clone() }
+}
+
+/// What git knows of a context that is a directory, before the build: where it came from, and which parts are read. Nothing where
+/// the user does not want it to be said, as with buildx.
+fn vcs(request: &BuildRequest) -> Vec<(String, String)> {
+    let unwanted =
+        std::env::var("BUILDX_GIT_INFO").is_ok_and(|v| ["0", "f", "false"].contains(&&*v.to_ascii_lowercase()));
+    let Context::Dir(context) = &request.context.main else { return vec![] };
+    let Some(tree) = Some(context).filter(|dir| !unwanted && dir.is_dir()).and_then(|dir| WorkTree::of(dir)) else {
+        return vec![];
+    };
+    let dockerfile = match request.file.files.first() {
+        None => Some(context.clone()),
+        Some(DockerfileSource::Path(path)) => {
+            let path = if path.exists() { path.clone() } else { context.join(path) };
+            path.parent().map(|dir| if dir.as_os_str().is_empty() { ".".into() } else { dir.to_owned() })
+        }
+        Some(_) => None,
+    };
+    let mut all = vec![];
+    all.extend(tree.source.map(|source| ("source".to_owned(), source)));
+    all.extend(tree.revision.map(|revision| ("revision".to_owned(), revision)));
+    for (name, dir) in [("context", Some(context.clone())), ("dockerfile", dockerfile)] {
+        let dir = dir.and_then(|dir| dir.canonicalize().ok());
+        // What is elsewhere is not kept there.
+        if let Some(below) = dir.as_deref().and_then(|dir| dir.strip_prefix(&tree.root).ok()) {
+            let below = if below.as_os_str().is_empty() { ".".into() } else { below.to_string_lossy() };
+            all.push((format!("localdir:{name}"), below.into_owned()));
+        }
+    }
+    all
 }

@@ -65,6 +65,7 @@ impl Executor<'_> {
             source,
             entry_point: self.context.dockerfile_name.clone(),
             args: self.args(),
+            vcs: request.output.attest.vcs.clone(),
             materials_complete: locals.is_empty(),
             locals,
             secrets,

@@ -347,3 +347,46 @@ fn each_platform_has_its_own() {
     let list = json(&lab.rbuild(["manifest", "inspect", "list"]).ok().stdout);
     assert_eq!(list["manifests"].as_array().unwrap().len(), 2, "{list:#}");
 }
+
+#[test]
+fn provenance_knows_the_repository_of_a_local_context() {
+    require!("git");
+    let lab = Lab::new();
+    let files = [
+        ("app/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n"),
+        ("app/deploy/Other", "FROM scratch\nCOPY Dockerfile /\n"),
+    ];
+    lab.context("tree", &files);
+    let git = |args: &[&str]| {
+        lab.program("git", ["-C", "tree", "-c", "user.name=n", "-c", "user.email=e@e"]).args(args).ok().stdout
+    };
+    git(&["init", "-q", "-b", "main"]);
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "one"]);
+    git(&["remote", "add", "origin", "https://user:hidden@git.invalid/team/app.git"]);
+    // Programs that a repository names are not run.
+    for key in ["core.fsmonitor", "filter.x.clean", "core.sshCommand", "core.pager"] {
+        git(&["config", key, &format!("touch {}", lab.path("touched").display())]);
+    }
+    lab.write("tree/.gitattributes", "* filter=x\n");
+    let revision = git(&["rev-parse", "HEAD"]).trim().to_owned();
+    let build = |dir: &str, version: &str, more: &[&str]| {
+        let out = lab.path("out");
+        let (flag, to) = (format!("--provenance={version}"), format!("type=local,dest={}", out.display()));
+        let run = lab.rbuild(["bud", &flag, "-o", &to]).args(more).arg(dir);
+        (run, move || json(&std::fs::read_to_string(out.join("provenance.json")).unwrap())["predicate"].clone())
+    };
+    let (run, said) = build("tree/app", "mode=min", &[]);
+    run.ok();
+    let vcs = said()["metadata"]["https://mobyproject.org/buildkit@v1#metadata"]["vcs"].clone();
+    let source = "https://git.invalid/team/app.git";
+    let wanted = |dockerfile: &str| serde_json::json!({"source": source, "revision": revision, "localdir:context": "app", "localdir:dockerfile": dockerfile});
+    assert_eq!(vcs, wanted("app"));
+    let (run, said) = build("tree/app", "mode=max,version=v1", &["-f", "deploy/Other"]);
+    run.env("GIT_DIR", "/nowhere").ok();
+    assert_eq!(said()["runDetails"]["metadata"]["buildkit_metadata"]["vcs"], wanted("app/deploy"));
+    assert!(!lab.path("touched").exists() && !said().to_string().contains("hidden"));
+    let (run, said) = build("tree/app", "mode=max", &[]);
+    run.env("BUILDX_GIT_INFO", "false").ok();
+    assert!(!said().to_string().contains("vcs"));
+}

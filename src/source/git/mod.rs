@@ -13,6 +13,7 @@
 //! the environment of its process, and to the one repository that they were given for.
 
 mod command;
+mod work_tree;
 
 use super::git_url::{GitUrl, Mtime, is_commit};
 use super::host::HostDir;
@@ -27,6 +28,7 @@ use rustix::fs::{AtFlags, Timespec, Timestamps};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+pub use work_tree::WorkTree;
 
 /// A commit, and how a server is asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
