@@ -1,6 +1,6 @@
 //! Blobs: immutable files named by the digest of their bytes.
 
-use super::{Error, Store};
+use super::{Error, Store, verified::Quick};
 use crate::oci::{Digest, Hashing};
 use std::{
     fs::{self, File},
@@ -81,7 +81,13 @@ impl Store {
     pub fn hashed_blob_writer(&self) -> Result<HashedBlobWriter<'_>, Error> {
         let path = self.lease.temp_path("blob")?;
         let file = File::create_new(&path).map_err(Error::io("cannot create", &path))?;
-        Ok(HashedBlobWriter { store: self, path, out: BufWriter::with_capacity(1 << 18, file), kept: false })
+        Ok(HashedBlobWriter {
+            store: self,
+            path,
+            out: BufWriter::with_capacity(1 << 18, file),
+            sum: Quick::default(),
+            kept: false,
+        })
     }
 
     /// Stores these bytes as a blob, also in place of a damaged one.
@@ -188,6 +194,7 @@ pub struct HashedBlobWriter<'a> {
     store: &'a Store,
     path: PathBuf,
     out: BufWriter<File>,
+    sum: Quick,
     kept: bool,
 }
 
@@ -198,6 +205,7 @@ impl HashedBlobWriter<'_> {
     /// Writing fails.
     pub fn commit(mut self, digest: &Digest) -> Result<(), Error> {
         self.out.flush().map_err(Error::io("cannot write", &self.path))?;
+        self.sum.remember(self.out.get_ref());
         let name = blob_name(digest);
         let target = self.store.root.join(&name);
         // An equal blob that is there already has the same bytes: which of the two stays does not matter.
@@ -210,7 +218,9 @@ impl HashedBlobWriter<'_> {
 
 impl Write for HashedBlobWriter<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.out.write(buf)
+        let n = self.out.write(buf)?;
+        self.sum.update(buf.get(..n).unwrap_or_default());
+        Ok(n)
     }
 
     fn flush(&mut self) -> io::Result<()> {

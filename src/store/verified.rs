@@ -2,12 +2,16 @@
 //!
 //! The last bytes of a blob are given out only when the digest of all of them is the blob's name. So whoever reads one to
 //! its end without an error has read what was asked for, and nobody reads a blob twice to know that it is sound.
+//!
+//! SHA-256 takes longer than compressing with zstd does where the processor has no instructions for it. So a long blob gets its BLAKE3 sum
+//! as an extended attribute when it is written, and is checked by that. Without one (another tool's blob, a file system without
+//! attributes) it is the digest; and it is the digest that says whether a blob whose sum differs is damaged.
 
 use super::{Error, Store};
 use crate::archive::compress::Ahead;
 use crate::oci::{Digest, Hashing};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _};
 
 /// Blobs that are shorter are hashed where they are read; longer ones on a thread of their own.
 const SHORT: u64 = 2 << 20;
@@ -16,8 +20,92 @@ const SHORT: u64 = 2 << 20;
 struct Verified {
     digest: Digest,
     size: u64,
-    /// `None` once the digest was compared.
-    file: Option<Hashing<File>>,
+    /// `None` once the sum was compared.
+    file: Option<Checked>,
+}
+
+/// A file, and what is computed of what was read.
+struct Checked {
+    file: File,
+    count: u64,
+    sum: Sum,
+}
+
+enum Sum {
+    Digest(Hashing<()>),
+    /// Quick, and what it is to be.
+    Quick(Box<Quick>, [u8; 32]),
+}
+
+/// The sum of a blob in the making.
+#[derive(Default)]
+pub(super) struct Quick(blake3::Hasher);
+
+/// The attribute that holds it.
+const ATTRIBUTE: &str = "user.rbuild.blake3";
+
+impl Quick {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Writes the sum down at the file, where that is worth it and possible.
+    pub(super) fn remember(&self, file: &File) {
+        if self.0.count() > SHORT {
+            let flags = rustix::fs::XattrFlags::empty();
+            if let Err(e) = rustix::fs::fsetxattr(file, ATTRIBUTE, self.0.finalize().as_bytes(), flags) {
+                tracing::debug!("no sum is kept at a blob: {e}");
+            }
+        }
+    }
+
+    fn of(file: &File) -> Option<[u8; 32]> {
+        let mut sum = [0; 32];
+        let length = rustix::fs::fgetxattr(file, ATTRIBUTE, &mut sum).ok()?;
+        (length == sum.len()).then_some(sum)
+    }
+}
+
+impl Checked {
+    fn new(file: File) -> Checked {
+        let sum = match Quick::of(&file) {
+            Some(sum) => Sum::Quick(Box::default(), sum),
+            None => Sum::Digest(Hashing::new(())),
+        };
+        Checked { file, count: 0, sum }
+    }
+
+    /// Compares the sum of what was read.
+    fn finish(mut self, digest: Digest) -> io::Result<()> {
+        let found = match self.sum {
+            Sum::Quick(sum, expected) if sum.0.finalize() == expected => return Ok(()),
+            Sum::Quick(..) => {
+                self.file.rewind()?;
+                let mut whole = Hashing::new(self.file);
+                io::copy(&mut whole, &mut io::sink())?;
+                whole.finish().1
+            }
+            Sum::Digest(sum) => sum.finish().1,
+        };
+        if found == digest {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, Error::Damaged { expected: digest, found }))
+    }
+}
+
+impl Read for Checked {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(buf)?;
+        self.count += n as u64;
+        if let Some(read) = buf.get(..n) {
+            match &mut self.sum {
+                Sum::Digest(sum) => sum.catch_up(read),
+                Sum::Quick(sum, _) => sum.update(read),
+            }
+        }
+        Ok(n)
+    }
 }
 
 impl Store {
@@ -33,7 +121,7 @@ impl Store {
         if length != size {
             self.verify_blob(digest)?;
         }
-        let blob = Verified { digest: *digest, size: length, file: Some(Hashing::new(file)) };
+        let blob = Verified { digest: *digest, size: length, file: Some(Checked::new(file)) };
         match length <= SHORT {
             true => Ok(Box::new(blob)),
             false => Ok(Box::new(Ahead::new(blob).map_err(Error::io("cannot read", &path))?)),
@@ -68,12 +156,10 @@ impl Read for Verified {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let Some(file) = &mut self.file else { return Ok(0) };
         let n = file.read(buf)?;
-        if (n == 0 && !buf.is_empty()) || file.count() >= self.size {
-            let found = self.file.take().map(|file| file.finish().1);
-            if let Some(found) = found.filter(|found| *found != self.digest) {
-                let damaged = Error::Damaged { expected: self.digest, found };
-                return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
-            }
+        if ((n == 0 && !buf.is_empty()) || file.count >= self.size)
+            && let Some(file) = self.file.take()
+        {
+            file.finish(self.digest)?;
         }
         Ok(n)
     }
@@ -106,5 +192,32 @@ mod tests {
             std::fs::write(&path, [&content[..], b"x"].concat()).unwrap();
             assert!(damaged(length as u64), "{length}: something behind it");
         }
+    }
+
+    #[test]
+    fn a_long_blob_has_a_sum_and_a_wrong_sum_is_no_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let content = vec![7; SHORT as usize + 1];
+        let digest = store.put_blob(&content).unwrap();
+        let file = store.open_blob(&digest).unwrap();
+        assert_eq!(Quick::of(&store.open_blob(&store.put_blob(b"short").unwrap()).unwrap()), None);
+        let set = |sum: &[u8]| rustix::fs::fsetxattr(&file, ATTRIBUTE, sum, rustix::fs::XattrFlags::empty());
+        if set(&[1; 32]) == Err(rustix::io::Errno::OPNOTSUPP) {
+            println!("not tested: {} has no attributes", dir.path().display());
+            return;
+        }
+        let read = || {
+            let mut out = vec![];
+            store.open_verified(&digest, content.len() as u64).unwrap().read_to_end(&mut out).unwrap();
+            assert!(out == content);
+        };
+        read();
+        set(b"no sum").unwrap();
+        read();
+        set(&blake3::hash(&content).as_bytes()[..]).unwrap();
+        read();
+        let again = store.put_blob(&content).unwrap();
+        assert_eq!(Quick::of(&store.open_blob(&again).unwrap()), Some(*blake3::hash(&content).as_bytes()));
     }
 }
