@@ -1,22 +1,21 @@
 //! Compressed streams: telling which one it is, reading any, writing gzip and zstd.
 //!
 //! What is written depends on nothing but the input: layer digests and caches rest on these bytes. gzip is one member,
-//! made of blocks of [`BLOCK`] bytes that are compressed on their own and each end on a byte boundary (a sync flush), so any
+//! made of blocks of [`BLOCK`] bytes that are compressed on their own and each end on a byte boundary ([`super::deflate`]), so any
 //! number of threads gives the same bytes; every reader of gzip reads it.
 
-use flate2::{Compress, Compression, FlushCompress, bufread::GzDecoder};
+use flate2::bufread::GzDecoder;
 use std::{
     io::{self, BufReader, Chain, Cursor, Read, Write},
     sync::mpsc,
     thread::JoinHandle,
 };
 
+use super::deflate::{self, Deflater};
 use super::ordered::ordered;
 
 /// Uncompressed bytes in one block of gzip.
 pub const BLOCK: usize = 1 << 20;
-/// The level of gzip; its own default.
-const GZIP_LEVEL: u32 = 6;
 /// The level of zstd; its own default.
 const ZSTD_LEVEL: i32 = 3;
 /// Largest window that a zstd stream may ask for, as a power of two: what `zstd -d` allows without `--long`.
@@ -200,7 +199,7 @@ impl Read for Decoder<'_> {
 }
 
 /// Compresses `input` to `output` as one gzip member, with `threads` threads (at least one), at this level, 0 to 9, or
-/// gzip's own. Holds a few blocks a thread in memory.
+/// the usual one. Holds a few blocks a thread in memory.
 ///
 /// # Errors
 /// Reading or writing fails.
@@ -208,11 +207,10 @@ pub fn gzip(mut input: impl Read, mut output: impl Write, level: Option<u32>, th
     output.write_all(&GZIP_HEADER)?;
     let mut crc = crc32fast::Hasher::new();
     let mut total: u64 = 0;
-    let compress = |stream: &mut Compress, block: Vec<u8>| deflate(stream, &block, FlushCompress::Sync);
     ordered(
         threads,
-        || deflater(level),
-        compress,
+        || Deflater::new(level),
+        |deflater, block: Vec<u8>| deflater.part(&block),
         |lane| {
             loop {
                 let block = read_block(&mut input)?;
@@ -222,17 +220,17 @@ pub fn gzip(mut input: impl Read, mut output: impl Write, level: Option<u32>, th
                 crc.update(&block);
                 total += block.len() as u64;
                 if let Some(done) = lane.put(block)? {
-                    output.write_all(&done?)?;
+                    output.write_all(&done)?;
                 }
             }
             while let Some(done) = lane.take()? {
-                output.write_all(&done?)?;
+                output.write_all(&done)?;
             }
             io::Result::Ok(())
         },
     )?;
-    // An empty last block, and the trailer: checksum and length, both modulo 2³².
-    output.write_all(&deflate(&mut deflater(level), &[], FlushCompress::Finish)?)?;
+    output.write_all(&deflate::END)?;
+    // The trailer: checksum and length, both modulo 2³².
     output.write_all(&crc.finalize().to_le_bytes())?;
     output.write_all(&(total as u32).to_le_bytes())?;
     output.flush()
@@ -243,29 +241,6 @@ fn read_block(input: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut block = Vec::with_capacity(BLOCK);
     input.by_ref().take(BLOCK as u64).read_to_end(&mut block)?;
     Ok(block)
-}
-
-/// Raw deflate at a level, 0 to 9, or gzip's own.
-pub(super) fn deflater(level: Option<u32>) -> Compress {
-    Compress::new(Compression::new(level.unwrap_or(GZIP_LEVEL).min(9)), false)
-}
-
-/// Raw deflate of one block; `stream` forgets what it had before.
-pub(super) fn deflate(stream: &mut Compress, block: &[u8], flush: FlushCompress) -> io::Result<Vec<u8>> {
-    stream.reset();
-    // Deflate adds at most 5 bytes for each 16 KiB; what is beyond that is for the flush.
-    let mut out = Vec::with_capacity(block.len() + block.len() / 1024 + 64);
-    loop {
-        let consumed = usize::try_from(stream.total_in()).unwrap_or(usize::MAX);
-        let rest = block.get(consumed..).unwrap_or_default();
-        let before = out.len();
-        stream.compress_vec(rest, &mut out, flush).map_err(io::Error::other)?;
-        let all_in = stream.total_in() == block.len() as u64;
-        if all_in && (out.len() < out.capacity() || out.len() == before) {
-            return Ok(out);
-        }
-        out.reserve(BLOCK / 16);
-    }
 }
 
 /// Compresses `input` to `output` as one zstd frame, with `threads` worker threads (at least one: without workers the bytes

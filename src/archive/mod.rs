@@ -20,6 +20,7 @@ mod attrs;
 pub mod compress;
 pub mod content;
 pub mod copy;
+mod deflate;
 pub mod diff;
 mod dirtimes;
 mod emit;

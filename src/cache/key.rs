@@ -1,7 +1,6 @@
 //! How a cache key is put together.
 
-use crate::oci::{ChainId, Digest};
-use sha2::{Digest as _, Sha256};
+use crate::oci::{ChainId, Digest, Hashing};
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -66,14 +65,14 @@ impl Hash for CacheKey {
 /// Puts a key together, part by part. Each part is framed by its name and length, so no two lists of parts look alike.
 #[derive(Clone)]
 pub struct KeyBuilder {
-    hash: Sha256,
+    hash: Hashing<()>,
     inputs: Inputs,
 }
 
 impl KeyBuilder {
     /// A key of an operation on top of these layers (`None`: on nothing).
     pub fn new(operation: &str, below: Option<ChainId>) -> Self {
-        let mut key = KeyBuilder { hash: Sha256::new(), inputs: vec![] };
+        let mut key = KeyBuilder { hash: Hashing::new(()), inputs: vec![] };
         for (name, value) in [
             ("version", VERSION),
             ("operation", operation),
@@ -87,8 +86,8 @@ impl KeyBuilder {
 
     fn part(&mut self, name: &str, value: &[u8]) {
         for piece in [name.as_bytes(), value] {
-            self.hash.update((piece.len() as u64).to_le_bytes());
-            self.hash.update(piece);
+            self.hash.catch_up(&(piece.len() as u64).to_le_bytes());
+            self.hash.catch_up(piece);
         }
     }
 
@@ -131,7 +130,7 @@ impl KeyBuilder {
 
     /// The key.
     pub fn finish(self) -> CacheKey {
-        CacheKey { digest: Digest::from_bytes(self.hash.finalize().into()), inputs: Arc::new(self.inputs) }
+        CacheKey { digest: self.hash.finish().1, inputs: Arc::new(self.inputs) }
     }
 }
 

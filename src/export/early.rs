@@ -8,9 +8,8 @@
 //!
 //! Nothing depends on it: a layer that does not get there early is sent by the push, which alone reports what is wrong. A
 //! registry that fails gets one warning and is left alone for a while. The threads have a client of their own and belong to
-//! nobody, so that a registry which hangs holds up neither a step nor the end of the build: one from which nothing was heard when
-//! the build is done is asked whether it is there, and left to the push if it does not say so soon. What they compress gives way
-//! to what steps compute.
+//! nobody, so that a registry which hangs holds up neither a step nor the end of the build; and what they compress gives way to
+//! what steps compute.
 
 use super::Form;
 use super::route::{Route, near};
@@ -37,10 +36,6 @@ const RETRIES: u32 = 1;
 const ENDING: Duration = Duration::from_secs(3);
 /// Who waits for longer than this is told what for.
 const A_WHILE: Duration = Duration::from_secs(2);
-/// Where nothing has moved for so long when the build is done, registries are asked whether they are there.
-const QUIET: Duration = Duration::from_secs(2);
-/// How long they may take to say so.
-const PRESENCE: Duration = Duration::from_secs(3);
 /// How much the threads give way to steps.
 const NICE: i32 = 10;
 
@@ -67,8 +62,6 @@ struct Shared {
     destinations: Vec<Destination>,
     state: Mutex<State>,
     changed: Condvar,
-    /// When something was last sent, or a layer came to its end.
-    moved: Mutex<Instant>,
     stop: AtomicBool,
     cancel: Cancel,
 }
@@ -77,8 +70,6 @@ struct Destination {
     to: Reference,
     near: OnceLock<BTreeMap<Digest, String>>,
     fault: Mutex<Fault>,
-    /// It does not answer, and nothing more is sent there.
-    is_gone: AtomicBool,
 }
 
 #[derive(Default)]
@@ -116,12 +107,7 @@ impl Early {
         let mut destinations: Vec<Destination> = vec![];
         for to in to.map(|to| Reference { tag: None, digest: None, ..to }) {
             if destinations.iter().all(|d| d.to != to) {
-                destinations.push(Destination {
-                    to,
-                    near: OnceLock::new(),
-                    fault: Mutex::default(),
-                    is_gone: AtomicBool::new(false),
-                });
+                destinations.push(Destination { to, near: OnceLock::new(), fault: Mutex::default() });
             }
         }
         let impossible = form.format == Some(ManifestFormat::Docker) && form.compression == Some(Compression::Zstd);
@@ -138,7 +124,6 @@ impl Early {
             destinations,
             state: Mutex::default(),
             changed: Condvar::new(),
-            moved: Mutex::new(Instant::now()),
             stop: AtomicBool::new(false),
             cancel: cancel.clone(),
         };
@@ -178,8 +163,8 @@ impl Early {
         std::mem::take(&mut lock(&self.shared.state).news)
     }
 
-    /// Waits until all layers that were handed over have arrived or failed, but not for registries that do not answer.
-    /// `waiting` is told, once, of how many it waits for, where that takes a while. No layer is taken after that.
+    /// Waits until all layers that were handed over have arrived or failed. `waiting` is told, once, of how many it waits
+    /// for, where that takes a while. No layer is taken after that.
     pub fn finish(&self, waiting: &dyn Fn(usize)) {
         let started = Instant::now();
         let mut told = false;
@@ -192,12 +177,6 @@ impl Early {
             if !told && started.elapsed() >= A_WHILE {
                 told = true;
                 waiting(state.running + state.queue.len());
-            }
-            if lock(&self.shared.moved).elapsed() >= QUIET {
-                drop(state);
-                self.shared.look_for_registries();
-                state = lock(&self.shared.state);
-                continue;
             }
             let tick = Duration::from_millis(100);
             state = self.shared.changed.wait_timeout(state, tick).unwrap_or_else(PoisonError::into_inner).0;
@@ -238,30 +217,6 @@ impl Shared {
         at.iter().any(linked) || self.has(layer)
     }
 
-    fn moves(&self) {
-        *lock(&self.moved) = Instant::now();
-    }
-
-    /// Asks all registries at once whether they are there. Those that do not answer are left to the push.
-    fn look_for_registries(&self) {
-        // It may be there or not: an answer is all that is wanted.
-        let nothing = Descriptor::of("", b"");
-        std::thread::scope(|scope| {
-            for destination in self.destinations.iter().filter(|d| !d.is_gone()) {
-                let look = || {
-                    let asked = self.client.blob_within(&destination.to, &nothing, PRESENCE);
-                    if let Err(e @ (registry::Error::Timeout { .. } | registry::Error::Transport { .. })) = asked {
-                        destination.is_gone.store(true, Ordering::Relaxed);
-                        self.failed(destination, &e);
-                    }
-                };
-                // Without a thread its own time-outs count.
-                let _ = std::thread::Builder::new().name("early push".into()).spawn_scoped(scope, look);
-            }
-        });
-        self.moves();
-    }
-
     fn work(&self) {
         // Of this thread and those that it starts. Where it is not allowed, they only get more than their share.
         let _ = rustix::process::setpriority_process(None, NICE);
@@ -276,9 +231,7 @@ impl Shared {
             };
             state.running += 1;
             drop(state);
-            self.moves();
             self.bring(coming);
-            self.moves();
             state = lock(&self.state);
             state.running -= 1;
             self.changed.notify_all();
@@ -315,7 +268,7 @@ impl Shared {
             }
             let route = self.route(&destination.to);
             let made = turn.as_ref().and_then(Turn::made);
-            let done = self.send(destination, (&layer, diff_id), (&at, made.as_ref()));
+            let done = self.send(route, (&layer, diff_id), destination.near(&self.store), (&at, made.as_ref()));
             match done {
                 Ok(blob) => {
                     route.remember((&layer, diff_id), &blob);
@@ -338,11 +291,11 @@ impl Shared {
     /// Brings a layer to one destination.
     fn send(
         &self,
-        destination: &Destination,
+        route: Route<'_>,
         (layer, diff_id): (&Descriptor, DiffId),
+        near: &BTreeMap<Digest, String>,
         (at, made): (&[Reference], Option<&Made>),
     ) -> Result<Descriptor, registry::Error> {
-        let (route, near) = (self.route(&destination.to), destination.near(&self.store));
         let same = |at: &&Reference| at.registry == route.to.registry && at.repository != route.to.repository;
         let mount_from = |blob: &Digest| {
             let made = made.filter(|made| made.blob.digest == *blob).and_then(|made| made.near(route.to));
@@ -357,8 +310,7 @@ impl Shared {
             Ok(Box::new(route.store.open_blob(&layer.digest).map_err(io::Error::other)?))
         };
         let source: LayerSource<'_> = route.source((layer, diff_id), media_type, mount_from, Box::new(open));
-        let stop = || self.stopped() || destination.is_gone();
-        self.client.push_layer(route.to, &source, &Memory { route, layer }, (&stop, &|_| self.moves()))
+        self.client.push_layer(route.to, &source, &Memory { route, layer }, &|| self.stopped())
     }
 
     fn failed(&self, destination: &Destination, e: &registry::Error) {
@@ -372,12 +324,8 @@ impl Shared {
 }
 
 impl Destination {
-    fn is_gone(&self) -> bool {
-        self.is_gone.load(Ordering::Relaxed)
-    }
-
     fn is_up(&self) -> bool {
-        !self.is_gone() && lock(&self.fault).until.is_none_or(|until| Instant::now() >= until)
+        lock(&self.fault).until.is_none_or(|until| Instant::now() >= until)
     }
 
     fn near(&self, store: &Store) -> &BTreeMap<Digest, String> {

@@ -151,6 +151,7 @@ impl ChainId {
 }
 
 /// A reader or writer that hashes and counts what passes through it.
+#[derive(Clone)]
 pub struct Hashing<T> {
     inner: T,
     hash: Context,

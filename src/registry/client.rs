@@ -158,7 +158,7 @@ impl Client {
     }
 
     /// Brings one layer to a repository ahead of its image: nothing names it yet. `memory` is asked for layer 0. When `stop`
-    /// says so the upload is ended, and the registry told to forget it. `sent` is told how many bytes were handed to the network.
+    /// says so the upload is ended, and the registry told to forget it.
     ///
     /// # Errors
     /// Where it does not arrive.
@@ -167,10 +167,10 @@ impl Client {
         to: &Reference,
         layer: &LayerSource<'_>,
         memory: &dyn UploadMemory,
-        (stop, sent): (&(dyn Fn() -> bool + Sync), &(dyn Fn(u64) + Sync)),
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Descriptor, Error> {
         let to = Reference { tag: None, digest: None, ..to.clone() }.docker_normalized();
-        push::push_layer(&self.core, self.runtime()?, &to, layer, memory, (stop, sent))
+        push::push_layer(&self.core, self.runtime()?, &to, layer, memory, stop)
     }
 
     /// Asks the registry whether an image may be pushed under this name, by beginning an upload that is given up at once.

@@ -252,7 +252,6 @@ impl<'a> Requests<'a> {
                 Ok(())
             }
             Err(e) => {
-                self.uploads.give_up_if_stopped(&self.url);
                 self.failure = Some(e);
                 Err(io::ErrorKind::BrokenPipe.into())
             }

@@ -120,14 +120,14 @@ pub(super) fn push_layer(
     to: &Reference,
     layer: &LayerSource<'_>,
     memory: &dyn UploadMemory,
-    (stop, sent): (&(dyn Fn() -> bool + Sync), &(dyn Fn(u64) + Sync)),
+    stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Descriptor, Error> {
     let doing = format!("cannot push a layer to `{to}`");
     let place = core.push_place(to)?;
     let (blob, from) = Blob::of(layer);
     let from = mount_repository(core, to, &place, from)?;
     let uploads = Uploads { runtime, place, doing: &doing, stop, keeps: false };
-    uploads.bring(&blob, from.as_deref(), &Memory { of: Some((memory, 0)) }, sent).map(|(blob, _)| blob)
+    uploads.bring(&blob, from.as_deref(), &Memory { of: Some((memory, 0)) }, &|_| ()).map(|(blob, _)| blob)
 }
 
 fn mount_repository(

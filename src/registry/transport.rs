@@ -48,18 +48,6 @@ impl Timeouts {
     }
 }
 
-impl Timeouts {
-    /// Of each the shorter one.
-    pub(super) fn or_shorter(self, other: Timeouts) -> Timeouts {
-        Timeouts {
-            connect: self.connect.min(other.connect),
-            answer: self.answer.min(other.answer),
-            idle: self.idle.min(other.idle),
-            store: self.store.min(other.store),
-        }
-    }
-}
-
 impl Default for Timeouts {
     fn default() -> Self {
         Timeouts::of_silence(Duration::from_secs(60))

@@ -192,24 +192,24 @@ impl Uploads<'_> {
         plan: &mut Plan,
     ) -> Result<(Descriptor, Arrival), Error> {
         if self.stopped() {
-            return Err(self.interrupted());
+            return Err(Error::Local { doing: self.doing.to_owned(), source: io::ErrorKind::Interrupted.into() });
         }
         let known = blob.known();
         let mut session = None;
         if let Some(known) = known
-            && self.ask(self.exists(known))?
+            && self.runtime.block_on(self.exists(known))?
         {
             memory.forget();
             return Ok((known.clone(), Arrival::Existed));
         }
         if let Some(begun) = memory.address() {
-            session = self.ask(self.progress(begun))?;
+            session = self.runtime.block_on(self.progress(begun))?;
             if session.is_none() {
                 memory.forget();
             }
         }
         if let (Some(known), None, Some(from)) = (known, &session, mount_from) {
-            match self.ask(self.mount(&known.digest, from))? {
+            match self.runtime.block_on(self.mount(&known.digest, from))? {
                 Mount::Linked => return Ok((known.clone(), Arrival::Mounted(from.to_owned()))),
                 Mount::Session(url) => session = Some(Session { url, offset: 0 }),
                 Mount::Refused => {}
@@ -217,7 +217,7 @@ impl Uploads<'_> {
         }
         let session = match session {
             Some(session) => session,
-            None => Session { url: self.ask(self.begin(String::new()))?.1, offset: 0 },
+            None => Session { url: self.runtime.block_on(self.begin(String::new()))?.1, offset: 0 },
         };
         memory.keep(&session.url);
         *plan = self.place.host.limits.plan(blob.size());
@@ -363,40 +363,7 @@ impl Uploads<'_> {
     }
 
     pub(super) fn join<T>(&self, task: JoinHandle<Result<T, Error>>) -> Result<T, Error> {
-        let abort = task.abort_handle();
-        let outcome = self.ask(async { task.await.map_err(|e| Error::Setup(io::Error::other(e)))? });
-        // Nobody waits for it any more.
-        abort.abort();
-        outcome
-    }
-
-    /// Waits for an answer; when the push is stopped, only for a moment longer. One that is about to come says what there is to
-    /// clean up.
-    fn ask<T>(&self, question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        self.runtime.block_on(async {
-            let mut question = std::pin::pin!(question);
-            let mut stopped: Option<Instant> = None;
-            loop {
-                if let Ok(answer) = tokio::time::timeout(TICK, &mut question).await {
-                    return answer;
-                }
-                if self.stopped() && stopped.get_or_insert_with(Instant::now).elapsed() >= ENDING {
-                    return Err(self.interrupted());
-                }
-            }
-        })
-    }
-
-    /// Gives up an upload to which nothing is being written, if the push was stopped and nobody is to go on with it.
-    pub(super) fn give_up_if_stopped(&self, session: &Url) {
-        if self.stopped() && !self.keeps {
-            let nothing: Option<(AbortHandle, std::future::Ready<Option<Url>>)> = None;
-            self.runtime.block_on(self.end(nothing, session.clone()));
-        }
-    }
-
-    fn interrupted(&self) -> Error {
-        self.local(io::ErrorKind::Interrupted.into())
+        self.runtime.block_on(task).map_err(|e| Error::Setup(io::Error::other(e)))?
     }
 
     pub(super) fn local(&self, source: io::Error) -> Error {
@@ -422,7 +389,7 @@ impl Uploads<'_> {
         request.headers = octets();
         request.headers.insert(CONTENT_LENGTH, HeaderValue::from(blob.size));
         request.payload = Payload::Bytes(bytes.into());
-        self.ask(self.place.host.send(request)).inspect_err(|_| self.give_up_if_stopped(session))?;
+        self.runtime.block_on(self.place.host.send(request))?;
         sent(blob.size);
         Ok(())
     }
@@ -483,11 +450,11 @@ impl Uploads<'_> {
             self.place.host.send(request)
         });
         let descriptor = Descriptor::new(media_type, digest, size);
-        match self.ask(finish).inspect_err(|_| self.give_up_if_stopped(&next)) {
+        match self.runtime.block_on(finish) {
             Ok(_) => Ok(descriptor),
             // an answer that got lost: the try after it finds no upload, but the blob
             Err(e) if e.status() == Some(404) => {
-                if self.ask(self.exists(&descriptor))? {
+                if self.runtime.block_on(self.exists(&descriptor))? {
                     Ok(descriptor)
                 } else {
                     Err(e)

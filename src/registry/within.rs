@@ -28,13 +28,12 @@ use std::{
 use tokio::sync::mpsc;
 
 impl Client {
-    /// A client with the same settings, but these time-outs, where they are the shorter ones, and this many new tries.
+    /// A client with the same settings, but these time-outs and this many new tries.
     ///
     /// # Errors
     /// As [`Client::new`].
     pub fn hurried(&self, timeouts: Timeouts, retries: u32) -> Result<Client, Error> {
         let retry_delay = Duration::from_millis(100);
-        let timeouts = timeouts.or_shorter(self.options().timeouts);
         Client::new(Options { timeouts, retries, retry_delay, ..self.options().clone() })
     }
 

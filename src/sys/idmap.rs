@@ -177,8 +177,8 @@ fn key_of(map: IdMap, uids: &[Extent], gids: &[Extent]) -> String {
             if text.len() <= 100 {
                 text
             } else {
-                use sha2::Digest as _;
-                format!("ranged-{}", hex::encode(&sha2::Sha256::digest(text.as_bytes())[..16]))
+                let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+                format!("ranged-{}", hex::encode(digest.as_ref().get(..16).unwrap_or_default()))
             }
         }
     }

@@ -70,8 +70,7 @@ fn unpacked(program: &str, layout: &Path, layer: &Value) -> Vec<u8> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    use sha2::Digest as _;
-    format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes)))
+    rbuild::oci::Digest::of(bytes).to_string()
 }
 
 #[test]

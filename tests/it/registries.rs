@@ -322,11 +322,11 @@ fn with_layers_in_pieces() {
     let lab = lab(&format!("{host}/base"));
     base(&lab, "pieces", &format!("{host}/base"), |run| run);
     let mut state = 1_u64;
-    let noise = (0..9_000_000 / 8).flat_map(|_| {
+    let noise = std::iter::repeat_with(|| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state ^ (state >> 29)).to_le_bytes()
+        (state >> 33) as u8
     });
-    lab.write("c/data", noise.collect::<Vec<u8>>());
+    lab.write("c/data", noise.take(9_000_000).collect::<Vec<u8>>());
     let done = lab.rbuild(["--log-level=debug", "bud", "-t", &format!("docker://{host}/out:1"), "c"]).output();
     succeeded("pieces", &done, &registry, "out");
     let of_layers = done.stderr.lines().filter(|line| line.contains(" PATCH ") || line.contains("PATCH http")).count();

@@ -11,7 +11,7 @@ use super::{FileKey, Memo};
 use crate::archive::Error;
 use crate::archive::node::Time;
 use crate::sys::fs::unique_word;
-use sha2::{Digest as _, Sha256};
+use ring::digest::{SHA256, digest};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ impl FileMemo {
             encode(key, digest, &mut body);
         }
         let mut bytes = MAGIC.to_vec();
-        bytes.extend(Sha256::digest(&body));
+        bytes.extend(digest(&SHA256, &body).as_ref());
         bytes.extend(body);
         // A name of its own for each process: another one may be saving too.
         let new = self.path.with_extension(format!("new-{}", unique_word()));
@@ -105,7 +105,7 @@ fn encode(key: &FileKey, digest: &[u8; 32], out: &mut Vec<u8>) {
 fn decode(bytes: &[u8]) -> Option<HashMap<FileKey, [u8; 32]>> {
     let (head, body) = bytes.split_at_checked(HEAD)?;
     let (magic, sum) = head.split_at_checked(MAGIC.len())?;
-    if magic != MAGIC || sum != Sha256::digest(body).as_slice() {
+    if magic != MAGIC || sum != digest(&SHA256, body).as_ref() {
         return None;
     }
     body.chunks_exact(RECORD).take(MOST).map(record).collect()

@@ -15,9 +15,8 @@ use crate::archive::Error as TreeError;
 use crate::archive::copy::tree::below;
 use crate::archive::copy::{Error, Found, Request, Source, Tree, Walk, select};
 use crate::archive::node::{Kind, Time, Xattrs, bytes};
-use crate::oci::Digest;
+use crate::oci::{Digest, Hashing};
 use rustix::fd::AsFd;
-use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -66,7 +65,7 @@ pub trait Memo: Sync {
 ///
 /// As for the copy itself: a source that is not there, or something that cannot be read.
 pub fn digest(request: &Request, tree: &dyn Tree, memo: Option<&dyn Memo>) -> Result<Digest, Error> {
-    let mut sum = Sum(Sha256::new());
+    let mut sum = Sum(Hashing::new(()));
     for source in &select(request, tree)?.sources {
         match source {
             Source::Inline { name, content } => {
@@ -109,16 +108,16 @@ enum Details {
 }
 
 /// A hash over fields of any length: each with its length in front.
-struct Sum(Sha256);
+struct Sum(Hashing<()>);
 
 impl Sum {
     fn field(&mut self, bytes: &[u8]) {
-        self.0.update((bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
+        self.0.catch_up(&(bytes.len() as u64).to_le_bytes());
+        self.0.catch_up(bytes);
     }
 
     fn number(&mut self, number: u64) {
-        self.0.update(number.to_le_bytes());
+        self.0.catch_up(&number.to_le_bytes());
     }
 
     fn entry(&mut self, found: &Found, details: &Details) {
@@ -133,7 +132,7 @@ impl Sum {
             Kind::Char(major, minor) => (b'c', major, minor),
             Kind::Block(major, minor) => (b'b', major, minor),
         };
-        self.0.update([kind]);
+        self.0.catch_up(&[kind]);
         self.number(found.meta.mode.into());
         self.number(found.meta.uid.into());
         self.number(found.meta.gid.into());
@@ -142,7 +141,7 @@ impl Sum {
         let xattrs = match details {
             Details::Content { digest, size, xattrs } => {
                 self.number(*size);
-                self.0.update(digest);
+                self.0.catch_up(digest);
                 xattrs
             }
             Details::Target(target) => {
@@ -159,7 +158,7 @@ impl Sum {
     }
 
     fn finish(self) -> Digest {
-        Digest::from_bytes(self.0.finalize().into())
+        self.0.finish().1
     }
 }
 

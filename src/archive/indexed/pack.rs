@@ -4,11 +4,11 @@ use super::scan::{Item, Scan, padding};
 use super::toc::{Crc64, Row, TarSplit, Toc};
 use super::{Error, Indexed};
 use crate::archive;
-use crate::archive::compress::{BLOCK, GZIP_HEADER, deflate, deflater, zstd_level};
+use crate::archive::compress::{BLOCK, GZIP_HEADER, zstd_level};
+use crate::archive::deflate::{self, Deflater};
 use crate::archive::ordered::{Ordered, ordered};
 use crate::archive::reader::Type;
 use crate::oci::{DiffId, Digest, Hashing};
-use flate2::{Compress, FlushCompress};
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read, Write};
 
@@ -50,13 +50,13 @@ pub(super) struct Done {
 
 /// What a thread compresses with.
 enum Codec {
-    Gzip(Box<Compress>),
+    Gzip(Box<Deflater>),
     Zstd(io::Result<zstd::bulk::Compressor<'static>>),
 }
 
 impl Codec {
     fn gzip(level: Option<u32>) -> Codec {
-        Codec::Gzip(Box::new(deflater(level)))
+        Codec::Gzip(Box::new(Deflater::new(level)))
     }
 
     fn zstd(level: Option<u32>) -> Codec {
@@ -70,10 +70,13 @@ impl Codec {
         let data = std::mem::take(&mut piece.data);
         let mut crc = crc32fast::Hasher::new();
         let bytes = match self {
-            Codec::Gzip(stream) => {
+            Codec::Gzip(deflater) => {
                 crc.update(&data);
-                let end = if piece.last { FlushCompress::Finish } else { FlushCompress::Sync };
-                deflate(stream, &data, end)?
+                let mut bytes = deflater.part(&data);
+                if piece.last {
+                    bytes.extend_from_slice(&deflate::END);
+                }
+                bytes
             }
             Codec::Zstd(_) if data.is_empty() => vec![],
             Codec::Zstd(Ok(compressor)) => compressor.compress(&data)?,
