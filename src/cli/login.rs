@@ -53,6 +53,12 @@ pub fn login(args: &LoginArgs, global: &Global) -> Result<(), Error> {
     if args.get_login {
         return Err(Error::unsupported("`--get-login`", "look into the credentials file: `auths` holds what is known"));
     }
+    if !args.access.registry_token_file.is_empty() {
+        return Err(Error::usage_hint(
+            "`--registry-token-file` has no meaning for a login: nothing is stored",
+            "pass it to what speaks to the registry, such as `rbuild bud`",
+        ));
+    }
     // A credentials file that does not exist yet is made by the login.
     let access = AccessArgs { authfile: None, ..args.access.clone() };
     check(registry, args, &access.lower()?, global)?;

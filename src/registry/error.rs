@@ -201,13 +201,27 @@ impl Error {
     }
 }
 
+/// A text without a secret, also where only the beginning of that is left in it.
+fn masked(text: &str, secret: &str) -> String {
+    let head: String = secret.chars().take(12).collect();
+    let (mut clean, mut rest) = (String::new(), text);
+    while let Some((before, _)) = rest.split_once(&head).filter(|_| !head.is_empty()) {
+        clean.push_str(before);
+        clean.push_str("****");
+        let found = rest.get(before.len()..).unwrap_or_default();
+        let same = found.bytes().zip(secret.bytes()).take_while(|(a, b)| a == b).count();
+        rest = found.get(same..).unwrap_or_default();
+    }
+    clean + rest
+}
+
 impl Error {
     /// The same, with the file whose token was shown, and without words that are secret.
     pub(super) fn with_token_of(mut self, file: PathBuf, secrets: &[String]) -> Error {
         if let Error::Status { errors, token_file, .. } = &mut self {
             for text in errors.iter_mut().flat_map(|e| [&mut e.code, &mut e.message]) {
                 for secret in secrets {
-                    *text = text.replace(secret, "****");
+                    *text = masked(text, secret);
                 }
             }
             *token_file = Some(file);
@@ -298,5 +312,20 @@ impl Classified for Error {
             Error::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::masked;
+
+    #[test]
+    fn secrets_are_masked_also_where_they_are_cut() {
+        let secret = "eyJhbGciOiJSUzI1NiJ9.payload.signature";
+        assert_eq!(masked(&format!("bad {secret}, {secret}!"), secret), "bad ****, ****!");
+        assert_eq!(masked("bad eyJhbGciOiJSUzI1NiJ9.pay", secret), "bad ****");
+        assert_eq!(masked("short: abc", "abc"), "short: ****");
+        assert_eq!(masked("** ****", "****"), "** ****");
+        assert_eq!(masked("nothing", ""), "nothing");
     }
 }

@@ -145,12 +145,12 @@ impl Uploads<'_> {
         let mut failures = 0;
         let mut renewed = false;
         loop {
-            let mut plan = Plan::Whole;
+            let mut plan = None;
             let error = match self.try_once(blob, mount_from, memory, sent, &mut plan) {
                 Ok(done) => return Ok(done),
                 Err(e) => e,
             };
-            if error.status() == Some(413) && !self.stopped() {
+            if let (Some(413), Some(plan), false) = (error.status(), plan, self.stopped()) {
                 if self.place.host.limits.shrink(plan, blob.size()) {
                     tracing::info!("{error}: trying smaller pieces");
                     continue;
@@ -189,7 +189,7 @@ impl Uploads<'_> {
         mount_from: Option<&str>,
         memory: &Memory<'_>,
         sent: &(dyn Fn(u64) + Sync),
-        plan: &mut Plan,
+        sent_by: &mut Option<Plan>,
     ) -> Result<(Descriptor, Arrival), Error> {
         if self.stopped() {
             return Err(Error::Local { doing: self.doing.to_owned(), source: io::ErrorKind::Interrupted.into() });
@@ -220,18 +220,17 @@ impl Uploads<'_> {
             None => Session { url: self.runtime.block_on(self.begin(String::new()))?.1, offset: 0 },
         };
         memory.keep(&session.url);
-        *plan = self.place.host.limits.plan(blob.size());
+        let plan = self.place.host.limits.plan(blob.size());
+        *sent_by = Some(plan);
         let outcome = match blob {
             Blob::Known { descriptor, open } if session.offset == 0 && descriptor.size < AT_ONCE_BYTES => {
                 self.send_known(&session.url, descriptor, open, sent).map(|()| (*descriptor).clone())
             }
             Blob::Known { descriptor, open } => {
                 let write: Produce<'_> = Box::new(|out| io::copy(&mut open()?, out).map(drop));
-                self.send_stream(&session, *plan, &descriptor.media_type, (&write, Some(descriptor)), sent)
+                self.send_stream(&session, plan, &descriptor.media_type, (&write, Some(descriptor)), sent)
             }
-            Blob::Stream { media_type, write, .. } => {
-                self.send_stream(&session, *plan, media_type, (write, None), sent)
-            }
+            Blob::Stream { media_type, write, .. } => self.send_stream(&session, plan, media_type, (write, None), sent),
         };
         match outcome {
             Ok(descriptor) => {

@@ -200,6 +200,8 @@ fn with_a_token_in_a_file() {
         let done = build("out", context).args(["--registry-token-file", &elsewhere]).output();
         failed("path", &done, &["401", "rbuild login"], &registry, "out");
     }
+    let login = lab.rbuild(["login", "-u", "a", "-p", "b", "--registry-token-file", &setting("token"), &host]).fails();
+    assert!(login.stderr.contains("no meaning for a login"), "{login}");
     let nonsense = build("out", "own").arg("--registry-token-file=nonsense").output();
     failed("nonsense", &nonsense, &["`nonsense`", "REGISTRY[/PATH]=FILE"], &registry, "out");
 }

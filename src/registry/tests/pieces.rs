@@ -79,6 +79,11 @@ fn a_refusal_of_every_size_names_the_largest_and_the_smallest() {
         assert!(fake.state.manifests.lock().unwrap().is_empty(), "nothing is tagged");
         assert!(image.uploads.lock().unwrap().is_empty(), "nothing is left to go on with");
     }
+    // Nothing was sent that could be cut up.
+    let fake = Fake::start(|seen, _| seen.is("POST", "/uploads/").then(|| errors(413, "SIZE")));
+    let dir = tempfile::tempdir().unwrap();
+    let e = push(&client(dir.path()), &fake.name("a/b").to_string(), &image(2 * MIB, true)).unwrap_err();
+    assert_eq!((e.status(), fake.state.seen("PATCH", "/").len()), (Some(413), 0));
     // What is sent whole is small.
     let fake = Fake::start(|seen, _| seen.is("PUT", "/uploads/").then(|| errors(413, "SIZE")));
     let dir = tempfile::tempdir().unwrap();
