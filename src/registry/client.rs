@@ -12,6 +12,7 @@ use crate::oci::{Descriptor, Digest, Platform, Reference};
 use std::{
     fs::File,
     io::Write,
+    ops::Range,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -126,6 +127,19 @@ impl Client {
         let doing = format!("cannot fetch a blob of `{repo}`");
         let places = self.core.pull_places(repo)?;
         fetch::blob(&self.runtime()?, places, blob, &doing, Some(begun), sink)
+    }
+
+    /// These bytes of a blob of a repository, held in memory. They are what the registry says: whoever asks has to know what
+    /// they should be.
+    ///
+    /// # Errors
+    /// The blob has no such bytes, or no place sends parts of it.
+    pub fn fetch_range(&self, repo: &Reference, blob: &Descriptor, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        let doing = format!("cannot fetch a part of a blob of `{repo}`");
+        self.runtime()?.block_on(self.core.first(repo, |place| {
+            let (doing, range) = (&doing, range.clone());
+            async move { fetch::range(&place, blob, range, doing).await }
+        }))
     }
 
     /// Fetches a file behind a plain address into `into`, which holds exactly it afterwards, unless the copy that `wanted`

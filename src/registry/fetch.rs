@@ -9,12 +9,18 @@ use reqwest::{
     Method, StatusCode,
     header::{CONTENT_RANGE, HeaderValue, RANGE},
 };
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    ops::Range,
+    time::Duration,
+};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::bytes::Bytes;
 
 /// Chunks between the network and the caller; each is at most a few hundred KiB.
 const CHANNEL_CHUNKS: usize = 16;
+/// When nothing comes for so long, the sink is flushed, which is its chance to say that it wants no more.
+const SILENCE: Duration = Duration::from_millis(100);
 /// A try that brought this many bytes counts as a success for the next one's patience.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
@@ -38,8 +44,14 @@ pub(super) fn blob(
     if let Some((_, reader)) = begun {
         catch_up(&mut out, reader).map_err(local)?;
     }
-    while let Some(chunk) = chunks.blocking_recv() {
-        if let Err(e) = out.write_all(&chunk) {
+    loop {
+        let taken = match runtime.block_on(async { tokio::time::timeout(SILENCE, chunks.recv()).await }) {
+            Ok(Some(chunk)) => out.write_all(&chunk),
+            Ok(None) => break,
+            // It may have no use for the rest any more.
+            Err(_) => out.flush(),
+        };
+        if let Err(e) = taken {
             task.abort();
             return Err(local(e));
         }
@@ -169,6 +181,46 @@ async fn part(place: &Place, blob: &Descriptor, doing: &str, progress: &mut Prog
         });
     }
     Ok(())
+}
+
+/// These bytes of a blob, from one place. Nothing vouches for them but what the caller knows of them.
+pub(super) async fn range(place: &Place, blob: &Descriptor, range: Range<u64>, doing: &str) -> Result<Vec<u8>, Error> {
+    place.retry().run(|| async { attempt(place, blob, range.clone(), doing).await }).await
+}
+
+async fn attempt(place: &Place, blob: &Descriptor, range: Range<u64>, doing: &str) -> Result<Vec<u8>, Error> {
+    let wanted = range.end.saturating_sub(range.start);
+    let (Some(last), true) = (range.end.checked_sub(1), wanted > 0 && range.end <= blob.size) else {
+        return Err(Error::Corrupt { doing: doing.to_owned(), why: format!("`{}` has no such part", blob.digest) });
+    };
+    let access = Access::pull(&place.repository);
+    let path = format!("/v2/{}/blobs/{}", place.repository, blob.digest);
+    let mut request = Request::new(doing, Method::GET, path, &access);
+    let header = HeaderValue::from_str(&format!("bytes={}-{last}", range.start));
+    request.headers.extend(header.ok().map(|r| (RANGE, r)));
+    let mut answer = place.host.send(request).await?;
+    if answer.status() != StatusCode::PARTIAL_CONTENT {
+        return Err(Error::Unsupported { doing: doing.to_owned(), why: "the registry sends no parts of blobs".into() });
+    }
+    if answer.header(CONTENT_RANGE).and_then(range_start) != Some(range.start) {
+        return Err(answer.broken("the part that it sent is not the one that was asked for"));
+    }
+    let mut bytes = vec![];
+    while let Some(chunk) = answer.chunk().await? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() as u64 > wanted {
+            return Err(answer.broken("the part that it sent is longer than what was asked for"));
+        }
+    }
+    if (bytes.len() as u64) < wanted {
+        return Err(Error::Transport {
+            doing: doing.to_owned(),
+            host: place.host.name.clone(),
+            why: format!("a part of `{}` ended after {} of {wanted} bytes", blob.digest, bytes.len()),
+            transient: true,
+        });
+    }
+    Ok(bytes)
 }
 
 fn too_long(doing: &str, blob: &Descriptor) -> Error {

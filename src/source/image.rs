@@ -14,11 +14,12 @@ use crate::ui::human;
 use crate::ui::{BlobState, Direction, Event, Sink};
 use std::{
     collections::HashMap,
-    io,
+    io::{self, Write},
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -395,6 +396,14 @@ impl<'a> Images<'a> {
     /// # Errors
     /// The first layer that could not be fetched.
     pub fn fetch(&self, image: &Image, ready: &(dyn Fn(usize) + Sync)) -> Result<(), Error> {
+        self.fetch_until(image, ready, &AtomicBool::new(false))
+    }
+
+    /// The same, which fails soon when `stop` is set. What is here of a layer by then stays for the next who wants it.
+    ///
+    /// # Errors
+    /// As [`Images::fetch`].
+    pub fn fetch_until(&self, image: &Image, ready: &(dyn Fn(usize) + Sync), stop: &AtomicBool) -> Result<(), Error> {
         let lock = {
             let mut all = self.complete.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(image.descriptor.digest).or_default())
@@ -411,7 +420,7 @@ impl<'a> Images<'a> {
         let name = image.reference.to_string();
         if !missing.is_empty() {
             self.sink.event(&Event::TransferStarted { direction: Direction::Pull, name: &name });
-            let fetched = self.fetch_missing(image, &missing, ready);
+            let fetched = self.fetch_missing(image, &missing, ready, stop);
             self.show_warnings();
             fetched?;
         }
@@ -442,7 +451,26 @@ impl<'a> Images<'a> {
         self.client.warnings().iter().for_each(|text| self.sink.event(&Event::Warning { text }));
     }
 
-    fn fetch_missing(&self, image: &Image, missing: &[usize], ready: &(dyn Fn(usize) + Sync)) -> Result<(), Error> {
+    /// Bytes of a layer, which nobody vouches for.
+    ///
+    /// # Errors
+    /// There are none, or the registry sends no parts.
+    pub fn fetch_range(
+        &self,
+        image: &Image,
+        layer: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, registry::Error> {
+        self.client.fetch_range(&image.reference, layer, range)
+    }
+
+    fn fetch_missing(
+        &self,
+        image: &Image,
+        missing: &[usize],
+        ready: &(dyn Fn(usize) + Sync),
+        stop: &AtomicBool,
+    ) -> Result<(), Error> {
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<Error>> = Mutex::new(None);
         let work = || {
@@ -450,7 +478,7 @@ impl<'a> Images<'a> {
                 if failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
                     return;
                 }
-                match self.fetch_layer(image, &image.manifest.layers[i]) {
+                match self.fetch_layer(image, &image.manifest.layers[i], stop) {
                     Ok(()) => ready(i),
                     Err(e) => {
                         failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
@@ -480,7 +508,7 @@ impl<'a> Images<'a> {
         }
     }
 
-    fn fetch_layer(&self, image: &Image, layer: &Descriptor) -> Result<(), Error> {
+    fn fetch_layer(&self, image: &Image, layer: &Descriptor, stop: &AtomicBool) -> Result<(), Error> {
         let digest = layer.digest.to_string();
         let news = |state| {
             self.sink.event(&Event::Blob { direction: Direction::Pull, digest: &digest, size: layer.size, state });
@@ -492,12 +520,12 @@ impl<'a> Images<'a> {
         }
         news(BlobState::Waiting);
         match self.store.partial_blob(&layer.digest, layer.size)? {
-            Some(blob) => self.fetch_into(image, layer, blob)?,
+            Some(blob) => self.fetch_into(image, layer, blob, stop)?,
             // Another process fetches the same: neither waits for the other, which may be slower.
             None => {
                 let mut blob = self.store.blob_writer()?;
                 self.client
-                    .fetch_blob(&image.reference, layer, &mut blob)
+                    .fetch_blob(&image.reference, layer, &mut Until { to: &mut blob, stop })
                     .map_err(|e| self.explain(layer, e.into()))?;
                 blob.commit(Some(&layer.digest)).map_err(|e| self.explain(layer, e.into()))?;
             }
@@ -507,14 +535,21 @@ impl<'a> Images<'a> {
     }
 
     /// Fetches what is missing of a layer.
-    fn fetch_into(&self, image: &Image, layer: &Descriptor, mut blob: PartialBlob<'_>) -> Result<(), Error> {
+    fn fetch_into(
+        &self,
+        image: &Image,
+        layer: &Descriptor,
+        mut blob: PartialBlob<'_>,
+        stop: &AtomicBool,
+    ) -> Result<(), Error> {
         loop {
             let begun = blob.have();
             if begun > 0 {
                 tracing::info!(digest = %layer.digest, "going on with a download at byte {begun} of {}", layer.size);
             }
             let mut reader = blob.begun()?;
-            match self.client.fetch_rest(&image.reference, layer, (begun, &mut reader), &mut blob) {
+            let mut into = Until { to: &mut blob, stop };
+            match self.client.fetch_rest(&image.reference, layer, (begun, &mut reader), &mut into) {
                 Ok(()) => return blob.commit(&layer.digest).map_err(|e| self.explain(layer, e.into())),
                 // The beginning may be what is wrong: it was never synced, or came from elsewhere.
                 Err(e) if e.kind() == Kind::Corrupt && begun > 0 => blob.start_over()?,
@@ -528,6 +563,31 @@ impl<'a> Images<'a> {
                 }
             }
         }
+    }
+}
+
+/// Takes bytes until it is told to stop.
+struct Until<'a, W> {
+    to: &'a mut W,
+    stop: &'a AtomicBool,
+}
+
+impl<W> Until<'_, W> {
+    fn wanted(&self) -> io::Result<()> {
+        let stopped = self.stop.load(Ordering::Relaxed);
+        if stopped { Err(io::Error::other("nobody needs it any more")) } else { Ok(()) }
+    }
+}
+
+impl<W: Write> Write for Until<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wanted()?;
+        self.to.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.wanted()?;
+        self.to.flush()
     }
 }
 
