@@ -70,6 +70,46 @@ pub fn extract(tar: impl Read, into: &Path, lower: &Merged, limits: &Limits) -> 
     upper.finish()
 }
 
+/// A regular file of a skeleton.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hollow {
+    /// Its number on disk.
+    pub ino: u64,
+    /// Path below the layer's `fs/`.
+    pub path: PathBuf,
+    /// Which entry it is; as many as there are entries, and more, for those of the tail.
+    pub entry: usize,
+}
+
+/// Makes a layer directory of these entries as [`extract`] does of a tar, but without the contents of its regular files: these
+/// are one hole each. What `tail` has, the end of a tar, is extracted behind them.
+///
+/// Returns the regular files that were made, in order; one of which a later entry took the place may have had the number
+/// of a later one.
+///
+/// # Errors
+/// Those of [`extract`].
+pub fn skeleton(
+    entries: impl Iterator<Item = Entry>,
+    tail: Option<&[u8]>,
+    into: &Path,
+    lower: &Merged,
+) -> Result<Vec<Hollow>, Error> {
+    let mut upper = Upper::create(into, lower)?;
+    let mut extractor = Extractor::new(&mut upper, Path::new(""), true, &Limits::default());
+    extractor.made = Some(vec![]);
+    let mut nothing = Reader::new(std::io::empty());
+    for entry in entries {
+        extractor.next(&entry, &mut nothing)?;
+    }
+    if let Some(tail) = tail {
+        extractor.run(&mut Reader::new(tail))?;
+    }
+    let made = extractor.made.take().unwrap_or_default();
+    upper.finish()?;
+    Ok(made)
+}
+
 /// Extracts a user's archive (already decompressed) below the directory `dest` of the tree that `upper` writes, as ADD
 /// does: owners (unless there is an `owner`), modes and times are the archive's, missing directories get `missing`. Names and links are resolved with
 /// `dest` as their root.
@@ -106,26 +146,34 @@ struct Extractor<'u, 'l> {
     /// Parents, relative to `base`, that exist in the upper layer and have no link on the way; as of `generation`.
     known: HashSet<PathBuf>,
     generation: u64,
+    /// Regular files that were made, where somebody wants to know.
+    made: Option<Vec<Hollow>>,
 }
 
 impl<'u, 'l> Extractor<'u, 'l> {
     fn new(upper: &'u mut Upper<'l>, base: &Path, layer: bool, limits: &Limits) -> Self {
         let generation = upper.generation();
         let (base, known) = (base.to_owned(), HashSet::new());
-        Extractor { upper, base, layer, owner: None, limits: *limits, entries: 0, bytes: 0, known, generation }
+        let (limits, made) = (*limits, None);
+        Extractor { upper, base, layer, owner: None, limits, entries: 0, bytes: 0, known, generation, made }
     }
 
     fn run(&mut self, reader: &mut Reader<impl Read>) -> Result<(), Error> {
         while let Some(entry) = reader.next_entry()? {
-            self.entries += 1;
-            if self.entries > self.limits.entries {
-                return Err(Error::Limit { what: "entries", limit: self.limits.entries });
-            }
-            self.entry(&entry, reader)?;
-            let records = self.upper.records().len() as u64;
-            if records > self.limits.records {
-                return Err(Error::Limit { what: "files with recorded metadata", limit: self.limits.records });
-            }
+            self.next(&entry, reader)?;
+        }
+        Ok(())
+    }
+
+    fn next(&mut self, entry: &Entry, reader: &mut Reader<impl Read>) -> Result<(), Error> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(Error::Limit { what: "entries", limit: self.limits.entries });
+        }
+        self.entry(entry, reader)?;
+        let records = self.upper.records().len() as u64;
+        if records > self.limits.records {
+            return Err(Error::Limit { what: "files with recorded metadata", limit: self.limits.records });
         }
         Ok(())
     }
@@ -231,7 +279,11 @@ impl<'u, 'l> Extractor<'u, 'l> {
         {
             return Err(Error::Limit { what: "bytes of data", limit });
         }
+        let mut ino = None;
         self.upper.file(at, attrs, |file| {
+            if self.made.is_some() {
+                ino = Some(rustix::fs::fstat(&*file).map_err(Error::file("inspect", at))?.st_ino);
+            }
             let done = match &entry.sparse {
                 None => reader.copy(entry.size, file),
                 Some(parts) => sparse(reader, parts, entry.size, file),
@@ -240,7 +292,12 @@ impl<'u, 'l> Extractor<'u, 'l> {
                 Err(Error::Output(e)) => Err(Error::file("write", at)(e)),
                 done => done,
             }
-        })
+        })?;
+        if let (Some(made), Some(ino)) = (&mut self.made, ino) {
+            let entry = usize::try_from(self.entries.saturating_sub(1)).unwrap_or(usize::MAX);
+            made.push(Hollow { ino, path: at.to_owned(), entry });
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,8 @@ use super::record::{Record, Records};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,15 @@ use std::sync::Arc;
 
 /// Name of the directory of files in a layer directory.
 pub const FS: &str = "fs";
+
+/// Where the contents of a layer's regular files are, for one whose own files have none.
+pub trait Contents: std::fmt::Debug + Send + Sync {
+    /// The contents of the file of this number, for reading.
+    ///
+    /// # Errors
+    /// They cannot be had.
+    fn open(&self, ino: u64) -> io::Result<File>;
+}
 
 /// A layer directory, open: views of stacks that have it in common share it.
 #[derive(Debug)]
@@ -22,9 +33,19 @@ pub struct Layer {
     pub(super) records: Records,
     /// The names in its root directory, where they are final: what is not below them need not be looked for.
     top: Option<HashSet<OsString>>,
+    /// Who has the contents of its files; `None`: they have them.
+    pub(super) contents: Option<Arc<dyn Contents>>,
 }
 
 impl Layer {
+    /// As [`Layer::open_finished`], of one whose files have their contents elsewhere.
+    ///
+    /// # Errors
+    /// Those of [`Layer::open_finished`].
+    pub fn open_hollow(dir: &Path, contents: Arc<dyn Contents>) -> Result<Layer, Error> {
+        Ok(Layer { contents: Some(contents), ..Layer::open_finished(dir)? })
+    }
+
     /// As [`Layer::open`], of one that nobody changes any more.
     ///
     /// # Errors
@@ -41,7 +62,7 @@ impl Layer {
     /// # Errors
     /// It has no `fs/`, or its records cannot be read.
     pub fn open(dir: &Path) -> Result<Layer, Error> {
-        Ok(Layer { dir: dir.to_owned(), fs: open_fs(dir)?, records: Records::load(dir)?, top: None })
+        Ok(Layer { dir: dir.to_owned(), fs: open_fs(dir)?, records: Records::load(dir)?, top: None, contents: None })
     }
 
     /// Any directory, taken for the files of a layer without records.
@@ -51,7 +72,7 @@ impl Layer {
     pub fn of_directory(dir: &Path) -> Result<Layer, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fs = rustix::fs::open(dir, flags, Mode::empty()).map_err(Error::file("open directory", dir))?;
-        Ok(Layer { dir: dir.to_owned(), fs, records: Records::new(), top: None })
+        Ok(Layer { dir: dir.to_owned(), fs, records: Records::new(), top: None, contents: None })
     }
 
     pub(super) fn absolute(&self, path: &Path) -> PathBuf {

@@ -159,6 +159,9 @@ impl Merged {
     /// It is another kind of file, or cannot be opened.
     pub fn open_file(&self, node: &Node) -> Result<File, Error> {
         let layer = self.layer(node.layer)?;
+        if let Some(contents) = layer.contents.as_ref().filter(|_| node.is_file() && node.meta.size > 0) {
+            return contents.open(node.meta.ino).map_err(Error::file("open", &layer.absolute(&node.path)));
+        }
         match open_file(&layer.fs, &node.path) {
             Ok(fd) if node.meta.kind == Kind::File => Ok(File::from(fd)),
             Ok(_) => {
@@ -200,7 +203,7 @@ impl Merged {
 
     /// Opens what lies on disk for a regular file, a device or a directory.
     pub(super) fn open_raw(&self, node: &Node) -> Result<OwnedFd, Error> {
-        let layer = self.layer(node.layer)?;
+        let layer = self.with_contents(node)?;
         open_file(&layer.fs, &node.path).map_err(|e| Error::file("open", &layer.absolute(&node.path))(e))
     }
 
@@ -208,7 +211,7 @@ impl Merged {
     /// another.
     pub(super) fn link_raw(&self, node: &Node, dir: &OwnedFd, name: &OsStr) -> Result<bool, Error> {
         use rustix::io::Errno;
-        let layer = self.layer(node.layer)?;
+        let layer = self.with_contents(node)?;
         match rustix::fs::linkat(&layer.fs, &node.path, dir, name, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::MLINK | Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP) => Ok(false),
@@ -226,6 +229,15 @@ impl Merged {
             .get(index)
             .map(|layer| &**layer)
             .ok_or_else(|| Error::Missing(PathBuf::from(format!("layer {index}"))))
+    }
+
+    /// The layer of a file, where that has its contents itself.
+    fn with_contents(&self, node: &Node) -> Result<&Layer, Error> {
+        let layer = self.layer(node.layer)?;
+        match layer.contents {
+            None => Ok(layer),
+            Some(_) => Err(Error::Unsupported(format!("`{}` as it is on disk: it is hollow", node.path.display()))),
+        }
     }
 
     fn root(&self) -> Result<Option<Node>, Error> {

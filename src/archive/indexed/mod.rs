@@ -20,6 +20,9 @@
 
 mod pack;
 mod scan;
+pub mod table;
+#[cfg(test)]
+mod table_tests;
 #[cfg(test)]
 mod tests;
 mod toc;
