@@ -12,7 +12,7 @@ use crate::sandbox;
 use crate::snapshot;
 use crate::source;
 use crate::store;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An error of a build.
 #[derive(Debug, thiserror::Error)]
@@ -165,9 +165,37 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
+    /// A file that a step read while its layer was on the way.
+    #[error("`/{}`, which the step opened, could not be had from layer `{layer}`: {source}", name(path))]
+    Missed {
+        /// Path in the layer.
+        path: PathBuf,
+        /// Digest of the layer.
+        layer: String,
+        /// Why the layer did not come.
+        source: Box<Error>,
+    },
+    /// A layer is not what its table of contents says.
+    #[error(
+        "the table of contents of layer `{layer}` does not match the layer: it is wrong about {what} of `/{}`",
+        name(path)
+    )]
+    Table {
+        /// Digest of the layer.
+        layer: String,
+        /// Path in the layer.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+    },
     /// The user or a signal ended the build, or another step failed.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// A path that an image brought, without control characters.
+fn name(path: &Path) -> impl std::fmt::Display + use<> {
+    path.display().to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>()
 }
 
 impl Error {
@@ -208,7 +236,7 @@ impl Error {
             Error::Copy(e) => e,
             Error::Context(e) => e,
             Error::Sandbox(e) => e,
-            Error::Step { source, .. } | Error::NoSpace { source, .. } => &**source,
+            Error::Step { source, .. } | Error::NoSpace { source, .. } | Error::Missed { source, .. } => &**source,
             _ => return None,
         })
     }
@@ -224,6 +252,7 @@ impl Classified for Error {
             Error::CheckSettings { .. } | Error::NoIndex(_) => Kind::Usage,
             Error::File { source, .. } => crate::error::kind_of_io(source),
             Error::Json { .. } => Kind::System,
+            Error::Table { .. } => Kind::Corrupt,
             Error::Cancelled => Kind::Cancelled,
             other => other.cause().map_or(Kind::System, Classified::kind),
         }
@@ -249,6 +278,11 @@ impl Classified for Error {
                 ))
             }
             Error::CheckSettings { hint, .. } => hint.clone(),
+            Error::Table { .. } => Some(
+                "fetch the image as a whole before the build, with `rbuild pull`; whoever made it can write it anew, with \
+                 `rbuild push --force-compression`"
+                    .into(),
+            ),
             Error::NoIndex(_) => Some("choose another name, or remove the image with `rbuild rmi`".into()),
             other => other.cause().and_then(Classified::hint),
         }

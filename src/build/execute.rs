@@ -343,7 +343,7 @@ impl<'a> Executor<'a> {
         parent: &Done,
         keys: &[CacheKey],
         always: bool,
-        work: impl FnOnce(&Site) -> Result<(), Error>,
+        work: impl Fn(&Site) -> Result<(), Error>,
     ) -> Result<(Option<Layer>, String), Error> {
         if let Some(Found { layer, created, from }) = keys.iter().find_map(|k| self.lookup(step, k)) {
             self.explain_hit(step, from.as_deref());
@@ -359,6 +359,16 @@ impl<'a> Executor<'a> {
         }
         self.explain_miss(step, keys);
         let created = jiff::Timestamp::now().to_string();
+        let early = match step.kind {
+            StepKind::Run(_) => {
+                self.on_demand(&parent.stack, &|site| work(site).map_err(|e| self.explain_shortage(e)))?
+            }
+            _ => None,
+        };
+        if let Some(layer) = early {
+            self.remember(step, keys, layer.as_ref(), &created)?;
+            return Ok((layer, created));
+        }
         let lower = self.lower(&parent.stack)?;
         if !self.request.output.layers {
             let mut slot = self.stage_layers[step.stage].lock().unwrap_or_else(PoisonError::into_inner);
@@ -374,15 +384,21 @@ impl<'a> Executor<'a> {
         let active = self.start_layer(&lower)?;
         work(&Site { lower: &lower, active: &active, view: &lower.view }).map_err(|e| self.explain_shortage(e))?;
         let layer = self.finish_layer(active, &parent.stack, &lower, always)?;
+        self.remember(step, keys, layer.as_ref(), &created)?;
+        Ok((layer, created))
+    }
+
+    /// Enters what a step made into the caches.
+    fn remember(&self, step: &Step, keys: &[CacheKey], layer: Option<&Layer>, created: &str) -> Result<(), Error> {
         for k in keys {
-            let made = layer.as_ref().map(|l| (l.diff_id, l.size));
-            self.cache.remember(k, made, &created)?;
-            self.shared.remember(k, &created, made, self.in_image.contains(&step.id));
+            let made = layer.map(|l| (l.diff_id, l.size));
+            self.cache.remember(k, made, created)?;
+            self.shared.remember(k, created, made, self.in_image.contains(&step.id));
         }
         if let Some(first) = keys.first() {
-            self.note_inline(step, first, &created, layer.as_ref());
+            self.note_inline(step, first, created, layer);
         }
-        Ok((layer, created))
+        Ok(())
     }
 }
 

@@ -11,12 +11,12 @@ use crate::oci::{Descriptor, DiffId, media};
 use crate::plan::Step;
 use crate::snapshot::Active;
 use crate::store::Store;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, atomic::AtomicBool};
 
 impl Executor<'_> {
     /// The files of a stack.
     pub(super) fn lower(&self, stack: &Stack) -> Result<Lower, Error> {
-        rootfs::open(&self.snapshots, self.images, self.shared, stack)
+        rootfs::open(&self.snapshots, self.images, self.shared, stack, &AtomicBool::new(false))
     }
 
     /// An empty layer. Its root directory is the one that steps see, so it has the metadata of the root below.

@@ -26,6 +26,7 @@ mod explain;
 mod kept_mounts;
 mod keys;
 mod layers;
+mod lazy;
 mod logins;
 mod mask;
 mod mounts;

@@ -243,7 +243,7 @@ impl Executor<'_> {
                         true => sandbox::MountKind::Bind { source: dir.join("fs"), inside: path, owner: None, guard },
                         false => {
                             let view = self.snapshots.view_with(&[], &copy)?;
-                            self.layers(&Lower { dirs: vec![dir], view }, path, guard, &mut ready)?
+                            self.layers(&Lower { dirs: vec![dir], view, lazy: None }, path, guard, &mut ready)?
                         }
                     };
                     ready._context.push(copy);
@@ -366,7 +366,8 @@ impl Executor<'_> {
         // Links on the way need not be in a part.
         let inside = part.as_ref().map_or(inside, |found| found.path.clone());
         let (part, links) = (part.map(|found| found.path).unwrap_or_default(), Links::Own);
-        let wanted = RootSpec { layers: &layers, extra: &[], stub: None, top: &active, links, part: &part };
+        let lazy = tree.lazy.as_deref();
+        let wanted = RootSpec { layers: &layers, extra: &[], stub: None, top: &active, links, part: &part, lazy };
         let prepared = self.snapshots.root(&wanted)?;
         let root = prepared.root().into();
         let recorded = tree.view.records()?;
@@ -387,7 +388,7 @@ impl Executor<'_> {
         if let Some(found) = copies.get(&wanted) {
             return Ok(found.clone());
         }
-        let copy = Arc::new(self.start_layer(&Lower { dirs: vec![], view: self.snapshots.view(&[])? })?);
+        let copy = Arc::new(self.start_layer(&Lower { dirs: vec![], view: self.snapshots.view(&[])?, lazy: None })?);
         self.copy_part(self.files(from)?, path, &copy.layer(), true)?;
         copies.insert(wanted, copy.clone());
         Ok(copy)

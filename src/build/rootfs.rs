@@ -3,11 +3,11 @@
 use super::{Error, stack::Stack};
 use crate::archive::merged::Merged;
 use crate::cache::SharedCaches;
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Snapshots, lazy};
 use crate::source::image::{self, Images};
 use std::{
     path::PathBuf,
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError, atomic::AtomicBool},
 };
 
 /// Which of an image's layers have arrived.
@@ -58,12 +58,13 @@ impl Arrivals {
 }
 
 /// The layer directories of a stack, lowest first. What is missing of the base image is fetched, and each layer is
-/// extracted as soon as it is here.
+/// extracted as soon as it is here. When `stop` is set, nothing more is fetched.
 pub(super) fn directories(
     snapshots: &Snapshots,
     images: &Images,
     shared: &SharedCaches,
     stack: &Stack,
+    stop: &AtomicBool,
 ) -> Result<Vec<PathBuf>, Error> {
     let layers = stack.references();
     let made = stack.made();
@@ -86,7 +87,7 @@ pub(super) fn directories(
             if !started {
                 started = true;
                 let arrivals = &arrivals;
-                scope.spawn(move || arrivals.ended(images.fetch(image, &|i| arrivals.ready(i))));
+                scope.spawn(move || arrivals.ended(images.fetch_until(image, &|i| arrivals.ready(i), stop)));
             }
             arrivals.wait(i)
         })
@@ -99,6 +100,8 @@ pub(super) struct Lower {
     pub dirs: Vec<PathBuf>,
     /// The same, read without a mount.
     pub view: Merged,
+    /// The same, where some of them are skeletons.
+    pub lazy: Option<Arc<lazy::Stack>>,
 }
 
 /// [`directories`], and the view of them.
@@ -107,8 +110,9 @@ pub(super) fn open(
     images: &Images,
     shared: &SharedCaches,
     stack: &Stack,
+    stop: &AtomicBool,
 ) -> Result<Lower, Error> {
-    let dirs = directories(snapshots, images, shared, stack)?;
+    let dirs = directories(snapshots, images, shared, stack, stop)?;
     let view = snapshots.view(&dirs)?;
-    Ok(Lower { dirs, view })
+    Ok(Lower { dirs, view, lazy: None })
 }

@@ -80,6 +80,7 @@ impl Executor<'_> {
             top: site.active,
             links: Links::Own,
             part: Path::new(""),
+            lazy: site.lower.lazy.as_deref(),
         })?;
         let mut spec = StepSpec::new(prepared.root().into(), argv);
         spec.recorded = Recorded::of(site.view, &site.active.layer())?;

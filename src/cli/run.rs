@@ -156,6 +156,7 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), Error> {
         top: &active,
         links: Links::Own,
         part: Path::new(""),
+        lazy: None,
     })?;
     let mut spec = StepSpec::new(prepared.root().into(), argv);
     spec.recorded = Recorded::of(&view, &active.layer()).map_err(|e| Error::Failed(Box::new(e)))?;

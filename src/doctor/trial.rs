@@ -63,8 +63,8 @@ fn attempt(store: &Store, driver: Choice, made: &mut Trial) -> Result<Duration, 
     let active = snapshots.prepare().map_err(|e| Refused::of(&e))?;
     let stub = store.mount_points_dir();
     sandbox::make_stub(&stub).map_err(Refused::io("cannot make the layer of mount points"))?;
-    let wanted =
-        RootSpec { layers: &[], extra: &[], stub: Some(&stub), top: &active, links: Links::Own, part: Path::new("") };
+    let (links, part) = (Links::Own, Path::new(""));
+    let wanted = RootSpec { layers: &[], extra: &[], stub: Some(&stub), top: &active, links, part, lazy: None };
     let prepared = snapshots.root(&wanted).map_err(|e| Refused::of(&e))?;
     let mut spec = StepSpec::new(prepared.root().into(), vec![PROGRAM.into(), "version".into()]);
     let source = std::fs::read_link("/proc/self/exe").map_err(Refused::io("cannot find this program"))?;

@@ -165,7 +165,7 @@ impl Snapshots<'_> {
         if found == layer.diff_id {
             return Ok(Some(Ok(())));
         }
-        let fresh = match self.extract(layer, below) {
+        let fresh = match self.extract(layer, &lower) {
             Ok(fresh) => fresh,
             // The blob is damaged or missing, which is said elsewhere.
             Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => return Ok(None),

@@ -17,6 +17,7 @@ mod check;
 pub mod driver;
 mod error;
 pub mod fuse;
+pub mod lazy;
 
 pub use check::Compared;
 pub use driver::{Choice, Driver, Links, Prepared, Root, RootSpec, is_probe, probe_main};
@@ -77,6 +78,11 @@ impl Active {
     /// The layer directory: holds `fs/`, and `records` when something was recorded.
     pub fn layer(&self) -> PathBuf {
         self.dir.path().join("layer")
+    }
+
+    /// Where the contents of a skeleton's files are kept.
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 
     /// The directory that takes the files.
@@ -179,7 +185,10 @@ impl<'a> Snapshots<'a> {
     }
 
     /// The layer directory of a chain, if it is here; then it is in this process's lease.
-    fn find(&self, chain: ChainId) -> Result<Option<PathBuf>, Error> {
+    ///
+    /// # Errors
+    /// Where the lease cannot be written.
+    pub fn find(&self, chain: ChainId) -> Result<Option<PathBuf>, Error> {
         let path = self.path(chain);
         let held = self.store.hold(&self.name(chain), || path.is_dir().then_some(()))?;
         Ok(held.map(|()| path))
@@ -258,22 +267,21 @@ impl<'a> Snapshots<'a> {
         if let Some(dir) = self.find(chain)? {
             return Ok(dir);
         }
-        let active = self.extract(layer, below)?;
+        let active = self.extract(layer, &self.view(below)?)?;
         let dir = self.publish(active, chain)?;
         let _ = fs::remove_file(&lock_path);
         Ok(dir)
     }
 
-    /// Extracts one layer on top of `below`, out of sight.
-    fn extract(&self, layer: &LayerRef, below: &[PathBuf]) -> Result<Active, Error> {
+    /// Extracts one layer on top of `lower`, out of sight.
+    fn extract(&self, layer: &LayerRef, lower: &Merged) -> Result<Active, Error> {
         let active = self.prepare_empty()?;
-        let lower = self.view(below)?;
         let blob = self.store.open_blob(&layer.blob)?;
         let unreadable = |source| self.store.blame(&layer.blob, Error::Unreadable { layer: *layer, source });
         let tar = Hashing::new(Decoder::new(blob).map_err(unreadable)?);
         // Decompressing and hashing on one thread, making files on the other.
         let mut ahead = Ahead::new(tar).map_err(unreadable)?;
-        extract::extract(&mut ahead, &active.layer(), &lower, &Limits::default())
+        extract::extract(&mut ahead, &active.layer(), lower, &Limits::default())
             .map_err(|e| self.store.blame(&layer.blob, Error::from(e)))?;
         // The extractor has read the archive to its end: the digest is of everything.
         let tar = ahead.into_inner().map_err(unreadable)?;

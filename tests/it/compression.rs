@@ -69,7 +69,7 @@ fn unpacked(program: &str, layout: &Path, layer: &Value) -> Vec<u8> {
     out.unwrap_or_else(|e| panic!("{program}: {e}")).stdout
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     rbuild::oci::Digest::of(bytes).to_string()
 }
 

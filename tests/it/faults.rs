@@ -88,7 +88,7 @@ impl Drop for Faulty {
 }
 
 /// The lines of a head, without their ends.
-fn head(from: &mut impl BufRead) -> io::Result<Vec<String>> {
+pub(crate) fn head(from: &mut impl BufRead) -> io::Result<Vec<String>> {
     let mut lines = vec![];
     loop {
         let mut line = String::new();
@@ -102,14 +102,14 @@ fn head(from: &mut impl BufRead) -> io::Result<Vec<String>> {
     }
 }
 
-fn header<'a>(head: &'a [String], name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(head: &'a [String], name: &str) -> Option<&'a str> {
     let of =
         |line: &'a String| line.split_once(':').filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim());
     head.iter().find_map(of)
 }
 
 /// Passes the body of a request on, as its head announces it; only `most` bytes of it where that is less.
-fn pass_body(head: &[String], from: &mut impl BufRead, to: &mut impl Write, most: u64) -> io::Result<()> {
+pub(crate) fn pass_body(head: &[String], from: &mut impl BufRead, to: &mut impl Write, most: u64) -> io::Result<()> {
     if let Some(length) = header(head, "content-length").and_then(|n| n.parse().ok()) {
         return io::copy(&mut from.take(most.min(length)), to).map(drop);
     }

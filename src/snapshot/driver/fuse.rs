@@ -11,7 +11,7 @@ use crate::archive::merged::Merged;
 use crate::archive::plain::Touched;
 use crate::archive::record::Records;
 use crate::snapshot::fuse::{Layers, Lower, SOCKET, Server};
-use crate::snapshot::{Active, Error, Snapshots};
+use crate::snapshot::{Active, Error, Snapshots, lazy};
 use std::path::{Path, PathBuf};
 
 /// The driver.
@@ -32,23 +32,41 @@ impl Driver for Fuse {
         "fuse"
     }
 
+    fn is_lazy(&self) -> bool {
+        true
+    }
+
     fn prepare(&self, snapshots: &Snapshots<'_>, wanted: &RootSpec<'_>) -> Result<Box<dyn Prepared>, Error> {
         let all = wanted.stub.into_iter().chain(wanted.layers.iter().chain(wanted.extra).map(|dir| &**dir));
-        let mut lowers: Vec<Lower> = all.map(|dir| Lower::Layer(dir.to_owned())).collect();
+        let kind = |dir: &Path| match wanted.lazy {
+            Some(lazy) if lazy.is_skeleton(dir) => Lower::Skeleton(dir.to_owned()),
+            _ => Lower::Layer(dir.to_owned()),
+        };
+        let mut lowers: Vec<Lower> = all.map(kind).collect();
         lowers.reverse();
-        serve(lowers, Some(snapshots.view(wanted.layers)?), wanted.top)
+        let view = match wanted.lazy {
+            Some(lazy) => lazy.view(),
+            None => snapshots.view(wanted.layers)?,
+        };
+        serve(lowers, Some(view), wanted.top, wanted.lazy.map(lazy::Stack::asking))
     }
 
     fn prepare_over(&self, _: &Snapshots<'_>, directory: &Path, top: &Active) -> Result<Box<dyn Prepared>, Error> {
-        serve(vec![Lower::Directory(directory.to_owned())], None, top)
+        serve(vec![Lower::Directory(directory.to_owned())], None, top, None)
     }
 }
 
-fn serve(lowers: Vec<Lower>, lower: Option<Merged>, top: &Active) -> Result<Box<dyn Prepared>, Error> {
+fn serve(
+    lowers: Vec<Lower>,
+    lower: Option<Merged>,
+    top: &Active,
+    asking: Option<&lazy::Asking>,
+) -> Result<Box<dyn Prepared>, Error> {
     let layers = Layers { lowers, upper: top.layer(), work: top.work()? };
     let place = top.mount_place()?;
     let socket = place.with_file_name(SOCKET);
-    let server = Server::start(&layers, &socket).map_err(Error::io("cannot serve a file system at", &socket))?;
+    let server =
+        Server::start(&layers, &socket, asking).map_err(Error::io("cannot serve a file system at", &socket))?;
     let root = Root::Fuse { place, socket, upper: top.upper() };
     Ok(Box::new(Served { root, lower, top: top.layer(), server }))
 }

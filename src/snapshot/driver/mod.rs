@@ -25,7 +25,7 @@ pub use overlay::Overlay;
 use probe::Refused;
 pub use probe::{is_probe, main as probe_main};
 
-use super::{Active, Error, Snapshots};
+use super::{Active, Error, Snapshots, lazy};
 use crate::archive::plain::Touched;
 use crate::archive::record::Records;
 use crate::store::Store;
@@ -91,6 +91,8 @@ pub struct RootSpec<'w> {
     /// The only path (clean, no links in it, what it leads to exists) below which files are needed; empty for all. Others may
     /// be missing.
     pub part: &'w Path,
+    /// Where some of `layers`, which are the stack's then, are skeletons. No driver but `fuse` takes them.
+    pub lazy: Option<&'w lazy::Stack>,
 }
 
 /// Which driver is wanted.
@@ -161,6 +163,11 @@ impl Choice {
 pub trait Driver: Debug + Send + Sync {
     /// What `--storage-driver` calls it.
     fn name(&self) -> &'static str;
+
+    /// Whether it takes skeletons for layers.
+    fn is_lazy(&self) -> bool {
+        false
+    }
 
     /// Makes a root file system. It lives as long as the answer.
     ///

@@ -110,7 +110,7 @@ impl Overlay {
         if !has_xattrs(node) || name == CAPABILITY && node.place().no_caps {
             return Err(Errno::NODATA);
         }
-        let fd = self.file(node, false)?;
+        let fd = self.described(node)?;
         let mut value = Vec::new();
         match rustix::fs::fgetxattr(&*fd, &*stored(name), rustix::buffer::spare_capacity(reserve(&mut value))) {
             Err(Errno::NODATA) if name == CAPABILITY => {
@@ -127,7 +127,7 @@ impl Overlay {
         if !has_xattrs(node) {
             return Ok(Vec::new());
         }
-        let fd = self.file(node, false)?;
+        let fd = self.described(node)?;
         let mut list = Vec::new();
         match rustix::fs::flistxattr(&*fd, rustix::buffer::spare_capacity(reserve(&mut list))) {
             Ok(_) => {}

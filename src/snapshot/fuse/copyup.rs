@@ -103,7 +103,12 @@ impl Overlay {
                 } else {
                     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                     let to = rustix::fs::openat(work, fresh, flags, Mode::RUSR | Mode::WUSR)?;
-                    copy_data(&from, &to, u64::try_from(stat.st_size).unwrap_or(0).min(bytes))?;
+                    let bytes = u64::try_from(stat.st_size).unwrap_or(0).min(bytes);
+                    if bytes > 0 && layer.is_skeleton() {
+                        copy_data(&layer.open_contents(path)?, &to, bytes)?;
+                    } else {
+                        copy_data(&from, &to, bytes)?;
+                    }
                     to
                 };
                 // In this order: a change of owner drops capabilities and set-id bits.

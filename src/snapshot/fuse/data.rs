@@ -3,7 +3,7 @@
 //! The kernel opens and closes without telling, so descriptors are kept for a while, at most [`KEPT`] of them. All who
 //! have a file open share one descriptor; a copy-up replaces it.
 
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -73,11 +73,11 @@ impl Overlay {
         let fd = match &place.at {
             At::LostUpper(fd) => return Ok(fd.clone()),
             At::Gone(_) => return Err(Errno::STALE),
-            At::LostLower(path) => self.lower(*node.lowers.first().ok_or(Errno::STALE)?)?.open_at(path, flags)?,
+            At::LostLower(path) => self.lower(*node.lowers.first().ok_or(Errno::STALE)?)?.open_contents(path)?,
             At::Lower => {
                 let layer = self.lower(*node.lowers.first().ok_or(Errno::STALE)?)?;
                 let path = self.tree().path(node.id)?;
-                layer.open_at(&path, flags)?
+                layer.open_contents(&path)?
             }
             At::Upper => {
                 let _still = self.still();
@@ -90,6 +90,23 @@ impl Overlay {
             self.files().insert(node.id, fd.clone(), write);
         }
         Ok(fd)
+    }
+
+    /// A descriptor of a regular file or a directory that has its attributes; its contents may be elsewhere.
+    pub fn described(&self, node: &Node) -> Result<Arc<OwnedFd>> {
+        if node.kind == FileType::RegularFile && !node.is_upper() {
+            let layer = self.lower(*node.lowers.first().ok_or(Errno::STALE)?)?;
+            let place = node.place();
+            let path = match &place.at {
+                At::Lower if layer.is_skeleton() => Some(self.tree().path(node.id)?),
+                At::LostLower(path) if layer.is_skeleton() => Some(path.clone()),
+                _ => None,
+            };
+            if let Some(path) = path {
+                return Ok(Arc::new(layer.open_at(&path, OFlags::RDONLY)?));
+            }
+        }
+        self.file(node, false)
     }
 
     /// Keeps the descriptor of a file that was just made.

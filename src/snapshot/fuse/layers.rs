@@ -1,6 +1,6 @@
 //! The files of one directory on disk by path: a layer's, the upper one's, or those in the making.
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::io;
@@ -9,7 +9,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Result;
-use crate::archive::{layer, record};
+use crate::archive::layer::{self, Contents as _};
+use crate::archive::record;
+use crate::snapshot::lazy::Asking;
 
 /// Longest path that is given to the kernel in one piece, in bytes; it takes 4095.
 const PIECE: usize = 4000;
@@ -19,6 +21,8 @@ pub(super) struct Layer {
     root: OwnedFd,
     /// Directories whose opaque mark is in the records.
     opaque: HashSet<PathBuf>,
+    /// By whom the contents of regular files come, where these are holes.
+    asking: Option<Asking>,
 }
 
 impl Layer {
@@ -28,12 +32,18 @@ impl Layer {
         Ok(Layer { opaque: records, ..Layer::plain(&dir.join(layer::FS))? })
     }
 
+    /// Opens `dir/fs` of a skeleton.
+    pub fn skeleton(dir: &Path, asking: Option<&Asking>) -> io::Result<Layer> {
+        let asking = asking.ok_or_else(|| io::Error::other("nobody to ask for contents"))?;
+        Ok(Layer { asking: Some(asking.clone()), ..Layer::open(dir)? })
+    }
+
     /// Opens `dir` itself.
     pub fn plain(dir: &Path) -> io::Result<Layer> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(dir, flags, Mode::empty())
             .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("cannot open `{}`: {e}", dir.display())))?;
-        Ok(Layer { root, opaque: HashSet::new() })
+        Ok(Layer { root, opaque: HashSet::new(), asking: None })
     }
 
     /// The root directory.
@@ -67,7 +77,13 @@ impl Layer {
     /// `lstat`; `None` for what does not exist.
     pub fn stat(&self, path: &Path) -> Result<Option<Stat>> {
         match self.at(path, |dir, path| rustix::fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW)) {
-            Ok(stat) => Ok(Some(stat)),
+            Ok(mut stat) => {
+                // As if it had its contents.
+                if self.is_hollow(&stat) {
+                    stat.st_blocks = stat.st_size.cast_unsigned().div_ceil(512).try_into().unwrap_or(0);
+                }
+                Ok(Some(stat))
+            }
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(e) => Err(e),
         }
@@ -76,6 +92,27 @@ impl Layer {
     /// Opens a file or a directory; neither it nor a parent may be a link.
     pub fn open_at(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {
         self.at(path, |dir, path| open(dir, path, flags))
+    }
+
+    /// Whether its regular files have their contents elsewhere.
+    pub fn is_skeleton(&self) -> bool {
+        self.asking.is_some()
+    }
+
+    /// Whether a file of this layer has its contents elsewhere.
+    pub fn is_hollow(&self, stat: &Stat) -> bool {
+        self.asking.is_some() && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size > 0
+    }
+
+    /// Opens a file or a directory for reading what it holds, as [`Layer::open_at`] does.
+    pub fn open_contents(&self, path: &Path) -> Result<OwnedFd> {
+        let fd = self.open_at(path, OFlags::RDONLY)?;
+        let Some(asking) = &self.asking else { return Ok(fd) };
+        let stat = rustix::fs::fstat(&fd)?;
+        if !self.is_hollow(&stat) {
+            return Ok(fd);
+        }
+        asking.open(stat.st_ino).map(OwnedFd::from).map_err(|_| Errno::IO)
     }
 
     /// Whether the directory at `path` hides those below it.

@@ -55,6 +55,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::lazy::Asking;
 use layers::Layer;
 use tree::Tree;
 
@@ -66,6 +67,8 @@ type Result<T> = std::result::Result<T, Errno>;
 pub enum Lower {
     /// A layer directory, which holds `fs/`.
     Layer(PathBuf),
+    /// The same, but the contents of its regular files have to be asked for.
+    Skeleton(PathBuf),
     /// A directory that is shown as it is.
     Directory(PathBuf),
 }
@@ -96,12 +99,13 @@ struct Overlay {
 }
 
 impl Overlay {
-    fn open(layers: &Layers) -> io::Result<Overlay> {
+    fn open(layers: &Layers, asking: Option<&Asking>) -> io::Result<Overlay> {
         let lowers = layers
             .lowers
             .iter()
             .map(|lower| match lower {
                 Lower::Layer(dir) => Layer::open(dir),
+                Lower::Skeleton(dir) => Layer::skeleton(dir, asking),
                 Lower::Directory(dir) => Layer::plain(dir),
             })
             .collect::<io::Result<Vec<_>>>()?;

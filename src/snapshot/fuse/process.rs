@@ -15,6 +15,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use super::{Layers, Lower, serve};
+use crate::snapshot::lazy::Asking;
 use crate::sys::process::{self, Fork, Spawn, Spawned, fork, spawn};
 use crate::sys::{caps, mount, rlimit};
 
@@ -22,6 +23,8 @@ use crate::sys::{caps, mount, rlimit};
 const NAME: &str = "rbuild-fuse";
 /// Descriptor of the server on which mounts are sent to it.
 const LISTENER_FD: i32 = 3;
+/// Descriptor of the server by which it asks for the contents of skeletons' files, if there are any.
+const ASKING_FD: i32 = 4;
 /// Name of the socket.
 pub(in crate::snapshot) const SOCKET: &str = "fuse.socket";
 /// How long the kernel may take to write what programs had mapped, when a step is over.
@@ -38,7 +41,7 @@ pub(in crate::snapshot) struct Server {
 
 impl Server {
     /// Starts a server for one mount, whose device will be sent to `socket`.
-    pub fn start(layers: &Layers, socket: &Path) -> io::Result<Server> {
+    pub fn start(layers: &Layers, socket: &Path, asking: Option<&Asking>) -> io::Result<Server> {
         let _ = std::fs::remove_file(socket);
         let listener = by_short_path(socket, |path| UnixListener::bind(path))?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -47,14 +50,10 @@ impl Server {
         for argument in arguments(layers) {
             argv.push(CString::new(argument.into_vec())?);
         }
-        let what = Spawn {
-            namespaces: 0,
-            program: program.as_fd(),
-            argv: &argv,
-            env: &[],
-            fds: &[null.as_fd(), null.as_fd(), stderr.as_fd(), listener.as_fd()],
-            own_session: true,
-        };
+        let mut fds = vec![null.as_fd(), null.as_fd(), stderr.as_fd(), listener.as_fd()];
+        fds.extend(asking.map(Asking::as_fd));
+        let what =
+            Spawn { namespaces: 0, program: program.as_fd(), argv: &argv, env: &[], fds: &fds, own_session: true };
         let Spawned { pid, pidfd } = spawn(&what, &mut |_| Ok(()))?;
         Ok(Server { pid, pidfd, socket: socket.to_owned(), reaped: false })
     }
@@ -97,6 +96,7 @@ fn arguments(layers: &Layers) -> Vec<OsString> {
     for lower in &layers.lowers {
         let (mut argument, path) = match lower {
             Lower::Layer(path) => (OsString::from("l"), path),
+            Lower::Skeleton(path) => (OsString::from("s"), path),
             Lower::Directory(path) => (OsString::from("d"), path),
         };
         argument.push(path);
@@ -112,6 +112,7 @@ fn layers(mut arguments: impl Iterator<Item = OsString>) -> Option<Layers> {
         let path = PathBuf::from(OsStr::from_bytes(path));
         match kind {
             b'l' => Some(Lower::Layer(path)),
+            b's' => Some(Lower::Skeleton(path)),
             b'd' => Some(Lower::Directory(path)),
             _ => None,
         }
@@ -132,9 +133,13 @@ pub fn main() -> u8 {
     let served = (|| {
         let layers = layers(std::env::args_os().skip(1)).ok_or(io::ErrorKind::InvalidInput)?;
         let listener = UnixListener::from(process::take_inherited(LISTENER_FD)?);
+        let asking = match layers.lowers.iter().any(|lower| matches!(lower, Lower::Skeleton(_))) {
+            true => Some(Asking::inherited(process::take_inherited(ASKING_FD)?)),
+            false => None,
+        };
         let (stream, _) = listener.accept()?;
         drop(listener);
-        serve_sent(&layers, &stream)
+        serve_sent(&layers, &stream, asking.as_ref())
     })();
     match served {
         Ok(()) => 0,
@@ -171,7 +176,7 @@ fn mount_sent(to: &UnixStream, target: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Waits for the descriptor of a mounted device and serves the file system on it, until it is unmounted. Where the other
 /// end goes away without sending one, there is nothing to do.
-fn serve_sent(layers: &Layers, from: &UnixStream) -> io::Result<()> {
+fn serve_sent(layers: &Layers, from: &UnixStream, asking: Option<&Asking>) -> io::Result<()> {
     loop {
         match poll(&mut [PollFd::new(from, PollFlags::IN)], None) {
             Ok(_) => break,
@@ -180,7 +185,7 @@ fn serve_sent(layers: &Layers, from: &UnixStream) -> io::Result<()> {
         }
     }
     match process::receive_descriptor(from)? {
-        Some(device) => serve(layers, device),
+        Some(device) => serve(layers, device, asking),
         None => Ok(()),
     }
 }
@@ -199,7 +204,7 @@ pub fn run_beside(layers: &Layers, mountpoint: &Path, command: &[OsString]) -> i
         Fork::Child => {
             drop(ours);
             rlimit::raise_descriptors();
-            let served = serve_sent(layers, &theirs).inspect_err(|e| eprintln!("rbuild fuse: {e}"));
+            let served = serve_sent(layers, &theirs, None).inspect_err(|e| eprintln!("rbuild fuse: {e}"));
             process::exit_now(i32::from(served.is_err()))
         }
     };
@@ -228,7 +233,7 @@ mod tests {
 
     #[test]
     fn layers_survive_the_command_line() {
-        let lowers = vec![Lower::Layer("/a b".into()), Lower::Directory("/d".into())];
+        let lowers = vec![Lower::Layer("/a b".into()), Lower::Skeleton("/s".into()), Lower::Directory("/d".into())];
         let all = Layers { lowers, upper: "/u".into(), work: "/w".into() };
         assert_eq!(layers(arguments(&all).into_iter()), Some(all));
     }

@@ -21,6 +21,7 @@ use super::attrs::Change;
 use super::change::New;
 use super::tree::{Node, ROOT};
 use super::{Layers, Overlay, Result, find};
+use crate::snapshot::lazy::Asking;
 
 /// How long the kernel may remember: nothing changes behind its back.
 const LONG: Duration = Duration::from_secs(1 << 30);
@@ -32,11 +33,12 @@ const GENERATION: Generation = Generation(0);
 const FEWEST_THREADS: usize = 2;
 const MOST_THREADS: usize = 8;
 
-/// Serves the file system on a descriptor of `/dev/fuse` that has been mounted, until it is unmounted.
+/// Serves the file system on a descriptor of `/dev/fuse` that has been mounted, until it is unmounted. Contents of skeletons'
+/// files come by `asking`.
 ///
 /// # Errors
 /// A layer cannot be opened, or the kernel does not take part in the protocol.
-pub fn serve(layers: &Layers, device: OwnedFd) -> io::Result<()> {
+pub fn serve(layers: &Layers, device: OwnedFd, asking: Option<&Asking>) -> io::Result<()> {
     rustix::process::umask(rustix::fs::Mode::empty());
     // A thread that ends without an answer would leave a program waiting for ever; the end of the process is an answer.
     let report = std::panic::take_hook();
@@ -44,10 +46,12 @@ pub fn serve(layers: &Layers, device: OwnedFd) -> io::Result<()> {
         report(info);
         std::process::abort();
     }));
-    let overlay = Overlay::open(layers)?;
+    let overlay = Overlay::open(layers, asking)?;
     let mut config = Config::default();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    config.n_threads = Some(processors.clamp(FEWEST_THREADS, MOST_THREADS));
+    // Who waits for the network keeps a thread for longer.
+    let fewest = if asking.is_some() { MOST_THREADS } else { FEWEST_THREADS };
+    config.n_threads = Some(processors.clamp(fewest, MOST_THREADS));
     Session::from_fd(Server(overlay), device, SessionACL::All, config)?.run()
 }
 

@@ -28,7 +28,7 @@ impl Lab {
         fill(&at("one/fs"), &at("two/fs"));
         let lowers = vec![Lower::Layer(at("two")), Lower::Layer(at("one"))];
         let layers = Layers { lowers, upper: at("upper"), work: at("work") };
-        let overlay = Overlay::open(&layers).unwrap();
+        let overlay = Overlay::open(&layers, None).unwrap();
         Lab { dir, overlay }
     }
 
@@ -343,7 +343,7 @@ fn opaque_marks_in_records_count() {
     records.insert(Path::new("other"), Record { uid: Some(7), ..Record::default() });
     records.save(&at("two")).unwrap();
     let lowers = vec![Lower::Layer(at("two")), Lower::Layer(at("one"))];
-    let overlay = Overlay::open(&Layers { lowers, upper: at("upper"), work: at("work") }).unwrap();
+    let overlay = Overlay::open(&Layers { lowers, upper: at("upper"), work: at("work") }, None).unwrap();
     let (d, _) = overlay.lookup(ROOT, OsStr::new("d")).unwrap().unwrap();
     assert!(overlay.list(&d).unwrap().is_empty());
 }
