@@ -152,6 +152,13 @@ def anonymous(pids):
     return total
 
 
+def port():
+    """One that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 class Bench:
     def __init__(self, args):
         self.args, self.work = args, pathlib.Path(args.work).resolve()
@@ -197,17 +204,15 @@ class Bench:
         return size, took
 
     def registry(self):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
+        number = port()
         config = self.work / "registry.yml"
         config.write_text(f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: "
-                          f"{self.work}/registry}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n")
+                          f"{self.work}/registry}}}}\nhttp: {{addr: '127.0.0.1:{number}'}}\n")
         child = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                return child, port
+                socket.create_connection(("127.0.0.1", number)).close()
+                return child, number
             except OSError:
                 time.sleep(0.05)
 
