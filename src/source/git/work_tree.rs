@@ -1,7 +1,8 @@
 //! What git says of a directory of the user: which repository it is part of, at which commit, and where that came from.
 //!
-//! Git is only asked what it reads from its own files: nothing that looks at the files of the tree, since their repository can
-//! name programs for that. Whether the repository is to be trusted at all is the user's configuration (`safe.directory`).
+//! Git is only asked what it reads from its own files: nothing that looks at the files of the tree, nor at objects, which may have to be
+//! fetched, since their repository can name programs for both. Whether the repository is to be trusted at all is the user's
+//! configuration (`safe.directory`); files of the tree that look like a repository are none.
 
 use reqwest::Url;
 use std::io::Read as _;
@@ -30,7 +31,7 @@ impl WorkTree {
     /// The work tree that a directory is in; `None` where it is in none, or git is not there or does not say.
     pub fn of(dir: &Path) -> Option<WorkTree> {
         let root = PathBuf::from(ask(dir, &["rev-parse", "--show-toplevel"])?);
-        let revision = ask(dir, &["rev-parse", "--quiet", "--verify", "HEAD^{commit}"]);
+        let revision = ask(dir, &["rev-parse", "--quiet", "--verify", "HEAD"]);
         let branch = ask(dir, &["symbolic-ref", "--quiet", "--short", "HEAD"]);
         let tracked = branch.and_then(|b| ask(dir, &["config", "--get", &format!("branch.{b}.remote")]));
         let remotes = tracked.iter().map(String::as_str).chain(["origin", "upstream"]);
@@ -42,7 +43,15 @@ impl WorkTree {
 /// What git answers, on one line.
 fn ask(dir: &Path, question: &[&str]) -> Option<String> {
     let mut command = Command::new("git");
-    command.args(["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]).args(question).current_dir(dir);
+    command.args([
+        "-c",
+        "core.fsmonitor=false",
+        "-c",
+        "core.hooksPath=/dev/null",
+        "-c",
+        "safe.bareRepository=explicit",
+    ]);
+    command.args(question).current_dir(dir);
     // Those of the user's configuration are kept; all others are about some repository, or about writing one.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|n| n.starts_with("GIT_") && !n.starts_with("GIT_CONFIG_")) {
@@ -50,6 +59,8 @@ fn ask(dir: &Path, question: &[&str]) -> Option<String> {
         }
     }
     command.env_remove("GIT_CONFIG_PARAMETERS").env("LC_ALL", "C");
+    // No protocol is allowed, and nothing is fetched.
+    command.env("GIT_ALLOW_PROTOCOL", "").env("GIT_NO_LAZY_FETCH", "1").env("GIT_TERMINAL_PROMPT", "0");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
     let started = Instant::now();
     let mut child = command.spawn().ok()?;
@@ -76,8 +87,10 @@ fn without_credentials(address: &str) -> Option<String> {
     if !address.contains("://") {
         return Some(address.to_owned());
     }
-    let mut url = Url::parse(address).ok()?;
+    // `helper::https://…` has an address within, whose credentials nobody finds.
+    let mut url = Url::parse(address).ok().filter(Url::has_authority)?;
     let _ = url.set_password(None);
+    url.set_fragment(None);
     if matches!(url.scheme(), "http" | "https") {
         let _ = url.set_username("");
         url.set_query(None);
@@ -101,6 +114,38 @@ mod tests {
             assert_eq!(without_credentials(address).as_deref(), Some(shown));
         }
         assert_eq!(without_credentials("https://user:token@h:port/a"), None);
+        assert_eq!(without_credentials("helper::https://user:token@h/a"), None);
+    }
+
+    #[test]
+    fn no_repository_has_a_program_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, ran) = (dir.path().join("tree"), dir.path().join("ran"));
+        let git = tree.join(".git");
+        // A partial clone that lacks the commit: git fetches it by what the repository names.
+        let fill = |git: &Path| {
+            for below in ["objects", "refs/heads"] {
+                std::fs::create_dir_all(git.join(below)).unwrap();
+            }
+            std::fs::write(git.join("HEAD"), "ref: refs/heads/main\n").unwrap();
+            std::fs::write(git.join("refs/heads/main"), format!("{}\n", "12".repeat(20))).unwrap();
+            let config = format!(
+                "[core]\nrepositoryformatversion = 1\nbare = false\nworktree = {}\nsshCommand = \"touch {} #\"\n\
+                 [extensions]\npartialClone = origin\n[remote \"origin\"]\nurl = ssh://h.test/x\npromisor = true\n",
+                tree.display(),
+                ran.display()
+            );
+            std::fs::write(git.join("config"), config).unwrap();
+        };
+        fill(&git);
+        let found = WorkTree::of(&tree).unwrap();
+        assert_eq!((found.revision, found.source), (Some("12".repeat(20)), Some("ssh://h.test/x".into())));
+        ask(&tree, &["rev-parse", "--verify", "HEAD^{commit}"]);
+        assert!(!ran.exists(), "by a repository");
+        std::fs::remove_dir_all(&git).unwrap();
+        fill(&tree.join("data"));
+        assert_eq!(WorkTree::of(&tree.join("data")), None);
+        assert!(!ran.exists(), "by files that look like one");
     }
 
     #[test]
