@@ -72,8 +72,14 @@ impl Output {
                 }
                 "force-compression" => force = truth()?,
                 "attestation-prefix" => {
-                    if value.contains(['/', '\0']) {
-                        let why = "it is the beginning of a name, and no path";
+                    // The longest name of a file has 255 bytes.
+                    let why = match value {
+                        v if v.contains(['/', '\0']) => Some("it is the beginning of a name, and no path"),
+                        v if v.starts_with(".wh.") => Some("such names mean a removal in a layer"),
+                        v if v.len() > 200 => Some("it is longer than 200 bytes"),
+                        _ => None,
+                    };
+                    if let Some(why) = why {
                         return Err(Error::usage(format!(
                             "invalid value `{value}` for `{key}` of `--output {text}`: {why}"
                         )));
@@ -235,6 +241,7 @@ mod tests {
             "type=local,dest=x,push=true",
             "type=local,dest=x,attestation-prefix=about-",
             "type=tar,attestation-prefix=../",
+            "type=tar,attestation-prefix=.wh.",
             "type=oci,attestation-prefix=about-",
             "type=cacheonly",
             "type=cacheonly,dest=x",
@@ -244,6 +251,7 @@ mod tests {
             "out",
         ]
         .map(shown);
+        assert!(Output::parse(&format!("type=tar,attestation-prefix={}", "x".repeat(201)), Naming::Docker).is_err());
         insta::assert_snapshot!(lines.join("\n"), @r#"
         type=image -> [] push=false 
         type=image,push=true -> [] push=true 
@@ -282,6 +290,7 @@ mod tests {
         type=local,dest=x,push=true -> `push` with `--output type=local` is not supported | push with a further `--output type=registry`
         type=local,dest=x,attestation-prefix=about- -> [] push=false Directory("x")about-
         type=tar,attestation-prefix=../ -> invalid value `../` for `attestation-prefix` of `--output type=tar,attestation-prefix=../`: it is the beginning of a name, and no path | 
+        type=tar,attestation-prefix=.wh. -> invalid value `.wh.` for `attestation-prefix` of `--output type=tar,attestation-prefix=.wh.`: such names mean a removal in a layer | 
         type=oci,attestation-prefix=about- -> `attestation-prefix` with `--output type=oci` is not supported | only `type=local` and `type=tar` have files for attestations
         type=cacheonly -> [] push=false 
         type=cacheonly,dest=x -> `dest` with `--output type=cacheonly` is not supported | nothing is written

@@ -224,10 +224,8 @@ impl Auth {
                 let mut scopes = access.scopes.clone();
                 scopes.extend(state.extra.get(&access.scopes).into_iter().flatten().cloned());
                 let wish = Wish { realm, service: service.as_deref(), scopes: &scopes };
-                let token = self.fetch(door, wish, secret).await.map_err(|e| match e.status() {
-                    Some(400 | 401 | 403) => self.explained(e, access),
-                    _ => e,
-                })?;
+                let token =
+                    self.fetch(door, wish, secret).await.map_err(|e| self.explained(e, access, &[400, 401, 403]))?;
                 let header = bearer(&token.value);
                 state.tokens.insert(access.scopes.clone(), token);
                 Ok(header)
@@ -251,10 +249,11 @@ impl Auth {
         }
     }
 
-    /// A refusal, with the file whose token was refused.
-    pub(super) fn explained(&self, e: Error, access: &Access) -> Error {
+    /// An error without the tokens that were shown; where its status says that one was refused, with the file of that.
+    pub(super) fn explained(&self, e: Error, access: &Access, refusals: &[u16]) -> Error {
         let Some(file) = self.credentials.token_file(&self.registry, &access.repository) else { return e };
-        self.of_exchange(e, &file)
+        let refused = e.status().is_some_and(|status| refusals.contains(&status));
+        self.of_exchange(e, refused.then_some(&*file))
     }
 
     /// What a file's token comes to.
@@ -279,13 +278,13 @@ impl Auth {
             Way::Exchange { at: Some(at), audience } => {
                 let form = encoded(&exchange(&token, audience.as_deref()));
                 let got = self.ask(door, at.clone(), trust(door, at), (HeaderMap::new(), Some(form))).await;
-                let got = got.map_err(|e| self.of_exchange(e, &file))?;
+                let got = got.map_err(|e| self.of_exchange(e, Some(&file)))?;
                 (Secret::Bearer(got.value), got.until)
             }
             Way::Robot { at, user } => {
                 let headers = HeaderMap::from_iter([(AUTHORIZATION, basic(user, &token))]);
                 let got = self.ask(door, at.clone(), trust(door, at), (headers, None)).await;
-                let got = got.map_err(|e| self.of_exchange(e, &file))?;
+                let got = got.map_err(|e| self.of_exchange(e, Some(&file)))?;
                 (Secret::Password { user: user.clone(), password: got.value }, got.until)
             }
         };
@@ -305,10 +304,10 @@ impl Auth {
         }
     }
 
-    /// The same for a refusal of what exchanges it.
-    fn of_exchange(&self, e: Error, file: &TokenFile) -> Error {
+    /// The same for an error of what exchanges this file's token.
+    fn of_exchange(&self, e: Error, file: Option<&TokenFile>) -> Error {
         let shown: Vec<String> = self.shown.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-        e.with_token_of(file.path().to_owned(), &shown)
+        e.with_token_of(file.map(|file| file.path().to_owned()), &shown)
     }
 
     fn broken(&self, door: &Door<'_>, why: String) -> Error {

@@ -216,15 +216,15 @@ fn masked(text: &str, secret: &str) -> String {
 }
 
 impl Error {
-    /// The same, with the file whose token was shown, and without words that are secret.
-    pub(super) fn with_token_of(mut self, file: PathBuf, secrets: &[String]) -> Error {
+    /// The same, with the file whose token was refused, if one was, and without words that are secret.
+    pub(super) fn with_token_of(mut self, file: Option<PathBuf>, secrets: &[String]) -> Error {
         if let Error::Status { errors, token_file, .. } = &mut self {
             for text in errors.iter_mut().flat_map(|e| [&mut e.code, &mut e.message]) {
                 for secret in secrets {
                     *text = masked(text, secret);
                 }
             }
-            *token_file = Some(file);
+            *token_file = file;
         }
         self
     }

@@ -226,9 +226,7 @@ impl Host {
         if answer.status().is_success() {
             return Ok(answer);
         }
-        let refused = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        let error = answer.into_error().await;
-        Err(if refused { self.auth.explained(error, access) } else { error })
+        Err(self.auth.explained(answer.into_error().await, access, &[401, 403]))
     }
 
     /// Follows redirects: to other hosts without credentials, with all other headers (`Range`, `Accept`), and never from

@@ -418,10 +418,11 @@ pub(super) fn is_loopback(host: &str) -> bool {
         || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// A URL for logs: a query may hold signatures.
+/// A URL for logs and messages: a query may hold signatures, and a user may have a password.
 pub(super) fn without_query(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
+    let _ = url.set_password(None);
     url.to_string()
 }
 

@@ -79,11 +79,17 @@ impl Checked {
     fn finish(mut self, digest: Digest) -> io::Result<()> {
         let found = match self.sum {
             Sum::Quick(sum, expected) if sum.0.finalize() == expected => return Ok(()),
-            Sum::Quick(..) => {
+            Sum::Quick(read, expected) => {
                 self.file.rewind()?;
-                let mut whole = Hashing::new(self.file);
+                let mut whole =
+                    Hashing::new(Checked { file: self.file, count: 0, sum: Sum::Quick(Box::default(), expected) });
                 io::copy(&mut whole, &mut io::sink())?;
-                whole.finish().1
+                let (again, found, _) = whole.finish();
+                // The digest is that of what was read now, not of what was given out.
+                if !matches!(again.sum, Sum::Quick(again, _) if again.0.finalize() == read.0.finalize()) {
+                    return Err(io::Error::other("its bytes changed while they were read"));
+                }
+                found
             }
             Sum::Digest(sum) => sum.finish().1,
         };
@@ -192,6 +198,25 @@ mod tests {
             std::fs::write(&path, [&content[..], b"x"].concat()).unwrap();
             assert!(damaged(length as u64), "{length}: something behind it");
         }
+    }
+
+    #[test]
+    fn bytes_that_were_damaged_when_they_were_read_are_not_given_out_as_sound() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let content = vec![7; SHORT as usize + 1];
+        let digest = store.put_blob(&content).unwrap();
+        let file = File::options().write(true).open(store.blob_file(&digest).unwrap()).unwrap();
+        file.write_at(&[8], 0).unwrap();
+        // Without a thread that reads ahead.
+        let mut blob = Verified {
+            digest,
+            size: content.len() as u64,
+            file: Some(Checked::new(store.open_blob(&digest).unwrap())),
+        };
+        blob.read_exact(&mut [0; 100]).unwrap();
+        file.write_at(&[7], 0).unwrap();
+        assert!(blob.read_to_end(&mut vec![]).is_err());
     }
 
     #[test]

@@ -237,11 +237,27 @@ fn a_refused_token_is_explained_and_not_shown() {
         assert!(hint.contains(&file) && hint.contains("`audience`"), "{setting}: {text}: {hint}");
         assert_eq!(e.kind(), if status == 400 { Kind::System } else { Kind::Denied }, "{setting}");
     }
+    // Also where something else is wrong, and where the text is cut off within the token.
+    let token = "jwt.secret.".repeat(100);
+    for (setting, path) in [("HOST=FILE,as=bearer", "/v2/a/b/blobs/uploads/"), ("HOST=FILE,as=exchange", "/token")] {
+        let said = format!(r#"{{"errors":[{{"code":"BAD","message":"went wrong: {token}"}}]}}"#);
+        let fake = Fake::start(move |seen, state| match seen.path() == path {
+            true if seen.header("authorization").is_some() || path == "/token" => Some(answer(500, said.clone())),
+            _ => wants(seen, &token_server(state), ""),
+        });
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), &token);
+        let client = client_with(dir.path(), &fake, setting);
+        let e = push(&client, &fake.name("a/b").to_string(), &Image::new(vec![noise(1, 10)])).unwrap_err();
+        let text = format!("{e} {e:?}");
+        assert!(text.contains("went wrong: ****") && !text.contains("secret"), "{text}");
+        assert!(!e.hint().unwrap_or_default().contains("`audience`"), "{:?}", e.hint());
+    }
     // A token goes nowhere in the clear but to this machine.
     let fake = Fake::start(|seen, _| wants(seen, "Basic realm=\"x\"", ""));
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "jwt");
-    let client = client_with(dir.path(), &fake, "HOST=FILE,as=exchange,at=http://sts.test/x");
+    let client = client_with(dir.path(), &fake, "HOST=FILE,as=exchange,at=http://me:secret@sts.test/x?secret");
     let e = client.resolve_digest(&fake.name("a/b")).unwrap_err().to_string();
-    assert!(e.contains("`http://sts.test/x`") && e.contains("not https"), "{e}");
+    assert!(e.contains("`http://me@sts.test/x`") && e.contains("not https"), "{e}");
 }
