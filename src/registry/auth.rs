@@ -306,8 +306,12 @@ impl Auth {
 
     /// The same for an error of what exchanges this file's token.
     fn of_exchange(&self, e: Error, file: Option<&TokenFile>) -> Error {
-        let shown: Vec<String> = self.shown.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-        e.with_token_of(file.map(|file| file.path().to_owned()), &shown)
+        e.with_token_of(file.map(|file| file.path().to_owned()), &self.shown())
+    }
+
+    /// Tokens of files that were shown to servers, who may repeat them.
+    pub(super) fn shown(&self) -> Vec<String> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     fn broken(&self, door: &Door<'_>, why: String) -> Error {

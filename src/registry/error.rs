@@ -202,7 +202,7 @@ impl Error {
 }
 
 /// A text without a secret, also where only the beginning of that is left in it.
-fn masked(text: &str, secret: &str) -> String {
+pub(super) fn masked(text: &str, secret: &str) -> String {
     let head: String = secret.chars().take(12).collect();
     let (mut clean, mut rest) = (String::new(), text);
     while let Some((before, _)) = rest.split_once(&head).filter(|_| !head.is_empty()) {

@@ -130,7 +130,7 @@ impl Host {
             payload: Payload::Empty,
         };
         let answer = self.transport.exchange(exchange, self.verify).await?;
-        self.transport.warnings.hear(&self.name, answer.headers());
+        self.transport.warnings.hear(&self.name, answer.headers(), &self.auth.shown());
         match answer.status() {
             StatusCode::UNAUTHORIZED => self.learn(answer.headers()),
             StatusCode::TOO_MANY_REQUESTS => return Err(answer.into_error().await),
@@ -218,7 +218,7 @@ impl Host {
             }
         }
         if own {
-            self.transport.warnings.hear(&self.name, answer.headers());
+            self.transport.warnings.hear(&self.name, answer.headers(), &self.auth.shown());
         }
         if answer.status().is_redirection() && (method == Method::GET || method == Method::HEAD) {
             answer = self.follow(answer, doing, &method, headers).await?;

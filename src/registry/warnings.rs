@@ -5,6 +5,7 @@
 //!
 //! Format: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#warnings>.
 
+use super::error::masked;
 use crate::ui::printable;
 use reqwest::header::{HeaderMap, WARNING};
 use std::collections::BTreeSet;
@@ -28,10 +29,11 @@ struct Heard {
 }
 
 impl Warnings {
-    /// Takes note of the warnings in an answer of a registry.
-    pub(super) fn hear(&self, host: &str, headers: &HeaderMap) {
+    /// Takes note of the warnings in an answer of a registry, without what is secret.
+    pub(super) fn hear(&self, host: &str, headers: &HeaderMap, secrets: &[String]) {
         for value in headers.get_all(WARNING) {
             let Some(text) = text(&String::from_utf8_lossy(value.as_bytes())) else { continue };
+            let text = secrets.iter().fold(text, |text, secret| masked(&text, secret));
             let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let line = match heard.known.len() {
                 n if n < MOST => format!("registry `{host}`: {text}"),
@@ -105,7 +107,7 @@ mod tests {
         let hear = |n: usize| {
             let mut headers = HeaderMap::new();
             headers.append(WARNING, HeaderValue::from_str(&format!("299 - \"no. {n}\"")).unwrap());
-            warnings.hear("a.b", &headers);
+            warnings.hear("a.b", &headers, &[]);
         };
         hear(1);
         hear(1);
@@ -116,5 +118,10 @@ mod tests {
         let rest = warnings.take();
         assert_eq!(rest.len(), MOST);
         assert!(rest.last().unwrap().contains("more warnings"));
+
+        let (warnings, mut headers) = (Warnings::default(), HeaderMap::new());
+        headers.append(WARNING, HeaderValue::from_static("299 - \"you sent jwt.secret\""));
+        warnings.hear("a.b", &headers, &["jwt.secret".into()]);
+        assert_eq!(warnings.take(), ["registry `a.b`: you sent ****"]);
     }
 }
