@@ -13,8 +13,8 @@ use libdeflater::{CompressionLvl, Compressor};
 const SLICE: usize = 8 << 10;
 /// Longest stored block.
 const STORED: usize = 65_535;
-/// libdeflate's level that makes what zlib makes at its own.
-const LEVEL: u32 = 3;
+/// The usual level. Two thirds of the time of the next one for 2 to 4 % more bytes: pods have few processors, and fast networks.
+const LEVEL: u32 = 1;
 /// The end of a stream: a last block, with nothing in it.
 pub(super) const END: [u8; 2] = [3, 0];
 
@@ -89,20 +89,30 @@ fn store(input: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Whether each value is there about as often as any other, so that codes would save less than a hundredth. The sum of the
-/// squares of their numbers is then near the least that it can be. Few bytes never are even.
+/// Whether each value is there about as often as any other, so that codes would save less than a hundredth. Few bytes never are
+/// even.
 fn is_even(slice: &[u8]) -> bool {
+    // Most slices are not, and that shows early: the few bytes of a sample are not very even themselves.
+    let sample = slice.get(..SAMPLE).unwrap_or_default();
+    unevenness(sample) < 1.5 && unevenness(slice) < 1.1
+}
+
+/// Bytes of a slice that are looked at first.
+const SAMPLE: usize = 1 << 10;
+
+/// The sum of the squares of how often the values are there, against the least that it can be: 1 where all are as often as
+/// the others, some 1 + 256 / length where they come by chance.
+fn unevenness(bytes: &[u8]) -> f64 {
     // Four tables, since equal bytes often follow each other and would wait for each other's count.
     let mut counts = [[0u32; 256]; 4];
-    for (i, &byte) in slice.iter().enumerate() {
+    for (i, &byte) in bytes.iter().enumerate() {
         if let Some(count) = counts.get_mut(i % 4).and_then(|c| c.get_mut(usize::from(byte))) {
             *count += 1;
         }
     }
-    let squares: u64 =
-        (0..256).map(|value| u64::from(counts.iter().filter_map(|c| c.get(value)).sum::<u32>()).pow(2)).sum();
-    let length = slice.len() as u64;
-    squares * 256 * 10 < length * length * 11
+    let of = |value| u64::from(counts.iter().filter_map(|c| c.get(value)).sum::<u32>());
+    let squares: u64 = (0..256).map(|value| of(value).pow(2)).sum();
+    (squares * 256) as f64 / (bytes.len() as u64).pow(2) as f64
 }
 
 /// Bytes that [`last_block`] may read behind a stream.
