@@ -52,6 +52,8 @@ struct Coming {
     stop: AtomicBool,
     /// The first file that a step did not get, with the place of its layer.
     missed: Mutex<Option<(usize, PathBuf)>>,
+    /// A file could not be opened by the step, for whatever cause.
+    refused: AtomicBool,
 }
 
 impl Coming {
@@ -155,7 +157,14 @@ impl Executor<'_> {
         };
         let Ran::Made(active, skeletons) = ran else { return Ok(None) };
         let name = |layer: usize| base.descriptor(layer).map(|layer| layer.digest.to_string()).unwrap_or_default();
+        let refused = coming.refused.load(Ordering::SeqCst);
         match skeletons.compare(&lower.dirs)? {
+            // The program may have gone on without it.
+            None if refused => {
+                let text = "a file could not be opened while the base was on its way: the step is run again";
+                self.around.sink.event(&Event::Note { text });
+                Ok(None)
+            }
             None | Some((_, Verdict::Same)) => self.finish_layer(active, stack, &lower, true).map(Some),
             Some((layer, Verdict::CoarseTimes)) => {
                 let name = name(layer);
@@ -206,8 +215,13 @@ impl Executor<'_> {
             let skeletons = stacked.lock().unwrap_or_else(PoisonError::into_inner).clone();
             skeletons.ok_or(io::ErrorKind::NotFound)?.contents(&self.snapshots, ino, base)
         };
+        let refused = || {
+            // Before the command starts nobody has contents.
+            let started = stacked.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            base.coming.refused.fetch_or(started, Ordering::SeqCst);
+        };
         thread::scope(|scope| {
-            scope.spawn(|| lazy::serve(answering, &contents));
+            scope.spawn(|| lazy::serve(answering, &contents, &refused));
             // Also where this thread panics.
             let stop = stop;
             let ran = self.stacked(base, stack, asking).or_else(|e| {

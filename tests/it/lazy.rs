@@ -509,3 +509,49 @@ fn a_table_that_lies_makes_nothing() {
         scene.is_tidy(&store);
     }
 }
+
+/// A base made of a tar as others make them: no entry for the root, none for some directories, a name of two lines.
+fn odd_base(scene: &Scene, to: &str, form: &str) {
+    let mut bytes = crate::harness::busybox_tar();
+    bytes.truncate(bytes.len() - 1024);
+    let mut tar = tar::Builder::new(vec![]);
+    let big = noise(2 << 20, 9);
+    odd_file(&mut tar, "implied/x/y/f", b"implied\n");
+    odd_file(&mut tar, "big", &big);
+    odd_file(&mut tar, "d/spaced\nname", b"line\n");
+    bytes.extend(tar.into_inner().expect("a tar"));
+    scene.lab.write(format!("{to}.tar"), bytes);
+    scene.lab.rbuild(["import", &format!("{to}.tar"), &format!("localhost/{to}:latest")]).ok();
+    let remote = format!("docker://{}/{to}", scene.registry.host());
+    scene.lab.rbuild(["push", "-q", "--compression-format", form, "--force-compression", to, &remote]).ok();
+}
+
+fn odd_file(tar: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_mtime(1_600_000_000);
+    header.set_size(content.len() as u64);
+    tar.append_data(&mut header, name, content).expect("a file");
+}
+
+#[test]
+fn odd_layers_are_the_same() {
+    require!("docker-registry");
+    require!(if busybox_is_missing().is_some(), "`busybox-static` is not installed");
+    let Some(scene) = Scene::new() else { return };
+    for form in FORMS {
+        let to = format!("odd-{}", repository(form));
+        odd_base(&scene, &to, form);
+        // The root has the time of its making, which is another one for the layer.
+        let text = "RUN cat /implied/x/y/f && stat -c '%n %Y %a' /implied /implied/x /d /d/* > /etc/seen; sleep 1; \
+            wget -q -O - http://127.0.0.1:PORT/release; echo x > /etc/out; cat /d/*\n";
+        let text = format!("FROM {}\n{}", scene.gate.name(&to), step(text, &scene.gate));
+        scene.gate.released(false);
+        let (done, lazy) = scene.build("fuse", &text);
+        assert_eq!(done.code, 0, "{form}: {done}");
+        assert!(scene.gate.parts() > 0, "{form}: {done}");
+        let (done, whole) = scene.build("overlay", &text);
+        assert_eq!(done.code, 0, "{form}: {done}");
+        assert_eq!(scene.digest(&lazy), scene.digest(&whole), "{form}");
+    }
+}

@@ -134,6 +134,10 @@ fn estargz(layer: &Descriptor, digest: &str, fetch: Fetch<'_>) -> Result<Table, 
     let mut text = vec![];
     reader.copy(entry.size, &mut text).map_err(broken)?;
     check(&text, &digest)?;
+    // Its digest is all that vouches for the end of the tar.
+    if reader.next_entry().map_err(broken)?.is_some() {
+        return unusable("there are files behind its table");
+    }
     Ok(Table { form: Form::Gzip, items: items(&text, Form::Gzip, at)?, tail: Some(tail) })
 }
 

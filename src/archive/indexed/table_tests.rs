@@ -176,4 +176,18 @@ fn an_estargz_footer_is_not_trusted() {
     let mut other = descriptor.clone();
     other.annotations.insert(ESTARGZ_TOC.into(), Digest::of("x").to_string());
     assert!(matches!(table_of(&blob, &other), Err(Error::Unusable(why)) if why.contains("where the manifest says")));
+    // Files behind the table, which no digest but the layer's own is of.
+    let at = usize::from_str_radix(std::str::from_utf8(&blob[end - 51 + 16..end - 51 + 32]).unwrap(), 16).unwrap();
+    let mut tail = vec![];
+    flate2::read::MultiGzDecoder::new(&blob[at..end - 51]).read_to_end(&mut tail).unwrap();
+    tail.truncate(tail.len() - 1024);
+    let mut more = TarWriter::new(vec![]);
+    more.append_file(&Entry { uid: 7, mtime: -5, ..Entry::file(b"small", 5) }, &b"other"[..]).unwrap();
+    tail.extend(more.finish().unwrap());
+    let mut packed = flate2::write::GzEncoder::new(blob[..at].to_vec(), flate2::Compression::fast());
+    packed.write_all(&tail).unwrap();
+    let forged = [packed.finish().unwrap(), blob[end - 51..].to_vec()].concat();
+    let size = forged.len() as u64;
+    let forged = table_of(&forged, &Descriptor { size, ..descriptor.clone() });
+    assert!(matches!(&forged, Err(Error::Unusable(why)) if why.contains("behind its table")), "{forged:?}");
 }

@@ -7,7 +7,7 @@ use crate::archive::layer::Contents;
 use crate::sys::process::{await_descriptor, send_descriptor};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -76,20 +76,33 @@ impl Drop for Stopper {
     }
 }
 
-/// Answers, each question on a thread of its own, until nobody can ask any more or it is stopped.
-pub fn serve(answering: Answering, contents: &(dyn Fn(u64) -> io::Result<File> + Sync)) {
+/// Answers, each question on a thread of its own, until nobody can ask any more or it is stopped. `refused` hears of each
+/// question that has no answer, though whoever asked may still be there.
+pub fn serve(answering: Answering, contents: &(dyn Fn(u64) -> io::Result<File> + Sync), refused: &(dyn Fn() + Sync)) {
     std::thread::scope(|scope| {
-        while let Ok(Some(fd)) = awaited(&answering.0) {
+        loop {
+            let fd = match awaited(&answering.0) {
+                Ok(Some(fd)) => fd,
+                Ok(None) => break,
+                Err(_) => {
+                    refused();
+                    break;
+                }
+            };
             let answer = move || {
                 let mut to = UnixStream::from(fd);
                 let mut ino = [0; 8];
                 let asked = to.read_exact(&mut ino).and_then(|()| contents(u64::from_le_bytes(ino)));
-                if let Ok(file) = asked {
-                    let _ = send_descriptor(&to, file.as_fd());
+                let sent = asked.and_then(|file| send_descriptor(&to, file.as_fd()));
+                // Whoever does not wait any more has missed nothing.
+                if sent.is_err_and(|e| !matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)) {
+                    refused();
                 }
             };
             // Without a thread the question is dropped, which is an answer.
-            let _ = std::thread::Builder::new().name("contents".into()).spawn_scoped(scope, answer);
+            if std::thread::Builder::new().name("contents".into()).spawn_scoped(scope, answer).is_err() {
+                refused();
+            }
         }
         // Before the others are waited for: whoever is still in the queue has its answer.
         drop(answering);

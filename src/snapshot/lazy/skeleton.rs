@@ -72,7 +72,13 @@ impl Skeleton {
         });
         let made = extract::skeleton(entries, tail.as_deref(), &active.layer(), lower)?;
         let mut files = HashMap::with_capacity(made.len());
+        let fs = layer::open_fs(&active.layer())?;
         for Hollow { ino, path, entry } in made {
+            let failed = |e: io::Error| Error::io("cannot inspect", &active.layer().join(layer::FS).join(&path))(e);
+            // A later entry may have taken its name and left it others, under which nobody could find it in the layer.
+            if layer::stat(&fs, &path).map_err(|e| failed(e.into()))?.is_none_or(|stat| stat.st_ino != ino) {
+                return Err(failed(io::Error::other("the layer has this name twice")));
+            }
             let wanted = match chunks.get_mut(entry) {
                 Some((size, chunks)) => {
                     let contents = Contents::Chunks(std::mem::take(chunks), Mutex::new(false));

@@ -105,9 +105,15 @@ fn contents_come_when_they_are_asked_for_and_once() {
     let (stack, answering) = scene.stack(&snapshots, |_| ());
     let stop = answering.stopper().unwrap();
     let view = stack.view();
+    let refused = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        let (stack, snapshots, blob) = (&stack, &snapshots, &scene.blob);
-        scope.spawn(move || serve(answering, &|ino| stack.contents(snapshots, ino, blob)));
+        let (stack, snapshots, blob, refused) = (&stack, &snapshots, &scene.blob, &refused);
+        scope.spawn(move || {
+            let count = || {
+                refused.fetch_add(1, Ordering::SeqCst);
+            };
+            serve(answering, &|ino| stack.contents(snapshots, ino, blob), &count);
+        });
         // Through the view, as the builder does; and as the file system's server does.
         let node = view.lookup(Path::new("d/a")).unwrap().unwrap();
         let mut read = String::new();
@@ -118,9 +124,11 @@ fn contents_come_when_they_are_asked_for_and_once() {
         assert_eq!(text(stack.asking().open(ino(stack, "d/b"))), "other");
         assert!(text(stack.asking().open(ino(stack, indexed::TOC_NAME))).starts_with("{\"version\":1"));
         assert_eq!(blob.asked.load(Ordering::SeqCst), 2, "the table is here");
+        assert_eq!(refused.load(Ordering::SeqCst), 0);
         assert!(stack.asking().open(1).is_err());
         drop(stop);
     });
+    assert_eq!(refused.load(Ordering::SeqCst), 1, "the one that was refused");
     assert!(stack.asking().open(ino(&stack, "d/b")).is_err(), "nobody answers any more");
     assert_eq!(stack.compare(&[scene.complete()]).unwrap(), None);
     let dir = stack.dirs()[0].clone();
@@ -184,4 +192,25 @@ fn a_table_that_says_something_else_is_found_out() {
     assert_eq!(verdict(&|_| (), None), Some(Verdict::CoarseTimes));
     assert_eq!(verdict(&|t| item(t, "d/b").entry.mtime.sec = 8, None), Some(Verdict::CoarseTimes));
     assert_eq!(verdict(&|t| item(t, "d/b").entry.mtime.sec = 9, None), differs("d/b", "the time"));
+}
+
+/// Under its other names it would be looked for in the layer by the name that another file has there.
+#[test]
+fn a_file_whose_name_was_taken_is_waited_for() {
+    let scene = Scene::new();
+    let snapshots = Snapshots::new(&scene.store, IdMap::Plain).unwrap();
+    let layer = LayerRef { diff_id: DiffId(Digest::of("layer")), blob: Digest::of("blob") };
+    let push = |edit: &dyn Fn(&mut Table)| {
+        let mut table = scene.table.clone();
+        edit(&mut table);
+        let mut stack = Stack::new(&snapshots, Asking::pair().unwrap().0);
+        stack.push_skeleton(&snapshots, &layer, 1 << 20, table).map_err(|e| e.to_string())
+    };
+    let again = |table: &mut Table, name: &[u8], mode: u32| {
+        let mut twice = item(table, "d/b").clone();
+        (twice.entry.name, twice.entry.mode) = (name.to_vec(), mode);
+        table.items.push(twice);
+    };
+    push(&|table| again(table, b"d/e", 0o600)).unwrap();
+    assert!(push(&|table| again(table, b"d/a", 0o600)).unwrap_err().contains("d/a"));
 }
