@@ -291,6 +291,10 @@ impl Items {
         if self.rows > MAX_ROWS {
             return Err(format!("it has more than {MAX_ROWS} rows"));
         }
+        // JSON has no bytes but UTF-8; this character is what writers put there in the place of others.
+        if [&row.name, &row.link_name].iter().any(|name| name.contains(char::REPLACEMENT_CHARACTER)) {
+            return Err(format!("the name `{}` may be another one", row.name.escape_debug()));
+        }
         self.places.extend([row.offset, row.end_offset].into_iter().filter(|place| *place > 0));
         if row.kind == "chunk" {
             let digest = row.chunk_digest.clone();

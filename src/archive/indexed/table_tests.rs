@@ -127,6 +127,8 @@ fn tables_that_nobody_could_use_are_refused() {
     assert!(with("uid", json!(-1)).contains("invalid"));
     assert!(with("modtime", json!("yesterday")).contains("no time"));
     assert!(with("xattrs", json!({"user.a": "%"})).contains("base64"));
+    assert!(with("name", json!("caf\u{fffd}")).contains("may be another one"));
+    assert!(with("linkName", json!("caf\u{fffd}")).contains("may be another one"));
     let many: BTreeMap<String, &str> = (0..2000).map(|n| (n.to_string(), "")).collect();
     assert!(with("xattrs", json!(many)).contains("more than 1000 attributes"));
     let chunk = json!({"type": "chunk", "name": "b", "offset": 20, "chunkDigest": digest});
