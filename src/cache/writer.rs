@@ -220,12 +220,15 @@ impl Writer {
                 drop(state);
                 let answers = shared.answer();
                 state = lock(&shared.state);
-                if answers || (state.running == 0 && state.queue.is_empty()) {
+                // A writer may have given up meanwhile, and have said so.
+                let writable = shared.targets.iter().any(|t| t.place.writable());
+                if answers || !writable || (state.running == 0 && state.queue.is_empty()) {
                     since = Instant::now();
                     continue;
                 }
             }
             if stands_still || started.elapsed() > LONGEST {
+                shared.stop.store(true, Ordering::Relaxed);
                 let left = state.queue.len() + state.running;
                 shared.patience.tell(format!("{left} entries were not written to the caches, which take nothing more"));
                 break;
@@ -289,6 +292,8 @@ impl Shared {
             let done = self.write_to(target, job, &mut packs);
             match done {
                 Ok(()) => self.moved(),
+                // Nobody waits for it any more, which was said.
+                Err(_) if self.stop.load(Ordering::Relaxed) => {}
                 Err(fault) => target.place.write_faulted(&fault),
             }
         }
