@@ -7,7 +7,7 @@ use super::CacheKey;
 use super::backend::{Backend, Fault};
 use crate::oci::Descriptor;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,30 +67,34 @@ pub(super) struct Guarded {
     pub backend: Arc<dyn Backend>,
     pub scope: String,
     patience: Arc<Patience>,
-    no_reads: AtomicBool,
-    no_writes: AtomicBool,
+    /// What it is not used for any more: [`READS`], [`WRITES`]. One number, so that of several threads which find it down one
+    /// is the first.
+    off: AtomicU8,
     noted: AtomicBool,
 }
 
+const READS: u8 = 1;
+const WRITES: u8 = 2;
+
 impl Guarded {
     pub fn new(backend: Arc<dyn Backend>, scope: &str, patience: Arc<Patience>) -> Guarded {
-        let off = || AtomicBool::new(false);
-        Guarded { backend, scope: scope.to_owned(), patience, no_reads: off(), no_writes: off(), noted: off() }
+        let (off, noted) = (AtomicU8::new(0), AtomicBool::new(false));
+        Guarded { backend, scope: scope.to_owned(), patience, off, noted }
     }
 
     /// Whether it is still asked.
     pub fn readable(&self) -> bool {
-        !self.no_reads.load(Ordering::Relaxed) && !self.patience.left().is_zero()
+        self.alive() && !self.patience.left().is_zero()
     }
 
     /// Whether it answered until now: what it has is worth asking for, however slow it is.
     pub fn alive(&self) -> bool {
-        !self.no_reads.load(Ordering::Relaxed)
+        self.off.load(Ordering::Relaxed) & READS == 0
     }
 
     /// Gives it up, in silence.
     pub fn give_up(&self) {
-        self.no_reads.store(true, Ordering::Relaxed);
+        self.off.fetch_or(READS, Ordering::Relaxed);
     }
 
     /// Moves a layer. It takes as long as it takes; what a failure took is charged.
@@ -112,7 +116,7 @@ impl Guarded {
 
     /// Whether it is still written to.
     pub fn writable(&self) -> bool {
-        !self.no_writes.load(Ordering::Relaxed)
+        self.off.load(Ordering::Relaxed) & WRITES == 0
     }
 
     /// Asks a question, within what time is left. `None`: it has no answer that is of use.
@@ -147,27 +151,26 @@ impl Guarded {
 
     /// Takes note of a fault of reading.
     pub fn faulted(&self, fault: &Fault) {
-        self.off(fault, &self.no_reads, &self.no_writes, "used");
+        self.turn_off(fault, READS, "used");
     }
 
     /// Takes note of a fault of writing.
     pub fn write_faulted(&self, fault: &Fault) {
-        self.off(fault, &self.no_writes, &self.no_reads, "written");
+        self.turn_off(fault, WRITES, "written");
     }
 
     /// The user is told once of a place that is down.
-    fn off(&self, fault: &Fault, this: &AtomicBool, other: &AtomicBool, done: &str) {
+    fn turn_off(&self, fault: &Fault, what: u8, done: &str) {
         let name = self.backend.name();
         match fault {
             Fault::Bad(why) => self.patience.tell(format!("an entry of cache `{name}` is not {done}: {why}")),
             Fault::Refused(why) => {
-                if !this.swap(true, Ordering::Relaxed) {
+                if self.off.fetch_or(what, Ordering::Relaxed) & what == 0 {
                     self.patience.tell(format!("cache `{name}` is not {done}: {why}"));
                 }
             }
             Fault::Down(why) => {
-                let known = [this, other].map(|off| off.swap(true, Ordering::Relaxed));
-                if known == [false, false] {
+                if self.off.fetch_or(READS | WRITES, Ordering::Relaxed) == 0 {
                     self.patience.tell(format!("cache `{name}` is not {done}: {why}"));
                 }
             }
