@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . examples/setup.sh
 
 install_missing gcc libc6-dev busybox-static uidmap libcap2-bin attr jq podman skopeo umoci runc docker-registry redis-server git \
-    bzip2 xz-utils zstd cpp openssh-client qemu-user-static python3 apparmor
+    bzip2 xz-utils zstd cpp openssh-client openssl apache2-utils qemu-user-static python3 apparmor
 # Where every test must run: Debian's dockerd, which starts as a service where services are started.
 [ -z "${CI:-}" ] || install_missing docker.io containerd
 find_builder
