@@ -39,14 +39,11 @@ impl Deflater {
     pub fn part(&mut self, input: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(input.len() / 2 + 64);
         let mut rest = input;
-        while !rest.is_empty() {
-            let even = |slice: &[u8]| self.compressor.is_none() || is_even(slice);
-            let mut slices = rest.chunks(SLICE);
-            let kind = slices.next().is_some_and(even);
-            let length = slices.take_while(|s| even(s) == kind).fold(SLICE, |sum, s| sum + s.len());
-            let (run, after) = rest.split_at(length.min(rest.len()));
-            if kind || !self.compress(run, &mut out) {
-                store(run, &mut out);
+        let even: Vec<bool> = input.chunks(SLICE).map(|s| self.compressor.is_none() || is_even(s)).collect();
+        for run in even.chunk_by(bool::eq) {
+            let (part, after) = rest.split_at((run.len() * SLICE).min(rest.len()));
+            if run.first() == Some(&true) || !self.compress(part, &mut out) {
+                store(part, &mut out);
             }
             rest = after;
         }

@@ -1,7 +1,8 @@
 //! Whole builds against a registry that misbehaves: each fault with what must come of it. A build succeeds, or fails with
 //! the cause and in time; no tag points at half an image; and once the fault is over, the same store builds and pushes.
 
-use crate::harness::{Lab, Registry, listener, require};
+use crate::harness::{Lab, Registry, require};
+use crate::server::Server;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -34,8 +35,8 @@ enum Fault {
 /// A server before a registry, with a fault.
 struct Faulty {
     host: String,
-    port: u16,
     state: Arc<State>,
+    _server: Server,
 }
 
 struct State {
@@ -47,43 +48,24 @@ struct State {
     left: AtomicUsize,
     /// Whether an upload came to its end.
     uploaded: AtomicBool,
-    ended: AtomicBool,
 }
 
 impl Faulty {
     fn before(registry: &Registry, fault: Fault, at: (&'static str, &'static str), times: usize) -> Faulty {
-        let (listener, port) = listener();
         let state = Arc::new(State {
             upstream: registry.port(),
             fault: Some(fault),
             at,
             left: AtomicUsize::new(times),
             uploaded: AtomicBool::default(),
-            ended: AtomicBool::default(),
         });
-        let shared = state.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if shared.ended.load(Ordering::SeqCst) {
-                    return;
-                }
-                let state = shared.clone();
-                thread::spawn(move || drop(serve(stream, &state)));
-            }
-        });
-        Faulty { host: format!("127.0.0.1:{port}"), port, state }
+        let server = Server::start(state.clone(), serve);
+        Faulty { host: format!("127.0.0.1:{}", server.port), state, _server: server }
     }
 
     /// From now on all is well.
     fn heal(&self) {
         self.state.left.store(0, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Faulty {
-    fn drop(&mut self) {
-        self.state.ended.store(true, Ordering::SeqCst);
-        drop(TcpStream::connect(("127.0.0.1", self.port)));
     }
 }
 

@@ -3,7 +3,8 @@
 use crate::compression::sha256;
 use crate::faults::{head, header, pass_body};
 use crate::fuse;
-use crate::harness::{Done, Lab, Registry, Run, busybox_is_missing, listener, require};
+use crate::harness::{Done, Lab, Registry, Run, busybox_is_missing, require};
+use crate::server::Server;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, BufReader, Read as _, Write as _};
@@ -20,8 +21,8 @@ const FORMS: [&str; 2] = ["estargz", "zstd:chunked"];
 
 /// A server before a registry that keeps whole layers back until somebody asks it for `/release`. After `/die` it is dead.
 struct Gate {
-    port: u16,
     state: Arc<State>,
+    server: Server,
 }
 
 struct State {
@@ -29,7 +30,6 @@ struct State {
     released: Mutex<bool>,
     changed: Condvar,
     dead: AtomicBool,
-    ended: AtomicBool,
     /// Layers with fewer bytes are not kept back.
     least: AtomicU64,
     /// Parts of blobs that were asked for, and whether any are given.
@@ -39,32 +39,20 @@ struct State {
 
 impl Gate {
     fn before(registry: &Registry) -> Gate {
-        let (listener, port) = listener();
         let state = Arc::new(State {
             upstream: registry.port(),
             released: Mutex::new(false),
             changed: Condvar::new(),
             dead: AtomicBool::default(),
-            ended: AtomicBool::default(),
             least: AtomicU64::new(100_000),
             parts: AtomicUsize::default(),
             gives_parts: AtomicBool::new(true),
         });
-        let shared = state.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if shared.ended.load(Ordering::SeqCst) {
-                    return;
-                }
-                let state = shared.clone();
-                thread::spawn(move || drop(serve(stream, &state)));
-            }
-        });
-        Gate { port, state }
+        Gate { server: Server::start(state.clone(), serve), state }
     }
 
     fn name(&self, image: &str) -> String {
-        format!("127.0.0.1:{}/{image}", self.port)
+        format!("127.0.0.1:{}/{image}", self.server.port)
     }
 
     fn released(&self, released: bool) {
@@ -79,9 +67,7 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        self.state.ended.store(true, Ordering::SeqCst);
         self.released(true);
-        drop(TcpStream::connect(("127.0.0.1", self.port)));
     }
 }
 
@@ -236,7 +222,7 @@ const STEP: &str = "RUN cat /d/small /d/soft && stat -c '%u:%g %a %Y %s %h' /d/*
     : > /d/big && ln /d/more /more && head -c 5 /d/more | wc -c && cp -a /d/soft /soft && mv /hidden/y /y && rm /d/other\n";
 
 fn step(text: &str, gate: &Gate) -> String {
-    text.replace("PORT", &gate.port.to_string())
+    text.replace("PORT", &gate.server.port.to_string())
 }
 
 #[test]

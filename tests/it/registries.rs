@@ -9,11 +9,12 @@ use std::process::Command;
 /// What the step of each build prints: whether it ran.
 const RAN: &str = "the step ran";
 
-/// A lab with a build of `base`, which has the file `/where`.
+/// A lab with a build of `base`, which has the file `/where`, and one of an image that is in the store.
 fn lab(base: &str) -> Lab {
     let lab = Lab::new();
     lab.context("c", &[("Dockerfile", &format!("FROM {base}\nCOPY data /data\nRUN cat /where; echo the step ran\n"))]);
     lab.write("c/data", "data\n");
+    lab.context("own", &[("Dockerfile", "FROM localhost/busybox\nRUN echo the step ran\n")]);
     lab
 }
 
@@ -124,8 +125,7 @@ fn with_a_wrong_password() {
     let host = registry.host();
     let theirs = lab(&format!("{host}/base"));
     base(&theirs, "guarded", &format!("{host}/base"), |run| run.arg("--creds=someone:secret"));
-    // A base that is here: then the push fails, and still before the step.
-    theirs.context("own", &[("Dockerfile", "FROM localhost/busybox\nRUN echo the step ran\n")]);
+    // With a base that is here the push fails, and still before the step.
     let wrong = theirs.write("wrong.json", credentials(&host, WRONG));
     let other = theirs.write("other.json", credentials("localhost:1", RIGHT));
     let broken = theirs.write("broken.json", credentials(&host, "****"));
@@ -158,7 +158,6 @@ fn with_a_token_in_a_file() {
     let host = registry.host();
     let lab = lab(&format!("{host}/base"));
     base(&lab, "guarded", &format!("{host}/base"), |run| run.arg("--creds=someone:secret"));
-    lab.context("own", &[("Dockerfile", "FROM localhost/busybox\nRUN echo the step ran\n")]);
     lab.write("token", "secret\n");
     let setting = |file: &str| format!("{host}={},as=password,user=someone", lab.path(file).display());
     let build = |name: &str, context: &str| {
@@ -241,7 +240,6 @@ fn with_a_ca_of_its_own() {
     let registry = with_tls(dir.path(), "");
     let host = registry.host();
     let lab = lab(&format!("{host}/base"));
-    lab.context("own", &[("Dockerfile", "FROM localhost/busybox\nRUN echo the step ran\n")]);
     let read = |name: &str| fs::read_to_string(dir.path().join(name)).expect("a certificate");
     let text = read("ca.crt");
     base(&lab, "tls", &format!("{host}/base"), |run| run.arg("--tls-verify=true").env("LOCAL_CA_CERTIFICATE", &text));
@@ -400,7 +398,6 @@ fn what_is_blocked_or_elsewhere() {
     let host = registry.host();
     let lab = lab("registry.invalid/team/base");
     base(&lab, "elsewhere", &format!("{host}/moved/base"), |run| run);
-    lab.context("own", &[("Dockerfile", "FROM localhost/busybox\nRUN echo the step ran\n")]);
     let conf = |text: &str| lab.write("registries.conf", text.replace("HOST", &host));
     let build = |context: &str, to: &str| {
         let cache = "--cache-to=type=registry,ref=registry.invalid/team/cache";

@@ -1,14 +1,13 @@
 //! A web server for tests, on a free port of the loopback interface: files that a test puts there, and repositories through
 //! git's own `http-backend`. It remembers what it was asked for.
 
+use crate::server::Server;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 /// What is behind a path.
 #[derive(Clone, Default)]
@@ -37,36 +36,23 @@ struct State {
     asked: Mutex<Vec<Asked>>,
     repositories: Mutex<Option<PathBuf>>,
     login: Mutex<Option<String>>,
-    ended: AtomicBool,
 }
 
 /// The server; it ends when this goes away.
 pub struct Web {
     state: Arc<State>,
-    port: u16,
-    thread: Option<JoinHandle<()>>,
+    server: Server,
 }
 
 impl Web {
     pub fn start() -> Web {
-        let (listener, port) = crate::harness::listener();
         let state = Arc::new(State::default());
-        let shared = state.clone();
-        let thread = std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if shared.ended.load(Ordering::SeqCst) {
-                    return;
-                }
-                let state = shared.clone();
-                std::thread::spawn(move || drop(answer(stream, &state)));
-            }
-        });
-        Web { state, port, thread: Some(thread) }
+        Web { server: Server::start(state.clone(), answer), state }
     }
 
     /// The address of a path.
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+        format!("http://127.0.0.1:{}{path}", self.server.port)
     }
 
     pub fn put(&self, path: &str, page: Page) {
@@ -91,16 +77,6 @@ impl Web {
     /// What was asked since the last call.
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.state.asked.lock().expect("requests"))
-    }
-}
-
-impl Drop for Web {
-    fn drop(&mut self) {
-        self.state.ended.store(true, Ordering::SeqCst);
-        drop(TcpStream::connect(("127.0.0.1", self.port)));
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("the server");
-        }
     }
 }
 
